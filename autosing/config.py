@@ -1,0 +1,118 @@
+"""JSON settings -> frozen dataclasses.
+
+One function reads every JSON a user writes (`--task_args`, `--dataset-config`, `--tunables`): unknown keys are refused with the
+nearest valid key, wrong types are refused by name, nothing is silently converted except int -> float.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from autosing.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, choices: typing.Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the choice closest to `name`, or the list of choices when none is close."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; choose one of: {', '.join(choices)}"
+
+
+def parse_json(text: str, where: str) -> dict[str, Any]:
+    """Parse a JSON object given on the command line.
+
+    Raises:
+        ConfigError: the text is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where} is not valid JSON ({error}): {text!r}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f'{where} must be a JSON object like {{"key": value}}, found {type(value).__name__}')
+    return value
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build the frozen dataclass `cls` from `values`; fields left out keep their defaults.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest valid one), a missing required key or a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{where} has no key '{key}'{nearest(key, fields)}")
+    built = {key: _convert(value, hints[key], f"{where}: '{key}'") for key, value in values.items()}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in built:
+            raise ConfigError(f"{where} needs the key '{name}'")
+    try:
+        return cls(**built)
+    except ValueError as error:  # a dataclass refuses its values in __post_init__
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def to_mapping(value: Any) -> dict[str, Any]:
+    """A frozen dataclass as plain JSON values; the inverse of `from_mapping`."""
+    return dataclasses.asdict(value)
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        for option in options:
+            try:
+                return _convert(value, option, where)
+            except ConfigError:
+                continue
+        names = " or ".join(_name(o) for o in options)
+        raise ConfigError(f"{where} must be {names}, found {value!r}")
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"{where} has no choice {value!r}{nearest(str(value), map(str, typing.get_args(hint)))}")
+        return value
+    if origin in (tuple, list):
+        args = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} must be a list, found {value!r}")
+        if origin is tuple and args and args[-1] is not Ellipsis:
+            if len(args) != len(value):
+                raise ConfigError(f"{where} must have {len(args)} values, found {value!r}")
+            return tuple(_convert(v, a, where) for v, a in zip(value, args, strict=True))
+        return origin(_convert(v, args[0] if args else Any, where) for v in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} must be an object, found {value!r}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be an object, found {value!r}")
+        return from_mapping(hint, value, where)  # type: ignore[arg-type]
+    if hint is type(None):
+        if value is not None:
+            raise ConfigError(f"{where} must be null, found {value!r}")
+        return None
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and (type(value) is not hint):
+        raise ConfigError(f"{where} must be {_name(hint)}, found {value!r}")
+    return value
+
+
+def _name(hint: Any) -> str:
+    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(hint, str(hint))

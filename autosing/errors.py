@@ -1,0 +1,40 @@
+"""Every error a user can cause, as one clear line: what, where, what to do.
+
+Commands catch `AutoSingError` alone and print its message; anything else is a defect and keeps its traceback.
+"""
+
+
+class AutoSingError(Exception):
+    """Base of all errors that a command reports in one line with exit code 2."""
+
+
+class ConfigError(AutoSingError):
+    """A flag, JSON key or value is wrong; the message names it and the nearest valid choice."""
+
+
+class DataError(AutoSingError):
+    """A table, column, file or row is missing, mistyped or damaged; the message names it."""
+
+
+class MismatchError(AutoSingError):
+    """Two parts do not belong together (codec of a checkpoint and of a dataset, ...); the message names both."""
+
+
+class WeightsError(AutoSingError):
+    """A weight file is missing or damaged; the message names the file, where it was looked for and how to get it."""
+
+
+class AudioError(AutoSingError):
+    """Audio cannot be used. `code` is the machine-readable reason written to `rejected.parquet`."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class AlignmentError(AutoSingError):
+    """Lyrics cannot be aligned with a recording. `code` is the reason written to `rejected.parquet`."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code

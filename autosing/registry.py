@@ -1,0 +1,39 @@
+"""Names -> things that are imported only when asked for.
+
+Every choice a user makes by name (codec, aligner, task, model kind, ...) is one row of a `Registry`; an unknown name is answered
+with the nearest one. Adding a backend is one new file and one row.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from autosing.config import nearest
+from autosing.errors import ConfigError
+
+
+class Registry:
+    """A table from name to `"module:attribute"`, resolved on first use."""
+
+    def __init__(self, what: str, entries: Mapping[str, str]):
+        """
+        Args:
+            what: what the names stand for, used in errors ("codec").
+            entries: name -> "package.module:attribute".
+        """
+        self.what = what
+        self._entries = dict(entries)
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._entries)
+
+    def get(self, name: str) -> Any:
+        """The attribute behind `name`.
+
+        Raises:
+            ConfigError: no such name; or an optional package it needs is not installed.
+        """
+        if name not in self._entries:
+            raise ConfigError(f"no {self.what} is called '{name}'{nearest(name, self._entries)}")
+        module, attribute = self._entries[name].split(":")
+        return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,1 @@
+"""What a song is: audio, lyrics, alignment. Pure values on the CPU; no model lives here."""

@@ -1,0 +1,190 @@
+"""Audio bytes <-> samples, resampling, levels. Letters: C channels, n samples.
+
+Reads wav, flac, mp3, ogg and opus from bytes with libsndfile (inside the soundfile wheel; no ffmpeg). Damaged input is an
+`AudioError` with a code, found by comparing what the header promises with what was decoded: half a file mostly decodes silently.
+"""
+
+import io
+import zlib
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from autosing.errors import AudioError
+from autosing.tokens.specs import Seconds
+
+MAX_SECONDS: Seconds = 30 * 60.0
+"""Longer audio is refused before it is decoded."""
+SILENCE_PEAK = 10 ** (-60 / 20)
+"""A recording that never exceeds -60 dBFS is called silent."""
+MAX_RATE = 96_000
+"""Audio at a higher rate may last accordingly less, so that the limit bounds memory too (whatever rate a header claims)."""
+_RATIO_STEPS = 1000  # resampling kernels grow with both terms of the ratio of rates; a standard pair has at most 640
+_BLOCK = 1 << 18  # frames decoded or encoded at a time: bounds memory, and long Vorbis writes overflow libsndfile's stack
+_OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+
+
+class Audio(NamedTuple):
+    """`samples` (C, n) float32 in [-1, 1] by convention, at `sample_rate` Hz."""
+
+    samples: Tensor
+    sample_rate: int
+
+    @property
+    def seconds(self) -> Seconds:
+        return self.samples.shape[-1] / self.sample_rate
+
+
+def decode(data: bytes, max_seconds: Seconds = MAX_SECONDS) -> Audio:
+    """Decode a whole recording; more than two channels are averaged to one.
+
+    Args:
+        data: the bytes of a wav, flac, mp3, ogg or opus file.
+        max_seconds: longer recordings are refused, by their header and while decoding.
+
+    Raises:
+        AudioError: code `empty`, `not_audio`, `truncated`, `too_long`, `non_finite` or `no_samples`.
+    """
+    if not data:
+        raise AudioError("empty", "the audio cell holds no bytes; give the bytes of a wav, flac, mp3, ogg or opus file")
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate, channels, promised = file.samplerate, file.channels, file.frames
+            max_seconds *= min(1.0, MAX_RATE / rate)
+            limit = int(max_seconds * rate)
+            unknown_length = promised <= 0 or promised >= 1 << 60
+            if not unknown_length and promised > limit:
+                raise _too_long(promised / rate, max_seconds)
+            blocks: list[np.ndarray] = []
+            count = 0
+            while True:
+                block = file.read(_BLOCK, dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                count += len(block)
+                if count > limit:
+                    raise _too_long(count / rate, max_seconds)
+                blocks.append(block.mean(axis=1, keepdims=True) if channels > 2 else block)
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
+        reason = getattr(error, "error_string", error)  # without the address of the buffer: equal faults read equal
+        raise AudioError("not_audio", f"cannot be decoded as wav, flac, mp3, ogg or opus ({reason}); convert it") from error
+    if not count:
+        raise AudioError("no_samples", "the file has a header but no samples; record or export it again")
+    missing = 0 if unknown_length else promised - count
+    if missing > max(0.05 * rate, 0.005 * promised) or _ends_early(data):
+        raise AudioError("truncated", f"the file ends early: {count / rate:.1f} s decoded of what its header promises")
+    samples = torch.from_numpy(np.concatenate(blocks).T.copy())
+    if not torch.isfinite(samples).all():
+        raise AudioError("non_finite", "the samples hold NaN or infinity; export the file again")
+    return Audio(samples, rate)
+
+
+def require_sound(audio: Audio) -> Audio:
+    """The audio itself, if it is not silent.
+
+    Raises:
+        AudioError: code `silent`.
+    """
+    if float(audio.samples.abs().max()) < SILENCE_PEAK:
+        raise AudioError("silent", "the recording never exceeds -60 dBFS; check the file")
+    return audio
+
+
+def encode(samples: Tensor, sample_rate: int, audio_format: str = "flac") -> bytes:
+    """Samples (C, n) or (n,) -> bytes of `audio_format`: "wav" and "flac" (16 bit), "ogg" (Vorbis), "opus", "mp3".
+
+    Samples are clipped to [-1, 1]; opus is resampled to 48 kHz where it does not know the rate.
+    """
+    subtypes = {
+        "wav": ("WAV", "PCM_16"),
+        "flac": ("FLAC", "PCM_16"),
+        "ogg": ("OGG", "VORBIS"),
+        "opus": ("OGG", "OPUS"),
+        "mp3": ("MP3", "MPEG_LAYER_III"),
+    }
+    if audio_format not in subtypes:
+        raise AudioError("format", f"cannot write audio as '{audio_format}'; choose one of: {', '.join(subtypes)}")
+    samples = torch.atleast_2d(samples.detach().cpu().float())
+    if audio_format == "opus" and sample_rate not in _OPUS_RATES:
+        samples, sample_rate = resample(samples, sample_rate, 48000), 48000
+    values = samples.clamp(-1, 1).numpy().T
+    container, subtype = subtypes[audio_format]
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(
+        buffer, "w", samplerate=sample_rate, channels=values.shape[1], format=container, subtype=subtype
+    ) as file:
+        for begin in range(0, len(values), _BLOCK):
+            file.write(values[begin : begin + _BLOCK])
+    return _with_fixed_serial(buffer.getvalue()) if container == "OGG" else buffer.getvalue()
+
+
+def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """(..., n) at `from_rate` Hz -> (..., ceil(n * to / from)) at `to_rate` Hz, band-limited (windowed sinc)."""
+    if from_rate == to_rate:
+        return samples
+    ratio = Fraction(to_rate, from_rate)
+    if ratio > 1:
+        near = 1 / (1 / ratio).limit_denominator(_RATIO_STEPS)
+    else:
+        near = ratio.limit_denominator(_RATIO_STEPS)  # off by less than 1e-5 for rates nobody uses, exact for the others
+    out = torchaudio.functional.resample(samples, near.denominator, near.numerator, lowpass_filter_width=24, rolloff=0.96)
+    length = -(-samples.shape[-1] * to_rate // from_rate)
+    return torch.nn.functional.pad(out, (0, max(0, length - out.shape[-1])))[..., :length]
+
+
+def mono(samples: Tensor) -> Tensor:
+    """(C, n) -> (n,), the mean of the channels."""
+    return samples.mean(dim=0)
+
+
+def load(data: bytes, sample_rate: int, max_seconds: Seconds = MAX_SECONDS) -> Tensor:
+    """Decode, refuse silence, resample: bytes -> (C, n) float32 at `sample_rate` Hz, C 1 or 2."""
+    audio = require_sound(decode(data, max_seconds))
+    return resample(audio.samples, audio.sample_rate, sample_rate)
+
+
+def _too_long(seconds: Seconds, limit: Seconds) -> AudioError:
+    return AudioError("too_long", f"lasts {seconds / 60:.1f} minutes, more than the limit of {limit / 60:.0f}; cut it")
+
+
+def _with_fixed_serial(data: bytes) -> bytes:
+    """An Ogg stream with serial number 1 on every page instead of a random one: equal samples give equal bytes."""
+    out = bytearray(data)
+    position = 0
+    while position < len(out):
+        segments = out[position + 26]
+        end = position + 27 + segments + sum(out[position + 27 : position + 27 + segments])
+        out[position + 14 : position + 18] = (1).to_bytes(4, "little")
+        out[position + 22 : position + 26] = bytes(4)
+        out[position + 22 : position + 26] = _ogg_crc(bytes(out[position:end])).to_bytes(4, "little")
+        position = end
+    return bytes(out)
+
+
+def _ogg_crc(page: bytes) -> int:
+    """CRC-32 of RFC 3533 (polynomial 0x04c11db7, not reflected, start 0), by way of zlib's reflected one."""
+    reflected = zlib.crc32(page.translate(_REFLECTED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reflected:032b}"[::-1], 2)
+
+
+_REFLECTED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ends_early(data: bytes) -> bool:
+    """Container-level signs of a cut file that libsndfile passes over in silence."""
+    if data[:4] == b"OggS":  # the last page of a stream carries the end-of-stream flag
+        last = data.rfind(b"OggS")
+        return len(data) < last + 6 or not data[last + 5] & 4
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        position = 12
+        while position + 8 <= len(data):
+            size = int.from_bytes(data[position + 4 : position + 8], "little")
+            if data[position : position + 4] == b"data":  # 0 and 2^32 - 1 mean "length unknown" in streams
+                return size not in (0, 0xFFFFFFFF) and position + 8 + size > len(data)
+            position += 8 + size + size % 2
+    return False

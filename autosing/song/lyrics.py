@@ -1,0 +1,237 @@
+"""Lyrics as lines with optional stamps, and the LRC reader and writer.
+
+The LRC rule is the common specification: any number of stamps a line, 1-3 fraction digits after `.` or `:`, minutes of any width,
+`[offset:]` in milliseconds (positive = lyrics appear earlier), header tags, enhanced `<mm:ss.xx>` word stamps (square ones inside a
+line too). A stamped line without text ends the line before it. Junk is ignored; parsing never raises. Section tags such as
+`[verse]` are kept as sections and never sung.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from autosing.song.alignment import Alignment
+from autosing.tokens.specs import Seconds
+
+
+class Line(NamedTuple):
+    """A sung line.
+
+    `start` is its stamp; `end` is set only where the file says so (a stamped empty line follows); `word_starts` are enhanced stamps,
+    one a word of `text.split()`, None where a word has none.
+    """
+
+    text: str
+    start: Seconds | None = None
+    end: Seconds | None = None
+    section: str | None = None
+    word_starts: tuple[Seconds | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Lyrics:
+    """Lines in singing order, stamped lines sorted by time; `tags` are the LRC header tags (ti, ar, ...)."""
+
+    lines: tuple[Line, ...]
+    tags: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def stamped(self) -> bool:
+        """Every line has a start stamp."""
+        return bool(self.lines) and all(line.start is not None for line in self.lines)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line.text for line in self.lines)
+
+
+_CLOCK = r"\s*(\d+)\s*:\s*(\d{1,3})(?:\s*[.:]\s*(\d{1,3}))?\s*"
+_STAMP = re.compile(rf"\[{_CLOCK}\]")
+_WORD_STAMP = re.compile(rf"[<\[]{_CLOCK}[>\]]")
+_TAG = re.compile(r"\[\s*([A-Za-z#][\w #-]*?)\s*:(.*)\]\s*$")
+_BRACKET = re.compile(r"\[\s*([^\[\]]*?)\s*\]")
+_SECTIONS = [
+    "verse",
+    "chorus",
+    "bridge",
+    "intro",
+    "outro",
+    "prechorus",
+    "pre-chorus",
+    "postchorus",
+    "post-chorus",
+    "hook",
+    "refrain",
+    "interlude",
+    "instrumental",
+    "inst",
+    "break",
+    "breakdown",
+    "solo",
+    "drop",
+    "coda",
+    "end",
+    "start",
+    "silence",
+]
+_SECTION = re.compile(rf"(?:{'|'.join(map(re.escape, _SECTIONS))})(?:[\s:_-]*(?:\d+|[ivx]+|[a-d]))?(?:\s*[:,x(].*)?$", re.I)
+
+
+def parse_lrc(text: str) -> Lyrics:
+    """Read LRC text; lines without a stamp are ignored. Never raises; times are finite, >= 0 and sorted."""
+    tags: dict[str, str] = {}
+    stamped: list[tuple[Seconds, int, Line | None]] = []  # None: a stamped empty line
+    section: str | None = None
+    for order, raw in enumerate(_clean(text)):
+        stamps, rest = _leading_stamps(raw)
+        rest, found = _take_section(rest)
+        section = found or section
+        if not stamps:
+            tag = _TAG.match(rest)
+            if tag and not found:
+                tags[tag.group(1).strip().lower()] = tag.group(2).strip()
+            continue
+        words, word_starts = _words(rest)
+        for stamp in stamps:
+            if not words:
+                if not found:
+                    stamped.append((stamp, order, None))
+                continue
+            shifted = tuple(None if t is None else t - stamps[0] + stamp for t in word_starts)
+            timed = shifted if any(t is not None for t in shifted) else None
+            stamped.append((stamp, order, Line(" ".join(words), stamp, None, section, timed)))
+    offset = _offset(tags.pop("offset", "0"))
+    stamped.sort(key=lambda item: (item[0], item[2] is not None, item[1]))
+    lines: list[Line] = []
+    for stamp, _, line in stamped:
+        if line is None:
+            if lines and lines[-1].end is None and stamp >= (lines[-1].start or 0.0):
+                lines[-1] = lines[-1]._replace(end=stamp)
+        else:
+            lines.append(line)
+    return Lyrics(tuple(_shift(line, -offset) for line in lines), tuple(tags.items()))
+
+
+def parse_raw(text: str) -> Lyrics:
+    """Read plain lyrics: one sung line a line, `[verse]`-like lines become sections, other bracketed lines are ignored."""
+    lines: list[Line] = []
+    section: str | None = None
+    for raw in _clean(text):
+        rest, found = _take_section(raw)
+        section = found or section
+        rest = _BRACKET.sub(" ", rest)
+        sung = " ".join(rest.split())
+        if any(c.isalnum() for c in sung):
+            lines.append(Line(sung, section=section))
+    return Lyrics(tuple(lines))
+
+
+def parse(lrc: str | None, raw: str | None) -> Lyrics:
+    """The best of what a row has: stamped lines of `lrc`, else `raw` (or the text of an unstamped `lrc`) as plain lines."""
+    if lrc:
+        lyrics = parse_lrc(lrc)
+        if lyrics.lines:
+            return lyrics
+    return parse_raw(raw or lrc or "")
+
+
+def format_lrc(lyrics: Lyrics) -> str:
+    """Write LRC text that `parse_lrc` reads back as the same value (times to the millisecond); unstamped lines are left out."""
+    out = [f"[{name}:{value}]" for name, value in lyrics.tags]
+    section: str | None = None
+    for line in lyrics.lines:
+        if line.start is None:
+            continue
+        if line.section != section and line.section is not None:
+            out.append(f"[{line.section}]")
+            section = line.section
+        text = line.text
+        if line.word_starts is not None:
+            pairs = zip(line.word_starts, text.split(), strict=True)
+            text = " ".join(word if t is None else f"<{clock(t)}>{word}" for t, word in pairs)
+        out.append(f"[{clock(line.start)}]{text}")
+        if line.end is not None:
+            out.append(f"[{clock(line.end)}]")
+    return "\n".join(out) + "\n"
+
+
+def from_alignment(alignment: Alignment) -> Lyrics:
+    """Aligned words as lyrics with line and word stamps."""
+    by_line: dict[int, list[int]] = {}
+    for index, word in enumerate(alignment.words):
+        by_line.setdefault(word.line, []).append(index)
+    lines = []
+    for indices in by_line.values():
+        words = [alignment.words[i] for i in indices]
+        text = " ".join(w.text for w in words)
+        starts = tuple(t for w in words for t in (w.start, *[None] * (len(w.text.split()) - 1)))
+        lines.append(Line(text, words[0].start, words[-1].end, None, starts))
+    return Lyrics(tuple(lines))
+
+
+def clock(seconds: Seconds) -> str:
+    """Seconds as `mm:ss.xx`, or `mm:ss.xxx` where hundredths do not hold it; rounded, never truncated."""
+    milliseconds = round(max(0.0, seconds) * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    whole, fraction = divmod(rest, 1000)
+    digits = f"{fraction // 10:02d}" if fraction % 10 == 0 else f"{fraction:03d}"
+    return f"{minutes:02d}:{whole:02d}.{digits}"
+
+
+def _clean(text: str) -> Iterable[str]:
+    lines = text.replace("\ufeff", "").replace("\x00", "").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return (line.strip() for line in lines)
+
+
+def _seconds(match: re.Match[str]) -> Seconds:
+    minutes, seconds, fraction = match.groups()
+    return int(minutes[-9:]) * 60 + int(seconds) + (int(fraction) / 10 ** len(fraction) if fraction else 0.0)
+
+
+def _leading_stamps(line: str) -> tuple[list[Seconds], str]:
+    stamps: list[Seconds] = []
+    while match := _STAMP.match(line):
+        stamps.append(_seconds(match))
+        line = line[match.end() :].lstrip()
+    return stamps, line
+
+
+def _take_section(line: str) -> tuple[str, str | None]:
+    match = _BRACKET.match(line)
+    if match and _SECTION.match(match.group(1)):
+        return line[match.end() :].strip(), match.group(1).strip().lower()
+    return line, None
+
+
+def _words(text: str) -> tuple[list[str], list[Seconds | None]]:
+    words: list[str] = []
+    starts: list[Seconds | None] = []
+    stamp: Seconds | None = None
+    position = 0
+    pieces: list[tuple[Seconds | None, str]] = []
+    for match in _WORD_STAMP.finditer(text):
+        pieces.append((stamp, text[position : match.start()]))
+        stamp, position = _seconds(match), match.end()
+    pieces.append((stamp, text[position:]))
+    for begin, piece in pieces:
+        for index, word in enumerate(piece.split()):
+            words.append(word)
+            starts.append(begin if index == 0 else None)
+    return words, starts
+
+
+def _offset(value: str) -> Seconds:
+    match = re.fullmatch(r"\s*([+-]?\s*\d{1,9})\s*(?:ms)?\s*", value)
+    return int(match.group(1).replace(" ", "")) / 1000 if match else 0.0
+
+
+def _shift(line: Line, by: Seconds) -> Line:
+    if not by:
+        return line
+
+    def moved(t: Seconds | None) -> Seconds | None:
+        return None if t is None else round(max(0.0, t + by), 6)
+
+    starts = None if line.word_starts is None else tuple(moved(t) for t in line.word_starts)
+    return line._replace(start=moved(line.start), end=moved(line.end), word_starts=starts)

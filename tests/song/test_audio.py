@@ -1,0 +1,69 @@
+"""Audio: round trips, every kind of damage has its code, lengths and rates."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from autosing.errors import AudioError
+from autosing.song import audio
+
+
+def tone(seconds=2.0, rate=24000, channels=1):
+    t = torch.arange(int(seconds * rate)) / rate
+    return (0.5 * torch.sin(2 * math.pi * 440 * t)).repeat(channels, 1)
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "flac", "ogg", "opus", "mp3"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_round_trip(audio_format, channels):
+    wav = tone(channels=channels)
+    out = audio.decode(audio.encode(wav, 24000, audio_format))
+    assert out.samples.shape[0] == channels and out.seconds == pytest.approx(2.0, abs=0.15)
+    assert float(out.samples.square().mean().sqrt()) == pytest.approx(0.5 / 2**0.5, abs=0.04)
+    if audio_format in ("wav", "flac"):
+        torch.testing.assert_close(out.samples, wav, atol=1e-4, rtol=0)
+
+
+def code_of(data, **options):
+    with pytest.raises(AudioError) as error:
+        audio.require_sound(audio.decode(data, **options))
+    return error.value.code
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "flac", "ogg", "mp3", "opus"])
+def test_half_a_file_is_noticed(audio_format):
+    data = audio.encode(tone(20.0), 24000, audio_format)
+    assert code_of(data[: len(data) // 2]) in ("truncated", "not_audio")
+
+
+def test_codes():
+    assert code_of(b"") == "empty"
+    assert code_of(b"not audio at all, only text " * 50) == "not_audio"
+    assert code_of(audio.encode(torch.zeros(1, 24000), 24000, "flac")) == "silent"
+    assert code_of(audio.encode(tone(3.0), 24000, "flac"), max_seconds=2.0) == "too_long"
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.array([0.0, np.nan, 0.5] * 100, np.float32), 24000, format="WAV", subtype="FLOAT")
+    assert code_of(buffer.getvalue()) == "non_finite"
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(0, np.float32), 24000, format="WAV")
+    assert code_of(buffer.getvalue()) == "no_samples"
+
+
+def test_many_channels_and_odd_rates():
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(1.0, 192000, 8).numpy().T, 192000, format="WAV")
+    out = audio.decode(buffer.getvalue())
+    assert out.samples.shape == (1, 192000)
+    assert audio.resample(out.samples, 192000, 24000).shape == (1, 24000)
+    low = audio.resample(tone(1.0, 8000), 8000, 24000)
+    assert low.shape == (1, 24000) and float(low.abs().max()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_real_songs_decode(shared):
+    for pattern in ("ultrastar_cc/*/audio.*", "e2e_cc0/*.ogg"):
+        for path in shared.glob(pattern):
+            assert audio.decode(path.read_bytes()).seconds > 30
