@@ -1,0 +1,20 @@
+"""Our own nn.Modules: each file one model with a frozen config dataclass (and a SIZES table where sizes are named).
+
+`KINDS` maps the `kind` written in a checkpoint's config.json to the class that reads it. Loading and saving is `io.py`.
+"""
+
+from autosing.registry import Registry
+
+KINDS = Registry(
+    "model kind",
+    {
+        "t2s": "autosing.models.t2s:T2S",
+        "sm2a": "autosing.models.sm2a:SM2A",
+        "recogniser": "autosing.models.recogniser:Recogniser",
+        "separator": "autosing.models.separator:SeparatorNet",
+        "pitch": "autosing.models.pitch:PitchNet",
+        "voice": "autosing.models.voice:VoiceNet",
+        "g2p": "autosing.models.g2p:G2P",
+        "semantic": "autosing.models.semantic:SemanticCodebook",
+    },
+)

@@ -1,0 +1,254 @@
+"""sm2a: semantic tokens + accompaniment + singer -> codec tokens of the voice.
+
+A semantic encoder (frozen codebook plus the projected singer embedding), a music encoder over the accompaniment's lanes, and a
+decoder over the lanes of the voice: summed lane embeddings in, one head a lane out. With `aligned` the encoders' states are also
+added to the decoder input at the very time of each level's code, so that nothing has to be searched for. One set of weights serves
+"bricks" and "bricks_unrolled": positions count finest frames / group whatever a step is.
+
+Letters: B batch, N semantic tokens, W voice windows, R lanes, M accompaniment steps, S decoder steps, K levels, T finest frames, D width.
+The decode loop is `autosing.singing.generate`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autosing.models.t2s import HEAD_WIDTH
+from autosing.nn.attention import Cache, Source, rotary_table, stack_optional, stack_sources
+from autosing.nn.blocks import Decoder, Encoder
+from autosing.nn.embeddings import FrozenCodebook, LaneEmbedding, interpolate
+from autosing.nn.mup import Mup, init_linear
+from autosing.tokens.patterns import TokenPattern, load_pattern
+from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec
+
+VOICE_WINDOW_SECONDS: Seconds = 10.0
+
+
+@dataclass(frozen=True)
+class SM2AConfig:
+    """Everything the network's shape and arithmetic depend on.
+
+    Attributes:
+        codec: what the decoder writes; accompaniment: what the music encoder reads, None = no music at all. Lane embeddings are
+            shared between the two where both are the same codec.
+        patterns: token patterns the model was trained with; the first is the one to sing with.
+        cross_layers: decoder layers, from the first, with cross-attention; 0 = none (then `aligned` carries everything).
+        aligned: add the encoders' states to the decoder input, level by level at the time of its code.
+        span: steps of the decoder's group that attention reaches; None = any distance. Longer songs than the training windows then
+            look to every layer like what it has seen.
+        level_temperatures: a factor on the sampling temperature for each level, where this checkpoint sings best; () = 1 each.
+        lane_projections: every lane has a matrix of its own between the decoder and its head.
+    """
+
+    heads: int
+    encoder_depth: int
+    music_depth: int
+    decoder_depth: int
+    semantic: SemanticSpec
+    codec: CodecSpec
+    voice: VoiceSpec | None = None
+    accompaniment: CodecSpec | None = None
+    patterns: tuple[str, ...] = ("bricks",)
+    cross_layers: int = 10_000
+    aligned: bool = True
+    causal_encoder: bool = False
+    causal_music_encoder: bool = False
+    span: int | None = None
+    lane_projections: bool = True
+    level_temperatures: tuple[float, ...] = ()
+    text_weight: float = 0.8
+    music_weight: float = 0.2
+    dropout: float = 0.0
+    mup: Mup = field(default_factory=Mup)
+
+    @property
+    def width(self) -> int:
+        return self.heads * HEAD_WIDTH
+
+
+@dataclass(frozen=True)
+class SM2ASource:
+    """What the decoder reads, encoded once: `added` (B or 1, S, D) to its input, and projected cross-attention sources."""
+
+    added: Tensor | None
+    sources: list[list[Source]]
+
+    @staticmethod
+    def stack(parts: Sequence["SM2ASource"], copies: int) -> "SM2ASource":
+        """`copies` batch rows of each part, parts one after the other."""
+        return SM2ASource(
+            stack_optional([p.added for p in parts], copies), stack_sources([p.sources for p in parts], copies)
+        )
+
+
+class SM2A(nn.Module):
+    """See the module docstring."""
+
+    kind: ClassVar[str] = "sm2a"
+    Config: ClassVar[type] = SM2AConfig
+
+    def __init__(self, config: SM2AConfig):
+        super().__init__()
+        self.config = config
+        c, mup, width = config, config.mup, config.width
+        self.group = load_pattern(c.patterns[0], c.codec.strides).group
+        lanes = len(self.pattern(c.patterns[0]).lanes)
+        self.semantic = FrozenCodebook(c.semantic.num_codes, c.semantic.width, width, mup, head=False)
+        self.semantic_encoder = Encoder(
+            c.encoder_depth, width, c.heads, mup, causal=c.causal_encoder, span=self._span(c.semantic.token_rate), dropout=c.dropout
+        )
+        if c.voice is not None:
+            self.voice = init_linear(nn.Linear(c.voice.width, width), mup)
+            self.embedding_no_voice = nn.Parameter(torch.zeros(width))
+        self.codes_embedding = LaneEmbedding(lanes, c.codec.num_codes, width, mup)
+        if c.lane_projections:
+            self.lane_projection = init_linear(nn.Linear(width, lanes * width), mup)
+        self.music_pattern: TokenPattern | None = None
+        weights = [c.text_weight]
+        if c.accompaniment is not None:
+            self.music_pattern = load_pattern("bricks", c.accompaniment.strides).undelayed()
+            if c.accompaniment != c.codec:
+                music_lanes = len(self.music_pattern.lanes)
+                self.music_codes_embedding = LaneEmbedding(music_lanes, c.accompaniment.num_codes, width, mup, head=False)
+            rate = c.accompaniment.frame_rate / self.music_pattern.hop
+            self.music_encoder = Encoder(
+                c.music_depth, width, c.heads, mup, causal=c.causal_music_encoder, span=self._span(rate), dropout=c.dropout
+            )
+            weights.append(c.music_weight)
+        if c.aligned:
+            self.aligned_semantic = init_linear(nn.Linear(width, c.codec.levels * width), mup)
+            if c.accompaniment is not None:
+                self.aligned_music = init_linear(nn.Linear(width, c.codec.levels * width), mup)
+        self.decoder = Decoder(
+            c.decoder_depth,
+            width,
+            c.heads,
+            mup,
+            cross_weights=weights,
+            cross_layers=c.cross_layers,
+            span=c.span,
+            dropout=c.dropout,
+        )
+
+    def _span(self, rate: float) -> int | None:
+        """The decoder's span in steps of a stream of `rate` Hz."""
+        c = self.config
+        return None if c.span is None else max(1, round(c.span * self.group / c.codec.frame_rate * rate))
+
+    def pattern(self, name: str) -> TokenPattern:
+        return load_pattern(name, self.config.codec.strides)
+
+    def _rotary(self, positions: Tensor) -> Tensor | None:
+        return rotary_table(positions, HEAD_WIDTH) if self.config.mup.rope else None
+
+    def music_grid(self, codes: Tensor | None, batch: int, frames: int, device: torch.device) -> Tensor | None:
+        """(B, K, T) accompaniment codes -> the grid the model reads; no codes = holes; None for a model without music."""
+        if self.music_pattern is None or self.config.accompaniment is None:
+            return None
+        spec = self.config.accompaniment
+        if codes is None:
+            codes = torch.full((batch, spec.levels, frames), spec.HOLE, dtype=torch.long, device=device)
+        return self.music_pattern.apply(codes, spec)
+
+    def encode(
+        self,
+        semantic: Tensor,
+        music: Tensor | None,
+        voice: Tensor | None,
+        pattern: TokenPattern,
+        steps: int,
+        first_step: int = 0,
+        absent_voice: Tensor | None = None,
+    ) -> SM2ASource:
+        """Encode what is given.
+
+        Args:
+            semantic: (B, N) tokens, -1 = none.
+            music: (B, R, M) accompaniment grid (`music_grid`), or None for a model without music.
+            voice: (B, W, D) one singer embedding each 10 s (the last serves what follows), or None = any singer.
+            pattern, steps, first_step: the decoder steps [first_step, first_step + steps) to prepare for.
+            absent_voice: (B,) bool rows that are to go without a singer.
+        """
+        c = self.config
+        device = semantic.device
+        unit = self.group / c.codec.frame_rate  # seconds a position
+        x = self.semantic.embed(semantic)
+        middles = (torch.arange(semantic.shape[1], device=device) + 0.5) / c.semantic.token_rate
+        if c.voice is not None:
+            if voice is None:
+                x = x + self.embedding_no_voice
+            else:
+                window = (middles / VOICE_WINDOW_SECONDS).long().clamp(max=voice.shape[1] - 1)
+                singer = self.voice(voice * c.voice.width**0.5)  # unit vectors to unit variance
+                if absent_voice is not None:
+                    singer = torch.where(absent_voice[:, None, None], self.embedding_no_voice, singer)
+                x = x + singer[:, window]
+        table = self._rotary(middles / unit)
+        states = self.semantic_encoder(x, table)
+        parts: list[tuple[Tensor, Tensor | None, Tensor | None]] = [(states, table, None)]
+        streams: list[tuple[Tensor, float, str]] = [(states, c.semantic.token_rate, "aligned_semantic")]
+        if self.music_pattern is not None and c.accompaniment is not None:
+            if music is None:
+                raise ValueError("this sm2a reads an accompaniment: give its grid (music_grid makes an empty one)")
+            embedding = self.music_codes_embedding if c.accompaniment != c.codec else self.codes_embedding
+            rate = c.accompaniment.frame_rate / self.music_pattern.hop
+            table = self._rotary((torch.arange(music.shape[-1], device=device) + 0.5) / rate / unit)
+            music_states = self.music_encoder(embedding.embed(music), table)
+            parts.append((music_states, table, None))
+            streams.append((music_states, rate, "aligned_music"))
+        added = None
+        if c.aligned:
+            frames = (torch.arange(first_step, first_step + steps, device=device) * pattern.hop).float()
+            for stream, rate, name in streams:
+                projected = getattr(self, name)(stream).unflatten(-1, (c.codec.levels, c.width))
+                for level in range(c.codec.levels):
+                    at = self._code_middle(pattern, level, frames) * rate - 0.5
+                    piece = interpolate(projected[:, :, level], at)
+                    added = piece if added is None else added + piece
+        return SM2ASource(added, self.decoder.project(parts))
+
+    def _code_middle(self, pattern: TokenPattern, level: int, step_frames: Tensor) -> Tensor:
+        """Seconds at which the codes of `level` that steps at `step_frames` hold have their middle."""
+        spec = self.config.codec
+        delay = next(lane.delay for lane in pattern.lanes if lane.level == level)
+        covered = max(spec.strides[level], pattern.hop)
+        return (step_frames - delay + covered / 2) / spec.frame_rate
+
+    def decode(
+        self,
+        previous: Tensor,
+        first_step: int,
+        pattern: TokenPattern,
+        source: SM2ASource,
+        caches: list[Cache] | None = None,
+        source_step: int = 0,
+    ) -> Tensor:
+        """Hidden states of consecutive steps.
+
+        Args:
+            previous: (B, R, s) the grid column before each step, -1 = hole.
+            first_step: which step the first of the s is (sets the positions).
+            source: from `encode`; `source_step` is the step its first entry stands for.
+            caches: from `decoder.caches`, holding the steps before `first_step`.
+
+        Returns:
+            (B, s, D) for `lane_logits`.
+        """
+        x = self.codes_embedding.embed(previous)
+        steps = previous.shape[-1]
+        if source.added is not None:
+            x = x + source.added[:, first_step - source_step : first_step - source_step + steps]
+        positions = torch.arange(first_step, first_step + steps, device=previous.device) * (pattern.hop / self.group)
+        return self.decoder(x, self._rotary(positions), source.sources, caches)
+
+    def lane_logits(self, hidden: Tensor, lane: int) -> Tensor:
+        """(..., D) hidden -> (..., num_codes) of one lane; give it only the steps where the lane is live."""
+        if self.config.lane_projections:
+            width = self.config.width
+            rows = slice(lane * width, (lane + 1) * width)
+            projection = self.lane_projection
+            hidden = hidden + nn.functional.linear(hidden, projection.weight[rows], projection.bias[rows])
+        return self.codes_embedding.logits(hidden, lane)

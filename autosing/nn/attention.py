@@ -1,0 +1,167 @@
+"""Self- and cross-attention with rotary positions and static caches.
+
+Conventions: activations (B, S, D), heads (B, H, S, E) with E = head width. Positions are inputs (float, in whatever unit the model
+calls a step), so a cached decode passes the positions it is at and needs no other code. Keys and values of a cross-attention's
+source are projected once (`CrossAttention.project`) and passed in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autosing.nn.mup import Mup, init_linear
+
+
+def rotary_table(positions: Tensor, head_width: int, base: float = 10_000.0) -> Tensor:
+    """(S,) positions -> (2, S, E) cosines and signed sines of the rotary embedding (Su et al. 2021), halves layout."""
+    inverse = base ** (-torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width)
+    angles = positions.float()[:, None] * inverse
+    sines = angles.sin()
+    return torch.stack([torch.cat([angles.cos()] * 2, -1), torch.cat([-sines, sines], -1)])
+
+
+def rotate(x: Tensor, table: Tensor | None) -> Tensor:
+    """Rotate (B, H, S, E) by a table of its S positions; None leaves it as it is."""
+    if table is None:
+        return x
+    cosines, sines = table.to(x.dtype)
+    first, second = x.chunk(2, -1)
+    return x * cosines + torch.cat([second, first], -1) * sines
+
+
+@dataclass
+class Cache:
+    """Keys and values of the steps so far, (B, H, capacity, E) each, of which the first `length` are filled."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    @staticmethod
+    def empty(batch: int, heads: int, capacity: int, head_width: int, like: Tensor) -> "Cache":
+        shape = (batch, heads, capacity, head_width)
+        return Cache(like.new_zeros(shape), like.new_zeros(shape))
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, H, s, E) and return all filled keys and values."""
+        end = self.length + keys.shape[2]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def attention_mask(queries: int, keys: int, causal: bool, span: int | None, device: torch.device) -> Tensor | None:
+    """(queries, keys) bool of what may be attended, the last query aligned with the last key; None = everything.
+
+    Args:
+        span: a step attends only to steps fewer than `span` away; None = any distance.
+    """
+    if span is not None and keys <= span:
+        span = None
+    if (not causal or queries == 1) and span is None:
+        return None
+    distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
+    mask = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    return mask if span is None else mask & (distance.abs() < span)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; one matrix for queries, keys and values, queries start at 0."""
+
+    def __init__(self, width: int, heads: int, mup: Mup, causal: bool, span: int | None = None):
+        super().__init__()
+        self.heads, self.causal, self.span = heads, causal, span
+        self.scale = mup.attention_scale(width // heads)
+        self.qkv = init_linear(nn.Linear(width, 3 * width), mup, zero_rows=width)
+        self.out = init_linear(nn.Linear(width, width), mup)
+
+    def forward(self, x: Tensor, rotary: Tensor | None, cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, S, D) -> (B, S, D).
+
+        Args:
+            rotary: table of the S positions, or None.
+            cache: earlier steps; the S new ones are appended.
+            mask: (B, S) bool of real (not padded) steps, for encoders of padded sources.
+        """
+        batch, steps, width = x.shape
+        q, k, v = self.qkv(x).view(batch, steps, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, rotary), rotate(k, rotary)
+        if cache is not None:
+            k, v = cache.append(k, v)
+            if steps == 1 and self.span is not None:
+                k, v = k[:, :, -self.span :], v[:, :, -self.span :]
+        keys = k.shape[2]
+        if self.causal and steps == keys and steps > 1 and (self.span is None or steps <= self.span) and mask is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        else:
+            allowed = attention_mask(steps, keys, self.causal, self.span, x.device)
+            if mask is not None:
+                allowed = mask[:, None, None] if allowed is None else mask[:, None, None] & allowed
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=self.scale)
+        return self.out(y.transpose(1, 2).reshape(batch, steps, width))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a cross-attention attends to: keys and values (B or 1, H, L, E), and a (B or 1, 1, 1, L) bool mask or None."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None = None
+
+
+def stack_rows(tensors: Sequence[Tensor], copies: int) -> Tensor:
+    """(1 or copies, ...) tensors -> (parts * copies, ...), one part after the other; a single row stays one and broadcasts."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return torch.cat([t.expand(copies, *t.shape[1:]) for t in tensors])
+
+
+def stack_optional(tensors: Sequence[Tensor | None], copies: int) -> Tensor | None:
+    """`stack_rows` of tensors that are all there or all None."""
+    present = [t for t in tensors if t is not None]
+    return stack_rows(present, copies) if present else None
+
+
+def stack_sources(parts: Sequence[Sequence[Sequence[Source]]], copies: int) -> list[list[Source]]:
+    """Sources [part][layer][source] -> [layer][source], the rows of the parts one after the other."""
+    return [
+        [
+            Source(
+                stack_rows([s.keys for s in same], copies),
+                stack_rows([s.values for s in same], copies),
+                stack_optional([s.mask for s in same], copies),
+            )
+            for same in zip(*layer, strict=True)
+        ]
+        for layer in zip(*parts, strict=True)
+    ]
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention to a source that is projected once."""
+
+    def __init__(self, width: int, heads: int, mup: Mup):
+        super().__init__()
+        self.heads = heads
+        self.scale = mup.attention_scale(width // heads)
+        self.query = init_linear(nn.Linear(width, width), mup, zero_rows=width)
+        self.key_value = init_linear(nn.Linear(width, 2 * width), mup)
+        self.out = init_linear(nn.Linear(width, width), mup)
+
+    def project(self, states: Tensor, rotary: Tensor | None, mask: Tensor | None = None) -> Source:
+        """(B, L, D) encoder states, the table of their positions and a (B, L) bool mask of real ones -> `Source`."""
+        batch, length, width = states.shape
+        keys, values = self.key_value(states).view(batch, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return Source(rotate(keys, rotary), values, None if mask is None else mask[:, None, None])
+
+    def forward(self, x: Tensor, source: Source, rotary: Tensor | None) -> Tensor:
+        batch, steps, width = x.shape
+        q = rotate(self.query(x).view(batch, steps, self.heads, -1).transpose(1, 2), rotary)
+        k, v = (t.expand(batch, -1, -1, -1) for t in (source.keys, source.values))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=source.mask, scale=self.scale)
+        return self.out(y.transpose(1, 2).reshape(batch, steps, width))

@@ -1,0 +1,135 @@
+"""Pre-norm transformer layers and stacks: an encoder, and a decoder whose layers may attend to weighted sources.
+
+Conventions as in `attention.py`. A decoder layer adds sum(weight_i * cross_i(norm(x), source_i)): t2s mixes text and music 0.8 / 0.2.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autosing.nn.attention import Cache, CrossAttention, SelfAttention, Source
+from autosing.nn.mup import Mup, init_linear
+
+SourceStates = tuple[Tensor, Tensor | None, Tensor | None]
+"""Encoder states (B, L, D), the rotary table of their positions or None, and a (B, L) bool mask of real ones or None."""
+
+
+class FeedForward(nn.Module):
+    """Two matrices, four times the width between them, tanh-approximated GELU."""
+
+    def __init__(self, width: int, mup: Mup):
+        super().__init__()
+        self.up = init_linear(nn.Linear(width, 4 * width), mup)
+        self.down = init_linear(nn.Linear(4 * width, width), mup)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attentions to weighted sources (or none), feed-forward."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mup: Mup,
+        *,
+        causal: bool,
+        cross_weights: Sequence[float] = (),
+        span: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.norm_self = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads, mup, causal, span)
+        self.cross_weights = tuple(cross_weights)
+        self.norm_cross = nn.LayerNorm(width) if cross_weights else None
+        self.cross = nn.ModuleList(CrossAttention(width, heads, mup) for _ in cross_weights)
+        self.norm_ff = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, mup)
+        self.dropout = nn.Dropout(dropout)
+
+    def project(self, states: Sequence[SourceStates]) -> list[Source]:
+        """Encoder states -> what this layer attends to; [] for a layer without cross-attention."""
+        return [c.project(*s) for c, s in zip(self.cross, states, strict=True)] if self.cross_weights else []  # type: ignore[operator]
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Tensor | None,
+        sources: Sequence[Source] = (),
+        cache: Cache | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm_self(x), rotary, cache, mask))
+        if self.norm_cross is not None:
+            y = self.norm_cross(x)
+            mixed = [w * c(y, s, rotary) for w, c, s in zip(self.cross_weights, self.cross, sources, strict=True)]
+            x = x + self.dropout(sum(mixed[1:], start=mixed[0]))
+        return x + self.dropout(self.feed_forward(self.norm_ff(x)))
+
+
+class Encoder(nn.Module):
+    """A stack of layers with a closing norm; depth 0 = the norm alone."""
+
+    def __init__(
+        self, depth: int, width: int, heads: int, mup: Mup, *, causal: bool = False, span: int | None = None, dropout: float = 0.0
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Layer(width, heads, mup, causal=causal, span=span, dropout=dropout) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, rotary: Tensor | None, mask: Tensor | None = None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, rotary, mask=mask)
+        return self.norm(x)
+
+
+class Decoder(nn.Module):
+    """A causal stack with a closing norm. The first `cross_layers` layers attend to the sources."""
+
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        heads: int,
+        mup: Mup,
+        *,
+        cross_weights: Sequence[float],
+        cross_layers: int,
+        span: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.width, self.heads = width, heads
+        self.layers = nn.ModuleList(
+            Layer(
+                width,
+                heads,
+                mup,
+                causal=True,
+                cross_weights=cross_weights if index < cross_layers else (),
+                span=span,
+                dropout=dropout,
+            )
+            for index in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def project(self, states: Sequence[SourceStates]) -> list[list[Source]]:
+        """The states of each source -> what every layer attends to, projected once."""
+        return [layer.project(states) for layer in self.layers]  # type: ignore[operator]
+
+    def caches(self, batch: int, capacity: int, like: Tensor) -> list[Cache]:
+        return [Cache.empty(batch, self.heads, capacity, self.width // self.heads, like) for _ in self.layers]
+
+    def forward(
+        self, x: Tensor, rotary: Tensor | None, sources: Sequence[Sequence[Source]], caches: Sequence[Cache] | None = None
+    ) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotary, sources[index], None if caches is None else caches[index])
+        return self.norm(x)

@@ -1,0 +1,185 @@
+"""Random mixing and disturbing of voices over bands, for whole batches of waveforms: what microphones, rooms, mixers and codecs do.
+
+Every item of a batch draws its own settings from torch's generator of the waveform's device (the train loop seeds it from (seed, step)).
+All filters act in one product in the frequency domain: tone, band-stops, low-pass, and a room as the spectrum of a decaying noise.
+
+Letters: N items, n samples. Levels are dB; "level" of a signal is that of its root mean square over the item.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """How much is disturbed.
+
+    Attributes:
+        amount: factor on the share of items that each disturbance happens to; 0 = plain sum of voice and own band.
+        sample_rate: Hz.
+        balance_db: voice level minus band level is uniform in (-balance_db, balance_db).
+    """
+
+    amount: float = 1.0
+    sample_rate: int = 24000
+    balance_db: float = 12.0
+
+
+def mix_batch(vocals: Tensor, band: Tensor, how: Disturbance) -> tuple[Tensor, Tensor]:
+    """Voices over bands of any item of the batch.
+
+    A quarter of the items keeps its voice alone, a quarter has the weak, coloured band that separators leave, a few have no voice at all.
+
+    Args:
+        vocals, band: (N, n) float32; a silent band is allowed.
+
+    Returns:
+        Mixtures (N, n), and (N,) bool: items whose voice was left out.
+    """
+    if how.amount == 0:
+        return vocals + band, torch.zeros(len(vocals), dtype=torch.bool, device=vocals.device)
+    items, samples = vocals.shape
+    chance = _Chance(items, vocals.device, how.amount)
+    band = _other_bands(band, chance)
+    loud = _rms(band) > 1e-4
+    muted = chance.happens(0.04)
+
+    tail = round(0.6 * how.sample_rate)
+    length = _fast_length(samples + tail)
+    frequencies = torch.fft.rfftfreq(length, 1 / how.sample_rate, device=vocals.device)
+    voice_filter = _tone(frequencies, chance, 5.0) * _room(length, how.sample_rate, chance, 0.45, tail)
+    band_filter = _tone(frequencies, chance, 6.0) * _stops(frequencies, chance, 0.25, 4)
+    voice = _filtered(vocals, voice_filter, length)
+    other = _filtered(band, band_filter, length)
+
+    voice = voice / _rms(voice).clamp(min=1e-4)
+    choir = chance.happens(0.08)[:, None] * _gain(chance.uniform(-20.0, -9.0)) * voice.roll(1, 0)
+    kind = chance.uniform(0.0, 1.0)
+    alone, leak = kind < 0.22, (kind >= 0.22) & (kind < 0.44)
+    balance = torch.where(leak, chance.uniform(8.0, 28.0), chance.uniform(-how.balance_db, how.balance_db))
+    other = other / _rms(other).clamp(min=1e-4) * _gain(-balance)
+    other = other * (loud & ~(alone & ~muted)[:, None])
+    mix = (voice * _slow_gain(samples, chance, 4.0) + choir) * ~muted[:, None] + other
+
+    noise = torch.randn_like(mix) * _gain(chance.uniform(-70.0, -28.0)) * chance.happens(0.5)[:, None]
+    mix = mix + noise
+    colour = _tone(frequencies, chance, 4.0) * _low_pass(frequencies, chance, 0.4) * _stops(frequencies, chance, 0.4, 2)
+    mix = _filtered(mix, colour, length)
+    mix = mix / _rms(mix).clamp(min=1e-4)
+    drive = _gain(chance.uniform(-12.0, 4.0))
+    mix = torch.where(chance.happens(0.3)[:, None], torch.tanh(mix * drive * 0.5) / drive / 0.5, mix)
+    mix = mix * _holes(samples, how.sample_rate, chance, 0.3)
+    return mix * _gain(chance.uniform(-45.0, -8.0)), muted
+
+
+class _Chance:
+    """Draws of one setting an item."""
+
+    def __init__(self, items: int, device: torch.device, amount: float):
+        self.items, self.device, self.amount = items, device, amount
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(self.items, device=self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(self.items, *shape, device=self.device)
+
+    def happens(self, share: float) -> Tensor:
+        """(N,) bool."""
+        return torch.rand(self.items, device=self.device) < share * self.amount
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean(1, keepdim=True).sqrt()
+
+
+def _gain(decibels: Tensor) -> Tensor:
+    return torch.pow(10.0, decibels / 20)[:, None]
+
+
+def _other_bands(band: Tensor, chance: _Chance) -> Tensor:
+    """Half of the items keep their band if they have one; the others get that of any item that has one."""
+    filled = (_rms(band)[:, 0] > 1e-4).nonzero()[:, 0]
+    if not len(filled):
+        return band
+    drawn = filled[(torch.rand(chance.items, device=band.device) * len(filled)).long()]
+    keep = (_rms(band)[:, 0] > 1e-4) & ~chance.happens(0.5)
+    return band[torch.where(keep, torch.arange(chance.items, device=band.device), drawn)]
+
+
+def _filtered(x: Tensor, response: Tensor, length: int) -> Tensor:
+    return torch.fft.irfft(torch.fft.rfft(x, length) * response, length)[:, : x.shape[1]]
+
+
+def _fast_length(at_least: int) -> int:
+    """The smallest multiple of 4800 (2^6 3 5^2): quick to transform."""
+    return -(-at_least // 4800) * 4800
+
+
+def _curve(frequencies: Tensor, knots_db: Tensor) -> Tensor:
+    """(N, knots) dB at frequencies evenly spaced in octaves over 50 Hz .. 12 kHz -> amplitude (N, bins)."""
+    knots = knots_db.shape[1]
+    position = (torch.log2(frequencies.clamp(min=50.0) / 50.0) / math.log2(12000 / 50) * (knots - 1)).clamp(max=knots - 1.001)
+    low = position.long()
+    part = position - low
+    decibels = knots_db[:, low] * (1 - part) + knots_db[:, low + 1] * part
+    return torch.pow(10.0, decibels / 20)
+
+
+def _tone(frequencies: Tensor, chance: _Chance, spread_db: float) -> Tensor:
+    """A tilt and bumps over ten bands."""
+    tilt = chance.normal(1) * torch.linspace(-1, 1, 10, device=frequencies.device) * spread_db
+    bumps = chance.normal(10) * spread_db * 0.5
+    used = chance.happens(0.8)[:, None]
+    return _curve(frequencies, (tilt + bumps) * used)
+
+
+def _low_pass(frequencies: Tensor, chance: _Chance, share: float) -> Tensor:
+    """Cut above 3 to 11 kHz, as low bit rates and old microphones do."""
+    cut = torch.exp(chance.uniform(math.log(3000.0), math.log(11000.0)))
+    cut = torch.where(chance.happens(share), cut, torch.full_like(cut, 1e6))
+    return torch.sigmoid((cut[:, None] - frequencies) / 150.0)
+
+
+def _stops(frequencies: Tensor, chance: _Chance, share: float, count: int) -> Tensor:
+    """Up to `count` stopped bands of a fifth to one octave."""
+    octave = torch.log2(frequencies.clamp(min=50.0))
+    response = torch.ones(chance.items, len(frequencies), device=frequencies.device)
+    for _ in range(count):
+        centre, half = chance.uniform(math.log2(100), math.log2(11000)), chance.uniform(0.1, 0.5)
+        inside = (octave - centre[:, None]).abs() < half[:, None]
+        response = torch.where(inside & chance.happens(share)[:, None], response * 0.03, response)
+    return response
+
+
+def _room(length: int, sample_rate: int, chance: _Chance, share: float, tail: int) -> Tensor:
+    """Spectrum (N, bins) of: direct sound + a decaying noise (0.1 to 0.9 s to -60 dB) + sometimes an echo, as doubled voices have."""
+    seconds = torch.arange(tail, device=chance.device) / sample_rate
+    decay = torch.exp(-6.9 * seconds / chance.uniform(0.1, 0.9)[:, None])
+    late = torch.randn(chance.items, tail, device=chance.device) * decay
+    late = late / late.square().sum(1, keepdim=True).sqrt() * _gain(chance.uniform(-24.0, -5.0))
+    late = late * chance.happens(share)[:, None]
+    late[:, 0] += 1.0
+    echo_at = (chance.uniform(0.018, 0.045) * sample_rate).long()
+    echo = _gain(chance.uniform(-12.0, -3.0)) * chance.happens(0.15)[:, None]
+    late.scatter_add_(1, echo_at[:, None], echo)
+    return torch.fft.rfft(late, length)
+
+
+def _slow_gain(samples: int, chance: _Chance, spread_db: float) -> Tensor:
+    """(N, n) gain that wanders over seconds."""
+    decibels = nnf.interpolate(chance.normal(1, 5) * spread_db, samples, mode="linear", align_corners=True)[:, 0]
+    return torch.pow(10.0, decibels / 20)
+
+
+def _holes(samples: int, sample_rate: int, chance: _Chance, share: float) -> Tensor:
+    """(N, n) of 1, with one gap of 40 to 140 ms in some items."""
+    start = chance.uniform(0.0, 1.0) * samples
+    width = chance.uniform(0.04, 0.14) * sample_rate
+    at = torch.arange(samples, device=chance.device)
+    inside = (at >= start[:, None]) & (at < (start + width)[:, None]) & chance.happens(share)[:, None]
+    return (~inside).float()

@@ -1,0 +1,100 @@
+"""Tables that turn codes into vectors and vectors into logits.
+
+Codes outside a table (`CodecSpec.HOLE`, -1) have a row of their own, the last one. Trainable tables are named `embedding*`, which is
+how the learning rules find them; frozen codebooks are buffers: saved with a model, never trained.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autosing.nn.mup import Mup, init_embedding, init_linear
+
+
+class FrozenCodebook(nn.Module):
+    """A tokenizer's own codebook as embeddings in and (projected) out.
+
+    The codebook is centred and brought to unit variance as a whole, so any tokenizer's scale serves and its geometry stays.
+    """
+
+    codebook: Tensor
+
+    def __init__(self, num_codes: int, code_width: int, width: int, mup: Mup, head: bool = True):
+        super().__init__()
+        self.num_codes = num_codes
+        self.register_buffer("codebook", torch.randn(num_codes, code_width, generator=torch.Generator().manual_seed(0)))
+        self.into = init_linear(nn.Linear(code_width, width), mup)
+        self.embedding_hole = nn.Parameter(torch.empty(width))
+        nn.init.normal_(self.embedding_hole, std=mup.embeddings_std)
+        self.head: nn.Linear | None = None
+        if head and mup.linear_heads:
+            self.head = init_linear(nn.Linear(width, num_codes), mup)
+        elif head:
+            self.out = init_linear(nn.Linear(width, code_width), mup)
+            self.bias = nn.Parameter(torch.zeros(num_codes))
+
+    def load(self, codebook: Tensor) -> None:
+        """Take over a tokenizer's codebook (num_codes, code_width)."""
+        centred = codebook.float() - codebook.float().mean(0, keepdim=True)
+        self.codebook.copy_(centred / centred.square().mean().sqrt().clamp(min=1e-6))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, N) codes, -1 = hole -> (B, N, D)."""
+        table = torch.cat([self.into(self.codebook), self.embedding_hole[None]])
+        return F.embedding(torch.where(ids < 0, self.num_codes, ids), table)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., num_codes)."""
+        if self.head is not None:
+            return self.head(hidden)
+        # the dot product with code_width standardised numbers grows with its root; output_scale expects unit embeddings
+        scale = 1.0 / self.codebook.shape[1] ** 0.5
+        return F.linear(self.out(hidden), self.codebook * scale, self.bias)
+
+
+class LaneEmbedding(nn.Module):
+    """One table a lane; the embedding of a step is the sum over its lanes, a lane's logits are the product with its table."""
+
+    offsets: Tensor
+
+    def __init__(self, lanes: int, num_codes: int, width: int, mup: Mup, head: bool = True):
+        super().__init__()
+        self.lanes, self.num_codes = lanes, num_codes
+        self.embedding = nn.Parameter(torch.empty(lanes * (num_codes + 1), width))
+        init_embedding(self.embedding, mup)
+        self.scale = mup.output_scale(width)
+        self.register_buffer("offsets", torch.arange(lanes)[:, None] * (num_codes + 1), persistent=False)
+        untied = head and mup.linear_heads
+        self.heads = nn.ModuleList(init_linear(nn.Linear(width, num_codes), mup) for _ in range(lanes)) if untied else None
+
+    def embed(self, grid: Tensor) -> Tensor:
+        """(B, R, S) codes, -1 = hole -> (B, S, D)."""
+        rows = torch.where(grid < 0, self.num_codes, grid) + self.offsets
+        flat = rows.transpose(1, 2).reshape(-1, self.lanes)
+        return F.embedding_bag(flat, self.embedding, mode="sum").view(grid.shape[0], grid.shape[2], -1)
+
+    def logits(self, hidden: Tensor, lane: int) -> Tensor:
+        """(..., D) -> (..., num_codes) of one lane."""
+        if self.heads is not None:
+            return self.heads[lane](hidden)
+        first = lane * (self.num_codes + 1)
+        return F.linear(hidden, self.embedding[first : first + self.num_codes]) * self.scale
+
+
+def interpolate(states: Tensor, positions: Tensor) -> Tensor:
+    """Read (B, L, D) states at fractional positions (S,), linearly between neighbours, clamped at the ends -> (B, S, D)."""
+    last = states.shape[1] - 1
+    positions = positions.clamp(0, last)
+    below = positions.floor().long()
+    weight = (positions - below).to(states.dtype)[:, None]
+    above = (below + 1).clamp(max=last)
+    return states[:, below] * (1 - weight) + states[:, above] * weight
+
+
+def pick(states: Tensor, indices: Tensor) -> Tensor:
+    """Rows of (B or 1, L, D) states by (B, S) indices -> (B, S, D)."""
+    batch, length, width = states.shape
+    if batch == 1:
+        return F.embedding(indices, states[0])
+    base = torch.arange(batch, device=indices.device)[:, None] * length
+    return F.embedding(indices + base, states.reshape(batch * length, width))

@@ -1,0 +1,31 @@
+"""Choosing a token from logits: temperature, top-k, top-p, guidance. Randomness comes from the generator passed in."""
+
+import torch
+from torch import Tensor
+
+
+def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance on logits: 1 = the conditional ones, more pushes away from the unconditional (Ho, Salimans 2022)."""
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """(..., V): everything but the `top_k` likeliest and the smallest set of mass `top_p` becomes -inf; 0 and 1 = no limit."""
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -torch.inf)
+    if top_p < 1.0:
+        ordered, order = logits.sort(-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        outside = probabilities.cumsum(-1) - probabilities > top_p  # the likeliest token always stays
+        logits = logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
+    return logits
+
+
+def sample(
+    logits: Tensor, generator: torch.Generator, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Tensor:
+    """(B, V) logits -> (B,) tokens; temperature 0 = the likeliest."""
+    if temperature <= 0:
+        return logits.argmax(-1)
+    probabilities = filter_logits(logits / temperature, top_k, top_p).softmax(-1)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]

@@ -1,0 +1,1 @@
+"""Training: the task Protocol, the data plan, the loop and its state."""

@@ -1,0 +1,107 @@
+"""Random changes to batches of waveforms that training asks for: rooms, doubling, tone, level, distortion.
+
+Every function takes and returns float tensors on any device and draws from torch's global generator, which the train loop seeds from
+(seed, step). Letters: B batch, n samples. Nothing here knows of songs, stems or tasks.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def uniform(shape: tuple[int, ...], low: float, high: float, device: torch.device) -> Tensor:
+    """Values drawn evenly from [low, high)."""
+    return torch.rand(shape, device=device) * (high - low) + low
+
+
+def chance(batch: int, probability: float, device: torch.device) -> Tensor:
+    """(B,) bool: True with `probability`."""
+    return torch.rand(batch, device=device) < probability
+
+
+def decibels(gain_db: Tensor) -> Tensor:
+    """Amplitude factor of a gain in dB."""
+    return torch.exp(gain_db * (math.log(10) / 20))
+
+
+def tone_curve(batch: int, bins: int, sample_rate: int, depth_db: float, device: torch.device) -> Tensor:
+    """Random smooth equaliser: (B, bins) amplitude factors on even frequencies from 0 to the Nyquist frequency.
+
+    Eight control points, normally distributed with `depth_db`, even in log-frequency from 60 Hz up; straight between them.
+    """
+    points = 8
+    control = torch.randn(batch, points, device=device) * depth_db
+    frequency = torch.linspace(0, sample_rate / 2, bins, device=device).clamp_min(60.0)
+    position = (frequency / 60).log() / math.log(sample_rate / 2 / 60) * (points - 1)
+    left = position.long().clamp(0, points - 2)
+    share = position - left
+    return decibels(control[:, left] * (1 - share) + control[:, left + 1] * share)
+
+
+def impulse(batch: int, sample_rate: int, device: torch.device, wet: Tensor, double: Tensor, pan: Tensor) -> Tensor:
+    """Stereo impulse responses of 0.8 s: a panned direct sound, doubled voices, one echo and a decaying diffuse tail.
+
+    Args:
+        wet: (B,) amplitude of the tail and the echo, 0 = dry.
+        double: (B,) amplitude of two copies 8 to 35 ms late, one to each side, 0 = none.
+        pan: (B,) -1 left to 1 right; constant power.
+    Returns: (B, 2, n).
+    """
+    samples = int(0.8 * sample_rate)
+    out = torch.zeros(batch, 2, samples, device=device)
+    angle = (pan + 1) * (math.pi / 4)
+    out[:, 0, 0], out[:, 1, 0] = angle.cos() * math.sqrt(2), angle.sin() * math.sqrt(2)
+    each = torch.arange(batch, device=device)
+    late = uniform((batch, 2), 0.008 * sample_rate, 0.035 * sample_rate, device).long()
+    echo = uniform((batch,), 0.15 * sample_rate, 0.5 * sample_rate, device).long()
+    for side in (0, 1):
+        out[each, side, late[:, side]] += double
+        out[each, side, echo] += wet * chance(batch, 0.3, device)
+    time = torch.arange(samples, device=device) / sample_rate
+    decay = uniform((batch, 1, 1), 0.15, 1.2, device)  # seconds to fall by 60 dB
+    tail = torch.randn(batch, 2, samples, device=device) * torch.exp(-6.9 * time / decay)
+    start = uniform((batch, 1, 1), 0.0, 0.03, device)
+    tail = tail * (time >= start)
+    width = uniform((batch, 1, 1), 0.2, 1.0, device)
+    tail = tail * width + tail.mean(1, keepdim=True) * (1 - width)
+    tail = tail / tail.square().sum((1, 2), keepdim=True).sqrt().clamp_min(1e-6)
+    return out + 1.4 * wet[:, None, None] * tail
+
+
+def convolve(wav: Tensor, response: Tensor, tone: Tensor | None = None) -> Tensor:
+    """FFT convolution, cut to the input's length: (B, 1 or 2, n) with (B, 2, m) -> (B, 2, n).
+
+    Args:
+        tone: (B, bins) amplitude factors on even frequencies, applied with zero phase.
+    """
+    size = fast_length(wav.shape[-1] + response.shape[-1])
+    product = torch.fft.rfft(wav, size) * torch.fft.rfft(response, size)
+    if tone is not None:
+        product = product * _stretch(tone, product.shape[-1])[:, None]
+    return torch.fft.irfft(product, size)[..., : wav.shape[-1]]
+
+
+def equalise(wav: Tensor, tone: Tensor) -> Tensor:
+    """Apply (B, bins) amplitude factors with zero phase to (B, C, n)."""
+    size = fast_length(wav.shape[-1] + 1024)
+    spectrum = torch.fft.rfft(wav, size)
+    return torch.fft.irfft(spectrum * _stretch(tone, spectrum.shape[-1])[:, None], size)[..., : wav.shape[-1]]
+
+
+def distort(wav: Tensor, drive: Tensor) -> Tensor:
+    """Soft clipping of (B, n) with (B,) drive (0 = none); the level stays about the same."""
+    driven = torch.tanh(wav * (1 + drive[:, None])) / (1 + drive[:, None] * 0.6)
+    return torch.where(drive[:, None] > 0, driven, wav)
+
+
+def fast_length(samples: int) -> int:
+    """The next length that is a power of two times 1, 3, 5 or 9."""
+    best = 1 << (samples - 1).bit_length()
+    for factor in (3, 5, 9):
+        best = min(best, factor << max(0, (-(-samples // factor) - 1).bit_length()))
+    return best
+
+
+def _stretch(tone: Tensor, bins: int) -> Tensor:
+    return torch.nn.functional.interpolate(tone[:, None], size=bins, mode="linear", align_corners=True)[:, 0]

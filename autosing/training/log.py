@@ -1,0 +1,191 @@
+"""What a run tells: metrics as JSON lines, a progress bar or plain lines, the loss curve as PNG, optionally Weights & Biases.
+
+Records are flat JSON objects; training ones have `loss`, validation ones `val_loss`, both `step` (optimiser steps done). Nothing here
+touches a tensor on a device: `Meter` alone gathers values there, and reads them when asked.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor
+
+from autosing.errors import ConfigError
+from autosing.store import atomic_path
+
+
+class Meter:
+    """Weighted means of named scalars, summed on their device in one vector a set of names, so that adding needs no synchronisation.
+
+    A value that is not finite (a metric without a case in this batch) does not count.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+
+    def add(self, values: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        names = tuple(values)
+        row = torch.stack([v.detach().reshape(()).to(self._device, self._dtype) for v in values.values()])
+        finite = torch.isfinite(row)
+        both = torch.stack([torch.where(finite, row, torch.zeros_like(row)), finite.to(self._dtype)]) * weight
+        self._sums[names] = self._sums[names].add_(both) if names in self._sums else both
+
+    def totals(self, names: tuple[str, ...]) -> Tensor:
+        """(2, n) sums and weights of `names`, zero where nothing was added; for summing over ranks."""
+        return self._sums.setdefault(names, torch.zeros(2, len(names), dtype=self._dtype, device=self._device))
+
+    def names(self) -> list[tuple[str, ...]]:
+        return list(self._sums)
+
+    def take(self) -> dict[str, float]:
+        """The means, and start over. Waits for the device."""
+        sums: dict[str, list[float]] = {}
+        for names, both in self._sums.items():
+            for name, value, weight in zip(names, *both.tolist(), strict=True):
+                total = sums.setdefault(name, [0.0, 0.0])
+                total[0] += value
+                total[1] += weight
+        self._sums = {}
+        return {name: value / weight for name, (value, weight) in sums.items() if weight}
+
+    def state(self) -> list[Any]:
+        return [[list(names), both.tolist()] for names, both in self._sums.items()]
+
+    def load(self, state: list[Any]) -> None:
+        self._sums = {tuple(n): torch.tensor(b, dtype=self._dtype, device=self._device) for n, b in state}
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one record a line, appended and flushed."""
+
+    def __init__(self, path: Path, keep_steps: int | None = None):
+        """
+        Args:
+            keep_steps: continue a file, dropping records after this step (a run killed after its last saved state repeats them);
+                None starts a new one.
+        """
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.records = [] if keep_steps is None else [r for r in read_metrics(path) if r.get("step", 0) <= keep_steps]
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the length of the run
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self.records.append(clean)
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Records of a `metrics.jsonl`; a last line cut short by a kill is passed over."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class Progress:
+    """A fastprogress bar on a terminal; elsewhere a line every `interval_seconds`."""
+
+    def __init__(self, total: int, out: TextIO | None = None, interval_seconds: float = 10.0, quiet: bool = False):
+        self._total, self._out, self._interval, self._quiet = max(1, total), out or sys.stderr, interval_seconds, quiet
+        self._bar = None
+        self._last = -math.inf
+        if not quiet and self._out.isatty():
+            from fastprogress.fastprogress import ConsoleProgressBar
+
+            self._bar = ConsoleProgressBar(range(self._total))
+            self._bar.update(0)
+
+    def update(self, done: int, text: str) -> None:
+        """`done` of `total`, with a short text beside it."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.comment = text
+            self._bar.update(min(done, self._total))
+        elif time.monotonic() - self._last >= self._interval:
+            self._last = time.monotonic()
+            self.line(f"[{100 * done / self._total:3.0f} %] {text}")
+
+    def line(self, text: str) -> None:
+        """A line of its own."""
+        if self._quiet:
+            return
+        self._out.write(("\r\x1b[K" if self._bar is not None else "") + text + "\n")
+        self._out.flush()
+
+
+def draw_losses(records: list[dict[str, Any]], path: Path, title: str) -> None:
+    """The training and validation loss over steps as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for key, style in (("loss", {"lw": 1, "alpha": 0.8}), ("val_loss", {"lw": 2, "marker": "o", "ms": 3})):
+        points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=key, **style)
+    values = [r[k] for r in records for k in ("loss", "val_loss") if r.get(k) is not None]
+    if values and min(values) > 0 and max(values) / min(values) > 20:
+        axes.set_yscale("log")
+    axes.set(xlabel="optimiser step", ylabel="loss", title=title)
+    axes.grid(alpha=0.3)
+    if values:
+        axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+class Wandb:
+    """Weights & Biases, imported only when asked for; `mode` "off" does nothing."""
+
+    def __init__(self, mode: str, folder: Path, name: str, group: str, config: Mapping[str, Any]):
+        """
+        Raises:
+            ConfigError: the package is missing.
+        """
+        self._run: Any = None
+        if mode == "off":
+            return
+        try:
+            import wandb  # type: ignore[import-not-found] - an optional extra
+        except ImportError as error:
+            raise ConfigError(f"--wandb {mode} needs the package wandb; pip install 'autosing[wandb]', or leave it off") from error
+        self._run = wandb.init(
+            project="autosing", mode=mode, dir=str(folder), name=name, group=group, config=dict(config), resume="allow",
+            id=hashed_name(folder),
+        )
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        if self._run is not None:
+            self._run.log({k: v for k, v in record.items() if k != "step"}, step=int(record["step"]))
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()
+
+
+def hashed_name(folder: Path) -> str:
+    """A short identifier that stays the same when a run is resumed in its folder."""
+    import hashlib
+
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]

@@ -1,0 +1,124 @@
+"""The optimiser: AdamW over groups made from a task's `ParamRule`s, and the moving average of weights.
+
+The rules are data: the first whose pattern is found in a parameter's name decides its learning-rate scale, decay and freezing.
+What a step multiplies into the rate is `schedule.py`; when a step is taken is `loop.py`.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autosing.errors import ConfigError
+from autosing.training.task import OptimTunables, ParamRule
+
+FUSED_DEVICES = ("cuda", "cpu")
+EPSILON = 1e-8
+
+
+def rule_for(name: str, rules: Sequence[ParamRule]) -> ParamRule:
+    """The first rule whose pattern is found in `name`, else the plain `ParamRule("")`."""
+    return next((rule for rule in rules if re.search(rule.pattern, name)), ParamRule(""))
+
+
+def build_optimizer(model: nn.Module, rules: Sequence[ParamRule], tunables: OptimTunables) -> torch.optim.AdamW:
+    """AdamW with one group for each (lr_scale, decay) that occurs; frozen parameters stop requiring a gradient.
+
+    Every group carries `lr_scale`; `set_learning_rate` turns it into `lr`.
+
+    Raises:
+        ConfigError: nothing is left to train.
+    """
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        rule = rule_for(name, rules)
+        parameter.requires_grad_(not rule.frozen and parameter.requires_grad)
+        if parameter.requires_grad:
+            groups.setdefault((rule.lr_scale, rule.decay), []).append(parameter)
+    if not groups:
+        raise ConfigError("every parameter of the model is frozen; let the task's param_rules leave some to train")
+    fused = next(model.parameters()).device.type in FUSED_DEVICES
+    return torch.optim.AdamW(
+        [
+            {"params": members, "lr_scale": scale, "weight_decay": tunables.weight_decay if decay else 0.0}
+            for (scale, decay), members in groups.items()
+        ],
+        lr=tunables.lr0,
+        betas=(tunables.beta1, tunables.beta2),
+        eps=EPSILON,
+        fused=fused,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group `lr` times its scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as flat tensors `<parameter>/<slot>`."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{slot}"] = value
+    return tensors
+
+
+def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of `optimizer_tensors`, in place; tensors are copied to where their parameter lives."""
+    fused = bool(optimizer.defaults.get("fused"))
+    parameters = dict(model.named_parameters())
+    states: dict[str, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        name, slot = key.rsplit("/", 1)
+        device = parameters[name].device if slot != "step" or fused else torch.device("cpu")
+        states.setdefault(name, {})[slot] = value.to(device, copy=True)
+    for name, slots in states.items():
+        optimizer.state[parameters[name]] = slots
+
+
+class AveragedWeights:
+    """Exponential moving average of a model's trainable parameters.
+
+    The decay grows as (1 + t) / (10 + t) up to `decay`, so that a short run's average is not its initial weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self._live = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._average = {n: p.detach().clone() for n, p in self._live.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the live weights after optimiser step number `step` (from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        live = [p.detach() for p in self._live.values()]
+        torch._foreach_lerp_(list(self._average.values()), live, 1 - decay)  # type: ignore[reportPrivateImportUsage]
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model carries the averaged weights inside this block, and its own again after it."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, parameter in self._live.items():
+            kept = parameter.detach().clone()
+            parameter.copy_(self._average[name])
+            self._average[name].copy_(kept)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self._average)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, value in tensors.items():
+            self._average[name].copy_(value)

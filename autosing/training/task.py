@@ -1,0 +1,121 @@
+"""What the train loop knows of a task. The loop knows no task names; a task knows no files, devices or ranks.
+
+A module of `tasks/` exports `TASK`, a class that implements `Task` and is built as `TASK(args, tunables, meta)`: `args` from `--task_args`,
+`tunables` from `--tunables` (both frozen dataclasses; unknown keys are refused), `meta` from the dataset.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec
+
+Row = Mapping[str, Any]
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class DatasetMeta:
+    """What `dataset.json` says; the numbers a task needs without reading a row. Fields that do not apply are None or 0.
+
+    Attributes:
+        kind: "tokens" (made by construct_dataset) or "songs" (rendered songs with truth, made by autosing.rendering).
+        window_seconds: nominal length of a row's window (30 or 15).
+    """
+
+    kind: str = "songs"
+    codec: CodecSpec | None = None
+    accompaniment_codec: CodecSpec | None = None
+    semantic: SemanticSpec | None = None
+    voice: VoiceSpec | None = None
+    window_seconds: Seconds = 30.0
+    rows: int = 0
+    source_hash: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, as written into `checkpoint_meta()["dataset"]`; the inverse of `from_json`."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "DatasetMeta":
+        kinds = {"codec": CodecSpec, "accompaniment_codec": CodecSpec, "semantic": SemanticSpec, "voice": VoiceSpec}
+        built: dict[str, Any] = {k: kinds[k](**v) if k in kinds and v is not None else v for k, v in values.items()}
+        return DatasetMeta(**{f.name: built[f.name] for f in fields(DatasetMeta) if f.name in built})
+
+
+class Losses(NamedTuple):
+    """`total` is what is minimised; `parts` and `metrics` are only logged (a metric never adds to the loss). All scalars."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ParamRule:
+    """How the parameters whose name matches the regular expression `pattern` (`re.search`) learn; the first match wins.
+
+    Attributes:
+        lr_scale: factor on the learning rate (muP: base_width / width for hidden matrices).
+        decay: weight decay applies.
+        frozen: not trained at all.
+    """
+
+    pattern: str
+    lr_scale: float = 1.0
+    decay: bool = True
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class OptimTunables:
+    """Tunables every task has; a task's own Tunables dataclass extends it. `clip_gradient_norm` 0 = no clipping."""
+
+    lr0: float = 3e-3
+    weight_decay: float = 1e-3
+    warmup_steps: int = 2000
+    clip_gradient_norm: float = 2.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    extra: dict[str, Any] = field(default_factory=dict, repr=False, init=False, compare=False)
+
+
+class Task(Protocol):
+    """One trainable thing.
+
+    Attributes:
+        name: registry name, e.g. "t2s".
+        Args, Tunables: frozen dataclasses of the JSON settings; Tunables extends OptimTunables.
+        parts: tables a row is joined from, e.g. ("main",) or ("songs",).
+        columns: the columns of them that `example` reads (others are not loaded).
+    """
+
+    name: ClassVar[str]
+    Args: ClassVar[type]
+    Tunables: ClassVar[type]
+    parts: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def example(self, row: Row, rng: np.random.Generator) -> Batch | None:
+        """One row -> equal-shaped CPU tensors (no batch axis); None = unfit for this task, skipped and counted."""
+        ...
+
+    def build_model(self) -> nn.Module:
+        """A freshly initialised model; it has `kind`, `Config` and `config` (see models/io.py). The loop has set the seed."""
+        ...
+
+    def losses(self, model: nn.Module, batch: Batch) -> Losses:
+        """A collated batch (leading axis B) on the model's device -> losses. Randomness of augmentation comes in `example`, or from
+        torch's generator, which the loop seeds from (seed, step)."""
+        ...
+
+    def param_rules(self, model: nn.Module) -> list[ParamRule]:
+        """Learning-rate scale and decay by parameter name; parameters no rule matches get `ParamRule("")`."""
+        ...
+
+    def checkpoint_meta(self) -> dict[str, Any]:
+        """JSON values written into a checkpoint's `meta`: `{"task", "args", "dataset": DatasetMeta.to_json(), ...}`."""
+        ...

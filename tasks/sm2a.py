@@ -1,0 +1,244 @@
+"""Task sm2a: semantic tokens + accompaniment + singer -> codec tokens of the voice.
+
+    python train.py --task_name sm2a --task_args '{"size": "builtin"}' --dataset-config '{"path": "...", "multiscale": true}'
+
+A row gives its semantic tokens, the codes of both stems and the singer embeddings, cut to a random passage of `crop_seconds` (the
+same passage of all four). With `multiscale` a share `p_coarse` of the batches is the whole passage in "bricks" and the rest a piece of
+as many steps in "bricks_unrolled". A share `p_no_cond` of the examples goes without accompaniment and singer (for guidance).
+Letters: B batch, K levels, T finest frames, N semantic tokens, W voice windows, R lanes, S steps.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autosing.config import nearest, to_mapping
+from autosing.models.sm2a import SM2A, VOICE_WINDOW_SECONDS, SM2AConfig
+from autosing.models.t2s import SIZES, choose, layer_counts
+from autosing.nn.mup import learning_rules
+from autosing.tokens.patterns import TokenPattern, load_pattern
+from autosing.tokens.specs import CodecSpec, SemanticSpec
+from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row
+from tasks.t2s import MupTunables, check_specs, fit, load_codebook, need, replace_codes, window_codes
+
+
+@dataclass(frozen=True)
+class SM2AArgs:
+    """`--task_args` (and the keys of `--dataset-config` that are about what a row becomes).
+
+    Attributes:
+        size: row of `SIZES`.
+        pattern: what to train and sing without `multiscale`.
+        multiscale, p_coarse: train both patterns; the share of batches in "bricks". Such a model sings in "bricks_unrolled".
+        crop_seconds: random passage of a row to train on; null = whole rows.
+        aligned: add the encoders' states to the decoder input at the time of each code.
+        cross_layers: decoder layers with cross-attention; null = what the size says.
+        music_encoder_ratio: layers of the music encoder per layer of the semantic encoder.
+        span_seconds: how far attention reaches; null = any distance, or crop_seconds where rows are cropped.
+        level_temperatures: a factor on the sampling temperature for each level, kept in the checkpoint; [] = 1 each.
+        p_no_cond: share of examples without accompaniment and singer.
+        corrupt, corrupt_semantic: share of the decoder's input codes, of the semantic tokens, replaced by others while training.
+    """
+
+    size: str = "builtin"
+    pattern: str = "bricks"
+    multiscale: bool = False
+    p_coarse: float = 0.75
+    crop_seconds: float | None = None
+    aligned: bool = True
+    cross_layers: int | None = None
+    music_encoder_ratio: float = 1.0
+    causal_music_encoder: bool = False
+    span_seconds: float | None = None
+    lane_projections: bool = True
+    level_temperatures: tuple[float, ...] = ()
+    p_no_cond: float = 0.1
+    corrupt: float = 0.15
+    corrupt_semantic: float = 0.03
+    dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"no size is called '{self.size}'{nearest(self.size, SIZES)}")
+        if not self.aligned and choose(self.cross_layers, SIZES[self.size].cross_layers, 1) == 0:
+            raise ValueError("with neither aligned states nor cross-attention nothing is heard; set aligned true or cross_layers 1")
+
+
+@dataclass(frozen=True)
+class SM2ATunables(MupTunables):
+    """Adds what only sm2a has: the weight of the coarsest level in the loss, and an encoder that sees no future."""
+
+    q0_loss_mult: float = 1.0
+    causal_encoder: bool = False
+
+
+def crop_starts(codec: CodecSpec, semantic: SemanticSpec, block: int, seconds: float, crop_frames: int) -> np.ndarray:
+    """Finest frames at which a passage may start: whole blocks where a semantic token starts too (within a tenth of one)."""
+    starts = np.arange(0, max(1, codec.frames(seconds) - crop_frames + 1), block)
+    tokens = starts * codec.hop / codec.sample_rate * semantic.token_rate
+    return starts[np.abs(tokens - tokens.round()) <= 0.1]
+
+
+class TASK:
+    """See the module docstring; the Protocol is `autosing.training.task.Task`."""
+
+    name: ClassVar[str] = "sm2a"
+    Args: ClassVar[type] = SM2AArgs
+    Tunables: ClassVar[type] = SM2ATunables
+    parts = ("main",)
+    columns = ("id", "stoks", "atoks", "mtoks", "embs")
+
+    def __init__(self, args: SM2AArgs, tunables: SM2ATunables, meta: DatasetMeta):
+        need(meta, self.name, "codec", "semantic")
+        assert meta.codec is not None and meta.semantic is not None
+        self.args, self.tunables, self.meta = args, tunables, meta
+        self.codec, self.semantic, self.voice = meta.codec, meta.semantic, meta.voice
+        self.accompaniment = meta.accompaniment_codec or meta.codec
+        self.patterns = ("bricks_unrolled", "bricks") if args.multiscale else (args.pattern,)
+        block = load_pattern(self.patterns[0], self.codec.strides).block
+        self.seconds = min(args.crop_seconds or meta.window_seconds, meta.window_seconds)
+        self.frames = self.codec.frames(self.seconds)
+        self.starts = crop_starts(self.codec, self.semantic, block, meta.window_seconds, self.frames)
+        self.steps = self.semantic.tokens(self.seconds)
+        self.music_frames = self.accompaniment.frames(self.seconds)
+        self.windows = int(-(-self.seconds // VOICE_WINDOW_SECONDS))
+
+    def example(self, row: Row, rng: np.random.Generator) -> Batch | None:
+        where = f"row '{row.get('id', '?')}'"
+        tokens = np.asarray(row["stoks"], dtype=np.int64)
+        codes = np.asarray(row["atoks"])
+        if tokens.size == 0 or codes.size == 0:
+            return None
+        codes = window_codes(codes, self.codec, max(codes.size // self.codec.levels, self.frames), where)
+        fitting = self.starts[self.starts + self.frames <= codes.shape[1]]
+        first_frame = int(rng.choice(fitting)) if len(fitting) else 0
+        first_second = self.codec.seconds(first_frame)
+        first_token = round(first_second * self.semantic.token_rate)
+        first_music = round(first_second * self.accompaniment.frame_rate)
+        music = np.asarray(row["mtoks"])
+        music = window_codes(music, self.accompaniment, max(music.size // self.accompaniment.levels, self.music_frames), where)
+        # a passage that starts inside a coarse code of the accompaniment's grid starts at that code
+        first_music -= first_music % max(self.accompaniment.strides)
+        out = {
+            "semantic": fit(tokens[first_token:], self.steps, -1),
+            "codes": fit(codes[:, first_frame:], self.frames, CodecSpec.HOLE),
+            "music": fit(music[:, first_music:], self.music_frames, CodecSpec.HOLE),
+        }
+        if self.voice is not None:
+            embeddings = np.asarray(row["embs"], dtype=np.float32).reshape(-1, self.voice.width)
+            middles = first_second + (np.arange(self.windows) + 0.5) * min(VOICE_WINDOW_SECONDS, self.seconds)
+            index = np.minimum((middles / VOICE_WINDOW_SECONDS).astype(int), len(embeddings) - 1)
+            out["voice"] = embeddings[index]
+        return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in out.items()}
+
+    def config(self) -> SM2AConfig:
+        """The model's shape."""
+        args, size = self.args, SIZES[self.args.size]
+        encoder, decoder = layer_counts(size, self.tunables.encoder_depth_ratio)
+        group = load_pattern(self.patterns[0], self.codec.strides).group
+        span_seconds = args.span_seconds or (self.seconds if args.crop_seconds else None)
+        return SM2AConfig(
+            heads=size.heads,
+            encoder_depth=encoder,
+            music_depth=round(encoder * args.music_encoder_ratio),
+            decoder_depth=decoder,
+            semantic=self.semantic,
+            codec=self.codec,
+            voice=self.voice,
+            accompaniment=self.accompaniment,
+            patterns=self.patterns,
+            cross_layers=choose(args.cross_layers, size.cross_layers, decoder),
+            aligned=args.aligned,
+            causal_encoder=self.tunables.causal_encoder,
+            causal_music_encoder=args.causal_music_encoder,
+            span=None if span_seconds is None else -(-self.codec.frames(span_seconds) // group),
+            lane_projections=args.lane_projections,
+            level_temperatures=args.level_temperatures,
+            dropout=args.dropout,
+            mup=self.tunables.mup,
+        )
+
+    def build_model(self) -> nn.Module:
+        model = SM2A(self.config())
+        model.semantic.load(load_codebook(self.semantic))
+        return model
+
+    def _view(self, model: SM2A) -> tuple[TokenPattern, int | None]:
+        """The pattern of this batch and, for a piece, its steps; drawn from torch's generator in training."""
+        if not self.args.multiscale:
+            return model.pattern(self.args.pattern), None
+        if not model.training or torch.rand(()).item() < self.args.p_coarse:
+            return model.pattern("bricks"), None
+        return model.pattern("bricks_unrolled"), model.pattern("bricks").steps(self.frames)
+
+    def losses(self, model: nn.Module, batch: Batch) -> Losses:
+        assert isinstance(model, SM2A)
+        pattern, piece = self._view(model)
+        grid = pattern.apply(batch["codes"], self.codec)
+        music, absent = batch["music"], None
+        if model.training:
+            absent = torch.rand(len(grid), device=grid.device) < self.args.p_no_cond
+            music = torch.where(absent[:, None, None], CodecSpec.HOLE, music)
+        previous = F.pad(grid[..., :-1], (1, 0), value=CodecSpec.HOLE)
+        first = 0
+        if piece is not None and piece < grid.shape[-1]:
+            first = int(torch.randint(0, (grid.shape[-1] - piece) // pattern.block + 1, ())) * pattern.block
+            grid, previous = grid[..., first : first + piece], previous[..., first : first + piece]
+        semantic = batch["semantic"]
+        if model.training:
+            previous = replace_codes(previous, self.args.corrupt)
+            semantic = replace_codes(semantic, self.args.corrupt_semantic)
+        source = model.encode(
+            semantic,
+            model.music_grid(music, len(grid), self.music_frames, grid.device),
+            batch.get("voice"),
+            pattern,
+            grid.shape[-1],
+            first,
+            absent,
+        )
+        hidden = model.decode(previous, first, pattern, source, source_step=first)
+        return self._score(model, pattern, hidden, grid)
+
+    def _score(self, model: SM2A, pattern: TokenPattern, hidden: torch.Tensor, grid: torch.Tensor) -> Losses:
+        """Cross-entropy of each lane where it is live, averaged over lanes; parts are levels."""
+        total, weights = hidden.new_zeros(()), 0.0
+        levels: dict[int, list[torch.Tensor]] = {}
+        right: dict[int, list[torch.Tensor]] = {}
+        for row, lane in enumerate(pattern.lanes):
+            target = grid[:, row]
+            live = target != CodecSpec.HOLE
+            logits = model.lane_logits(hidden[live], row).float()
+            target = target[live]
+            loss = F.cross_entropy(logits, target, reduction="sum") / max(1, target.numel())
+            weight = self.tunables.q0_loss_mult if lane.level == 0 else 1.0
+            total, weights = total + weight * loss, weights + 1.0
+            levels.setdefault(lane.level, []).append(loss.detach())
+            right.setdefault(lane.level, []).append((logits.argmax(-1) == target).float().sum() / max(1, target.numel()))
+        return Losses(
+            total / weights,
+            {f"level{level}": torch.stack(values).mean() for level, values in levels.items()},
+            {f"level{level}_accuracy": torch.stack(values).mean() for level, values in right.items()},
+        )
+
+    def param_rules(self, model: nn.Module) -> list[ParamRule]:
+        assert isinstance(model, SM2A)
+        rules = learning_rules(model.config.width, self.tunables.embeddings_lr_scale)
+        return [ParamRule(pattern, lr_scale, decay) for pattern, lr_scale, decay in rules]
+
+    def checkpoint_meta(self) -> dict[str, Any]:
+        dataset = replace(self.meta, accompaniment_codec=self.accompaniment)
+        return {"task": self.name, "args": to_mapping(self.args), "dataset": dataset.to_json()}
+
+    def check_loaded(self, meta: dict[str, Any], where: str) -> None:
+        """Refuse weights trained with another codec, semantic tokenizer or voice embedder than this dataset.
+
+        Raises:
+            MismatchError: names the part and both values.
+        """
+        own = replace(self.meta, accompaniment_codec=self.accompaniment)
+        check_specs(meta, where, own, ("codec", "accompaniment_codec", "semantic", "voice"))

@@ -1,0 +1,109 @@
+"""sm2a as a network: both patterns, cached decoding, conditions at the right time, checkpoints."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from autosing.models.io import load_model, save_model
+from autosing.models.sm2a import SM2A, SM2AConfig
+from tests.sequence_rows import BAND, CODEC, SEMANTIC, VOICE, wake
+
+CONFIG = SM2AConfig(
+    heads=1,
+    encoder_depth=1,
+    music_depth=1,
+    decoder_depth=2,
+    semantic=SEMANTIC,
+    codec=CODEC,
+    voice=VOICE,
+    accompaniment=BAND,
+    patterns=("bricks", "bricks_unrolled"),
+    cross_layers=1,
+)
+FRAMES = 96
+
+
+def inputs(batch: int = 2) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda high, *shape: torch.randint(0, high, shape, generator=generator)  # noqa: E731
+    codes = draw(CODEC.num_codes, batch, 4, FRAMES)
+    for level, stride in enumerate(CODEC.strides):
+        codes[:, level] = torch.where(torch.arange(FRAMES) % stride == 0, codes[:, level], -1)
+    return {
+        "semantic": draw(SEMANTIC.num_codes, batch, 29),
+        "music": draw(BAND.num_codes, batch, 4, FRAMES),
+        "voice": torch.randn(batch, 1, VOICE.width, generator=generator),
+        "codes": codes,
+    }
+
+
+@torch.no_grad()
+def run(model: SM2A, x: dict[str, torch.Tensor], pattern_name: str = "bricks", cached: bool = False) -> torch.Tensor:
+    pattern = model.pattern(pattern_name)
+    grid = torch.nn.functional.pad(pattern.apply(x["codes"], CODEC)[..., :-1], (1, 0), value=-1)
+    steps = grid.shape[-1]
+    music = model.music_grid(x["music"], len(grid), FRAMES, torch.device("cpu"))
+    source = model.encode(x["semantic"], music, x["voice"], pattern, steps)
+    if not cached:
+        return model.decode(grid, 0, pattern, source)
+    caches = model.decoder.caches(len(grid), steps, model.codes_embedding.embedding)
+    return torch.cat([model.decode(grid[..., i : i + 1], i, pattern, source, caches) for i in range(steps)], 1)
+
+
+@pytest.mark.parametrize("pattern", ["bricks", "bricks_unrolled"])
+@pytest.mark.parametrize("span", [None, 12])
+def test_step_by_step_equals_all_at_once(pattern: str, span: int | None) -> None:
+    torch.manual_seed(0)
+    model = wake(SM2A(replace(CONFIG, span=span)))
+    torch.testing.assert_close(run(model, inputs(), pattern, cached=True), run(model, inputs(), pattern), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("key", ["semantic", "music", "voice", "codes"])
+def test_every_condition_is_heard(key: str) -> None:
+    torch.manual_seed(0)
+    model = wake(SM2A(CONFIG))
+    x = inputs()
+    changed = x[key].flip(0)
+    assert not torch.allclose(run(model, x), run(model, {**x, key: changed}), atol=1e-3)
+
+
+def test_aligned_states_arrive_at_the_time_of_their_code() -> None:
+    """Without encoder layers and cross-attention a semantic token can only be heard where its own codes are predicted."""
+    torch.manual_seed(0)
+    model = wake(SM2A(replace(CONFIG, encoder_depth=0, cross_layers=0, decoder_depth=1, accompaniment=None)))
+    x = inputs(1)
+    changed = {**x, "semantic": x["semantic"].clone()}
+    changed["semantic"][0, 14] = (x["semantic"][0, 14] + 1) % SEMANTIC.num_codes
+    pattern = model.pattern("bricks")
+    added = [
+        model.encode(y["semantic"], None, y["voice"], pattern, pattern.steps(FRAMES)).added[0] for y in (x, changed)
+    ]  # 14.5 / 25 s = 0.58 s = frame 48: steps 13 (level 0, 4 frames late) to 17
+    differing = (added[0] - added[1]).abs().sum(-1).nonzero()[:, 0]
+    assert differing.min() >= 11 and differing.max() <= 18
+
+
+def test_no_singer_and_no_music_are_conditions_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = wake(SM2A(CONFIG))
+    pattern = model.pattern("bricks")
+    x = inputs()
+    music = model.music_grid(None, 1, FRAMES, torch.device("cpu"))
+    without = model.encode(x["semantic"], music, None, pattern, 32).added
+    absent = model.encode(x["semantic"], music, x["voice"], pattern, 32, absent_voice=torch.tensor([True, True])).added
+    torch.testing.assert_close(without, absent)
+
+
+def test_lane_tables_are_shared_when_both_codecs_are_the_same() -> None:
+    shared, own = SM2A(replace(CONFIG, accompaniment=CODEC)), SM2A(CONFIG)
+    assert not hasattr(shared, "music_codes_embedding") and hasattr(own, "music_codes_embedding")
+    assert run(wake(shared), inputs()).shape == (2, 32, 64)
+
+
+def test_a_checkpoint_brings_back_the_same_model(tmp_path: Path) -> None:
+    model = wake(SM2A(CONFIG))
+    save_model(model, tmp_path, {})
+    loaded, _ = load_model(tmp_path, "sm2a")
+    assert loaded.config == CONFIG
+    torch.testing.assert_close(run(loaded, inputs()), run(model, inputs()))

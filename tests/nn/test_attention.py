@@ -1,0 +1,95 @@
+"""Attention, masks and caches: what is computed step by step equals what is computed at once."""
+
+import pytest
+import torch
+
+from autosing.nn.attention import attention_mask, rotary_table, rotate
+from autosing.nn.blocks import Decoder, Encoder
+from autosing.nn.embeddings import LaneEmbedding, interpolate, pick
+from autosing.nn.mup import Mup, learning_rules
+
+MUP = Mup()
+
+
+def wake(module: torch.nn.Module, std: float = 0.1) -> None:
+    """Queries start at zero, where every mask looks right; give them something to ask."""
+    for name, parameter in module.named_parameters():
+        if parameter.dim() == 2 and "norm" not in name:
+            torch.nn.init.normal_(parameter, std=std)
+
+
+@pytest.mark.parametrize("span", [None, 5])
+def test_a_cached_decode_equals_the_full_forward(span: int | None) -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(2, 64, 1, MUP, cross_weights=(0.8, 0.2), cross_layers=1, span=span)
+    wake(decoder)
+    x, text, music = torch.randn(2, 17, 64), torch.randn(2, 6, 64), torch.randn(2, 9, 64)
+    real = torch.ones(2, 6, dtype=torch.bool)
+    real[1, 4:] = False
+    sources = decoder.project([(text, None, real), (music, rotary_table(torch.arange(9), 64), None)])
+    positions = torch.arange(17)
+    whole = decoder(x, rotary_table(positions, 64), sources)
+    caches = decoder.caches(2, 17, x)
+    first = decoder(x[:, :4], rotary_table(positions[:4], 64), sources, caches)
+    rest = [decoder(x[:, i : i + 1], rotary_table(positions[i : i + 1], 64), sources, caches) for i in range(4, 17)]
+    torch.testing.assert_close(torch.cat([first, *rest], 1), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_decoder_never_looks_ahead() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(2, 64, 1, MUP, cross_weights=(), cross_layers=0)
+    wake(decoder)
+    x = torch.randn(1, 9, 64)
+    changed = x.clone()
+    changed[:, 6:] += 1
+    table = rotary_table(torch.arange(9), 64)
+    empty: list[list] = [[], []]
+    torch.testing.assert_close(decoder(x, table, empty)[:, :6], decoder(changed, table, empty)[:, :6])
+
+
+def test_padding_of_an_encoder_changes_nothing() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(2, 64, 1, MUP)
+    wake(encoder)
+    x = torch.randn(1, 7, 64)
+    padded = torch.cat([x, torch.randn(1, 3, 64)], 1)
+    real = torch.tensor([[True] * 7 + [False] * 3])
+    alone = encoder(x, rotary_table(torch.arange(7), 64))
+    torch.testing.assert_close(encoder(padded, rotary_table(torch.arange(10), 64), real)[:, :7], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_rotary_scores_depend_on_the_distance_alone() -> None:
+    q, k = torch.randn(1, 1, 1, 64), torch.randn(1, 1, 1, 64)
+    at = lambda x, position: rotate(x, rotary_table(torch.tensor([position]), 64))  # noqa: E731
+    torch.testing.assert_close((at(q, 7) * at(k, 3)).sum(), (at(q, 107) * at(k, 103)).sum(), atol=1e-3, rtol=1e-4)
+
+
+def test_masks_are_causal_and_reach_the_span() -> None:
+    mask = attention_mask(4, 6, True, 3, torch.device("cpu"))
+    assert mask is not None
+    assert mask.int().tolist() == [[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1]]
+    assert attention_mask(4, 4, False, 9, torch.device("cpu")) is None
+
+
+def test_a_lane_embedding_sums_its_lanes_and_has_a_row_for_holes() -> None:
+    table = LaneEmbedding(3, 10, 8, MUP)
+    grid = torch.tensor([[[1, 2], [-1, 3], [9, -1]]])
+    rows = table.embedding.view(3, 11, 8)
+    torch.testing.assert_close(table.embed(grid)[0, 0], rows[0, 1] + rows[1, 10] + rows[2, 9])
+    assert table.logits(torch.randn(5, 8), 2).shape == (5, 10)
+
+
+def test_interpolate_reads_between_states_and_clamps() -> None:
+    states = torch.arange(4.0)[None, :, None]
+    torch.testing.assert_close(interpolate(states, torch.tensor([-2.0, 0.25, 3.0, 9.0]))[0, :, 0], torch.tensor([0.0, 0.25, 3.0, 3.0]))
+
+
+def test_pick_takes_each_rows_own_states() -> None:
+    states, indices = torch.randn(2, 5, 3), torch.tensor([[4, 0], [1, 1]])
+    torch.testing.assert_close(pick(states, indices)[1, 0], states[1, 1])
+    torch.testing.assert_close(pick(states[:1], indices)[1, 1], states[0, 1])
+
+
+def test_wider_models_learn_their_hidden_matrices_slower() -> None:
+    scale = {width: dict((p, s) for p, s, _ in learning_rules(width, 10.0))["weight$"] for width in (192, 384)}
+    assert scale == {192: 1.0, 384: 0.5}

@@ -1,0 +1,25 @@
+"""Sampling: the limits hold, the generator decides."""
+
+import torch
+
+from autosing.nn.sampling import filter_logits, guide, sample
+
+LOGITS = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 0.0, 5.0, 0.0]])
+
+
+def test_top_k_and_top_p_leave_the_likeliest() -> None:
+    assert filter_logits(LOGITS, top_k=2).isfinite().tolist()[0] == [True, True, False, False]
+    assert filter_logits(LOGITS, top_p=0.5).isfinite().sum(-1).tolist() == [1, 1]
+    assert filter_logits(LOGITS).isfinite().all()
+
+
+def test_the_same_seed_gives_the_same_tokens_and_temperature_zero_the_likeliest() -> None:
+    many = LOGITS[:1].expand(64, -1)
+    first, again, other = (sample(many, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert sample(LOGITS, torch.Generator(), temperature=0.0).tolist() == [0, 2]
+
+
+def test_guidance_of_one_changes_nothing() -> None:
+    torch.testing.assert_close(guide(LOGITS, torch.zeros_like(LOGITS), 1.0), LOGITS)
+    torch.testing.assert_close(guide(LOGITS, torch.zeros_like(LOGITS), 2.0), 2 * LOGITS)

@@ -1,0 +1,63 @@
+"""Front ends: shapes, frame times, and frames that depend on their neighbourhood alone."""
+
+import pytest
+import torch
+
+from autosing.nn.disturb import Disturbance, mix_batch
+from autosing.nn.spectra import FRONT_ENDS, cosine_basis, linear_filterbank, mel_filterbank
+
+
+def _noise(seconds: float, seed: int = 0) -> torch.Tensor:
+    return torch.randn(1, round(seconds * 24000), generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+@pytest.mark.parametrize("name", list(FRONT_ENDS))
+def test_frames_and_bands(name):
+    front = FRONT_ENDS[name](40)
+    assert front(_noise(1.0)).shape == (1, 40, 100)
+    assert front(_noise(1.0)[:, :239]).shape == (1, 40, 0)
+    assert torch.isfinite(front(torch.zeros(1, 24000))).all()
+
+
+@pytest.mark.parametrize("name", list(FRONT_ENDS))
+def test_level_does_not_matter(name):
+    front = FRONT_ENDS[name](40)
+    wav = _noise(2.0)
+    torch.testing.assert_close(front(wav * 3.0), front(wav), atol=0.15, rtol=0)
+
+
+def test_a_piece_gives_the_frames_of_the_whole():
+    front = FRONT_ENDS["mel"](40)
+    wav = _noise(20.0)
+    whole, piece = front(wav), front(wav[:, 5 * 24000 : 17 * 24000])
+    torch.testing.assert_close(piece[..., 350:-350], whole[..., 850:1350], atol=1e-3, rtol=0)
+
+
+def test_a_click_is_in_the_frame_of_its_time():
+    front = FRONT_ENDS["mel"](40)
+    wav = torch.zeros(1, 24000)
+    wav[0, 12000 + 120] = 1.0  # the middle of frame 50
+    loudness = front(wav).mean(1)[0]
+    assert loudness[50] == loudness.max()
+    torch.testing.assert_close(loudness[49], loudness[51], atol=0.02, rtol=0)
+
+
+def test_filterbanks_have_no_empty_band():
+    for bank in (mel_filterbank(24000, 512, 80, 50, 11000), linear_filterbank(24000, 512, 200, 60, 7800)):
+        assert (bank.sum(1) > 0.99).all() and (bank >= 0).all()
+    basis = cosine_basis(16)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(16))
+
+
+def test_mixing_is_seeded_and_leaves_nothing_broken():
+    vocals, band = _noise(1.0).repeat(6, 1), _noise(1.0, 1).repeat(6, 1)
+    band[2:] = 0
+    torch.manual_seed(3)
+    first, muted = mix_batch(vocals, band, Disturbance())
+    torch.manual_seed(3)
+    second, _ = mix_batch(vocals, band, Disturbance())
+    torch.testing.assert_close(first, second)
+    assert first.shape == vocals.shape and torch.isfinite(first).all() and muted.dtype == torch.bool
+    plain, none_muted = mix_batch(vocals, band, Disturbance(0.0))
+    torch.testing.assert_close(plain, vocals + band)
+    assert not none_muted.any()

@@ -1,0 +1,71 @@
+"""Means that need no synchronisation, the metrics file, the progress lines, the curve."""
+
+import io
+import json
+
+import pytest
+import torch
+
+from autosing.training.log import Meter, MetricsFile, Progress, draw_losses, read_metrics
+
+CPU = torch.device("cpu")
+
+
+def test_meter_takes_weighted_means_and_passes_over_what_is_not_finite():
+    meter = Meter(CPU)
+    meter.add({"loss": torch.tensor(1.0), "accuracy": torch.tensor(float("nan"))}, 1)
+    meter.add({"loss": torch.tensor(4.0), "accuracy": torch.tensor(0.5)}, 2)
+    meter.add({"other": torch.tensor(7.0)})
+    assert meter.take() == {"loss": 3.0, "accuracy": 0.5, "other": 7.0}
+    assert meter.take() == {}
+
+
+def test_meter_state_round_trip_is_exact():
+    a, b = Meter(CPU), Meter(CPU)
+    for value in torch.rand(7, generator=torch.Generator().manual_seed(0)):
+        a.add({"x": value})
+    b.load(json.loads(json.dumps(a.state())))
+    for meter in (a, b):
+        meter.add({"x": torch.tensor(1 / 3)})
+    assert a.take() == b.take()
+
+
+def test_metrics_file_continues_and_drops_what_will_be_repeated(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsFile(path)
+    for step in range(1, 6):
+        first.write({"step": step, "loss": float("inf") if step == 2 else 1 / step})
+    first.close()
+    with open(path, "a") as file:
+        file.write('{"step": 6, "lo')  # cut short by a kill
+    assert len(read_metrics(path)) == 5 and read_metrics(path)[1]["loss"] is None
+    second = MetricsFile(path, keep_steps=3)
+    second.write({"step": 4, "loss": 9.0})
+    second.close()
+    assert [r["step"] for r in read_metrics(path)] == [1, 2, 3, 4]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_plain_lines_come_now_and_then():
+    out = io.StringIO()
+    progress = Progress(100, out, interval_seconds=1000)
+    for done in range(100):
+        progress.update(done, f"step {done}")
+    progress.line("a line of its own")
+    assert out.getvalue() == "[  0 %] step 0\na line of its own\n"
+
+
+def test_a_terminal_gets_a_bar(capsys):
+    progress = Progress(100, Terminal())
+    progress.update(100, "loss 1.0")
+    assert "loss 1.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("records", [[], [{"step": 1, "loss": 100.0}, {"step": 2, "loss": 0.1, "val_loss": None}, {"step": 2, "val_loss": 3.0}]])
+def test_curve_is_a_picture(tmp_path, records):
+    draw_losses(records, tmp_path / "loss.png", "toy")
+    assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -1,0 +1,191 @@
+"""A run that was stopped anywhere, by anything, ends as if it had not been."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from conftest import Runs
+
+from autosing.training import state as state_module
+
+
+def ensure(reference: Runs, name: str, **values) -> None:
+    if not (reference.path(name) / "state").is_dir():
+        assert reference(name, **values) == 0
+
+
+def assert_equal(runs: Runs, name: str, reference: Runs, other: str) -> None:
+    assert runs.records(name) == reference.records(other)
+    for which in ("last", "best"):
+        assert runs.weights(name, which) == reference.weights(other, which)
+
+
+KILL_RUN = {"steps": 12, "validate_every_n_steps": 3, "ema": 0.9}
+
+
+@pytest.mark.parametrize("at", range(1, 40, 6))
+def test_killed_at_any_rename(runs, reference, at):
+    """SIGKILL just before and just after the at-th file is put in its place; then the run goes on."""
+    ensure(reference, "rename", **KILL_RUN)
+
+    def kill_at(where: str):
+        def arm() -> None:
+            replace, count = os.replace, iter(range(1, 10_000))
+
+            def deadly(a, b):
+                now = next(count) == at
+                if now and where == "before":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                replace(a, b)
+                if now:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            os.replace = deadly
+
+        return arm
+
+    for where in ("before", "after"):
+        process = runs.apart(where, "--resume-from", "auto", before=kill_at(where), **KILL_RUN)
+        process.join(60)
+        assert process.exitcode in (-signal.SIGKILL, 0)
+        assert runs(where, "--resume-from", "auto", **KILL_RUN) == 0
+        assert_equal(runs, where, reference, "rename")
+        assert not list(runs.path(where).rglob("*.tmp"))
+
+
+def test_killed_again_and_again_at_random_times(runs, reference):
+    """The kill falls some records after the last one plus a random moment, so it lands within the run on a machine of any speed."""
+    values = {"steps": 100, "validate_every_n_steps": 4, "workers": 1}
+    ensure(reference, "random", **values)
+    metrics, rng, kills = runs.path("a") / "metrics.jsonl", random.Random(0), 0
+
+    def records() -> int:
+        return metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
+
+    for _ in range(8):
+        process = runs.apart("a", "--resume-from", "auto", **values)
+        goal = records() + rng.randint(0, 12)
+        while process.exitcode is None and records() < goal:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.02))
+        if process.exitcode is None:
+            process.kill()
+            kills += 1
+        while process.exitcode is None:  # `join` would wait for the orphaned worker too
+            time.sleep(0.005)
+        if process.exitcode == 0:
+            break
+    assert runs("a", "--resume-from", "auto", **values) == 0
+    assert kills >= 1
+    assert_equal(runs, "a", reference, "random")
+
+
+@pytest.mark.parametrize("stops", [(4,), (9,), (3, 4, 7)])
+def test_stopped_at_any_step_goes_on_the_same(runs, reference, stops, monkeypatch):
+    """Also at an epoch's end (9 steps of 4 rows, 34 or so rows) and one step after a resume."""
+    from autosing.training.loop import Trainer
+
+    ensure(reference, "steps")
+    for stop in stops:
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_agreed_signal", _stop_at(stop))
+            assert runs("a", "--resume-from", "auto") == 143
+    assert runs("a", "--resume-from", "auto", workers=1) == 0
+    assert_equal(runs, "a", reference, "steps")
+
+
+def _stop_at(step):
+    def agreed(self, request, log_due):
+        request.signal = signal.SIGTERM if self.step >= step else 0
+        return self.step >= step
+
+    return agreed
+
+
+def test_resume_needs_no_other_flag(runs, reference, monkeypatch):
+    from autosing.cli.train import main
+    from autosing.training.loop import Trainer
+
+    ensure(reference, "steps")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_agreed_signal", _stop_at(6))
+        assert runs("a") == 143
+    assert main(["--resume-from", str(runs.path("a")), "--device", "cpu"]) == 0
+    assert_equal(runs, "a", reference, "steps")
+
+
+def test_a_finished_run_stays_as_it_is(runs):
+    assert runs("a") == 0
+    before = (runs.path("a") / "metrics.jsonl").read_bytes()
+    assert runs("a", "--resume-from", "auto") == 0
+    assert (runs.path("a") / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changed, field",
+    [
+        ({"seed": 5}, "seed"),
+        ({"batch_size": 8}, "batch_size"),
+        ({"steps": 30}, "steps"),
+        ({"tunables": {"lr0": 0.5}}, "tunables.lr0"),
+        ({"task_args": {"noise": 0.5}}, "args.noise"),
+        ({"dataset": {"validation_share": 0.4}}, "dataset"),
+    ],
+)
+def test_resume_with_something_else_is_refused_by_name(runs, capsys, changed, field):
+    assert runs("a", steps=4) == 0
+    values = {"steps": 4, **changed}
+    assert runs("a", "--resume-from", "auto", **values) == 2
+    assert f"was trained with {field} = " in capsys.readouterr().err
+    assert runs("a", "--resume-from", "auto", "--allow-changed", **values) == 0
+
+
+def test_failed_save_keeps_the_last_state(runs, monkeypatch, capsys):
+    """A disk that is full from the second save on: one line, exit 2, and the run goes on once there is room."""
+    assert runs("whole") == 0
+    saves = []
+
+    def full(tensors, path, metadata=None, plain=state_module.save_file):
+        saves.append(path)
+        if len(saves) > 1:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        plain(tensors, path, metadata=metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state_module, "save_file", full)
+        assert runs("a") == 2
+    assert "step 10 could not be saved" in capsys.readouterr().err
+    assert state_module.read_numbers(runs.path("a") / "state")["step"] == 5
+    assert not list(runs.path("a").rglob("*.tmp"))
+    assert runs("a", "--resume-from", "auto") == 0
+    runs.same("a", "whole")
+
+
+def test_damaged_state_is_named(runs, capsys):
+    assert runs("a", steps=2) == 0
+    path = runs.path("a") / "state" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    assert runs("a", "--resume-from", "auto", steps=2) == 2
+    assert "state.safetensors' is damaged" in capsys.readouterr().err
+
+
+def test_two_ranks_see_the_same_rows_and_learn_the_same(runs, reference):
+    ensure(reference, "ranks", task_args={"noise": 0.0}, tunables={"lr0": 0.01})
+    port = 20_000 + os.getpid() % 20_000
+
+    def rank(number: int):
+        def set_environment() -> None:
+            os.environ.update(RANK=str(number), WORLD_SIZE="2", LOCAL_RANK=str(number), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+        return set_environment
+
+    processes = [runs.apart("a", before=rank(n), task_args={"noise": 0.0}, tunables={"lr0": 0.01}) for n in (0, 1)]
+    deadline = time.monotonic() + 60
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    assert [p.exitcode for p in processes] == [0, 0]
+    losses = [[r["loss"] for r in x.records(n) if "loss" in r] for x, n in ((runs, "a"), (reference, "ranks"))]
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=0.5)  # dropout differs by rank; the rows do not

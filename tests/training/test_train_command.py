@@ -1,0 +1,240 @@
+"""The command: flags, refusals, what a run leaves behind."""
+
+import json
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+from toy_task import Toy, ToyConfig, ToyTask
+
+from autosing.cli.train import main, parse
+from autosing.errors import ConfigError
+from autosing.models.io import save_model
+from autosing.training.data import TrainingData
+from autosing.training.loop import Settings, Trainer
+from autosing.training.task import DatasetMeta
+
+
+def test_a_run_learns_and_leaves_what_it_promises(runs, capsys):
+    assert runs("a", steps=150, validate_every_n_steps=50, batch_size=8, log_every_n_steps=10) == 0
+    folder = runs.path("a")
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [r["loss"] for r in records if "loss" in r]
+    checks = [r["val_loss"] for r in records if "val_loss" in r]
+    assert len(losses) == 15 and len(checks) == 3
+    assert losses[-1] < 0.5 * losses[0] and checks[-1] < checks[0]
+    assert {"square", "absolute", "lr", "grad_norm", "rows_per_second", "unfit", "epoch"} <= set(records[0])
+    assert (folder / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    config = json.loads((folder / "best" / "config.json").read_text())
+    assert config["kind"] == "toy" and config["meta"]["training"]["identity"]["task"] == "toy"
+    assert config["meta"]["codec"] == {"name": "builtin", "hop": 256}
+    assert not list(folder.rglob("*.tmp"))
+    out = capsys.readouterr()
+    assert out.out.startswith("done: 150 steps, val_loss")
+    assert "warm-up 15 steps (a tenth of the run, instead of 2000)" in out.err
+
+
+def test_both_spellings_of_every_flag():
+    dashes = parse(["--batch-size", "3", "--task-name=toy", "--validate-every-n-steps", "7", "--torch-compile", "false"])
+    assert parse(["--batch_size", "3", "--task_name=toy", "--validate_every_n_steps", "7", "--torch_compile", "false"]) == dashes
+    assert dashes["torch_compile"] is False and parse(["--torch-compile"])["torch_compile"] is True
+    assert parse(["--name", "a_b", "--shufbuf", "100"])["name"] == "a_b"
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--batchsize", "3"], "no flag '--batchsize'; did you mean '--batch-size'"),
+        (["--tunables", '{"lr": 1}'], "--tunables has no key 'lr'; did you mean 'lr0'"),
+        (["--task_args", '{"widht": 8}'], "has no key 'widht'; did you mean 'width'"),
+        (["--task_args", "{width: 8}"], "--task-args is not valid JSON"),
+        (["--dataset-config", '{"pth": "x"}'], "has no key 'pth'; did you mean 'path'"),
+        (["--task_name", "tox"], "no task is called 'tox'; did you mean 'toy'"),
+        (["--batch-size", "0"], "--batch-size cannot be 0"),
+        (["--task_args", '{"noise": 1}', "--dataset-config", '{"path": "x", "noise": 2.0}'], "give it once"),
+        (["--resume-from", "/nowhere"], "no run to resume"),
+        (["--load-from", "/nowhere"], "no toy checkpoint at '/nowhere'"),
+        (["--wandb", "offline"], "pip install 'autosing"),
+        (["--monitored-metric", "val_lss"], "did you mean 'val_loss'"),
+    ],
+)
+def test_mistakes_are_one_clear_line(runs, capsys, monkeypatch, flags, said):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    assert runs("a", *flags) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and said in line
+
+
+def test_same_seed_same_run_whatever_the_workers(runs):
+    assert runs("a", seed=1, workers=0, accumulate_grad_batches=2, task_args={"unfit": [3, 4]}) == 0
+    assert runs("b", seed=1, workers=1, accumulate_grad_batches=2, task_args={"unfit": [3, 4]}) == 0
+    assert runs("c", seed=2, workers=0, accumulate_grad_batches=2, task_args={"unfit": [3, 4]}) == 0
+    runs.same("a", "b")
+    assert runs.records("a") != runs.records("c")
+
+
+def test_nan_stops_before_the_update_and_names_the_rows(runs, capsys, monkeypatch):
+    assert runs("clean", steps=3, validate_every_n_steps=1) == 0
+    seen = []
+    monkeypatch.setattr(ToyTask, "losses", _spying(ToyTask.losses, seen))
+    assert runs("bad", steps=60, validate_every_n_steps=1, task_args={"poison": [20]}) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "not finite at step" in line and "song20" in line and "before its update" in line
+    before, after = next(w for w, poisoned in seen if poisoned), runs.weights("bad")
+    assert {k: v.tolist() for k, v in before.items()} == after
+    assert all(torch.isfinite(v).all() for v in before.values())
+
+
+@pytest.mark.parametrize("precision", ["32", "16-mixed"])
+def test_a_check_left_on_the_device_still_stops_before_the_update(runs, capsys, monkeypatch, precision):
+    """As on CUDA: the host reads the flag at the next log line only, and finds the weights as before the bad loss."""
+    seen, models, fit = [], [], Trainer.fit
+
+    def deferring(self, *args, **kwargs):
+        self._deferred = True
+        models.append(self.model)
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "fit", deferring)
+    monkeypatch.setattr(ToyTask, "losses", _spying(ToyTask.losses, seen))
+    values = {"steps": 60, "log_every_n_steps": 20, "validate_every_n_steps": 60, "precision": precision}
+    assert runs("bad", task_args={"poison": [20]}, **values) == 2
+    assert "song20" in capsys.readouterr().err.strip().splitlines()[-1]
+    first = [poisoned for _, poisoned in seen].index(True)
+    assert 0 < first < len(seen) - 1  # it went on after the bad loss, without an update
+    for name, value in models[0].state_dict().items():
+        assert torch.equal(value, seen[first][0][name])
+        assert torch.equal(value, seen[-1][0][name])
+
+
+def test_half_precision_learns(runs):
+    assert runs("a", steps=60, precision="16-mixed") == 0
+    losses = [r["loss"] for r in runs.records("a") if "loss" in r]
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def _spying(losses, seen):
+    def spy(self, model, batch):
+        if model.training:
+            weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            seen.append((weights, bool(torch.isnan(batch["y"]).any())))
+        return losses(self, model, batch)
+
+    return spy
+
+
+def test_frozen_parameters_stay(runs):
+    assert runs("a") == 0
+    assert runs.weights("a")["frozen"] == [1.0]
+
+
+def test_moving_average_is_what_is_saved(runs):
+    assert runs("plain") == 0 and runs("ema", ema=0.9) == 0
+    plain, ema = runs.records("plain"), runs.records("ema")
+    assert [r["loss"] for r in plain if "loss" in r] == [r["loss"] for r in ema if "loss" in r]
+    assert runs.weights("plain") != runs.weights("ema")
+    assert [r.get("val_loss") for r in plain] != [r.get("val_loss") for r in ema]
+
+
+def test_clock_bounds_a_run(runs, monkeypatch):
+    ticks = iter(range(100_000))
+    monkeypatch.setattr("autosing.training.loop.time", SimpleNamespace(monotonic=lambda: next(ticks) / 10))
+    argv = runs.argv("a", minutes=1.0)
+    at = argv.index("--steps")
+    assert main(argv[:at] + argv[at + 2 :]) == 0
+    rates = [r["lr"] for r in runs.records("a") if "lr" in r]
+    assert max(rates) > 0.9e-2 and rates[-1] < 0.1e-2  # lr0 is 1e-2
+    assert len([r for r in runs.records("a") if "val_loss" in r and r["step"] == len(rates)]) == 1
+    assert runs("b", minutes=1000.0, steps=3) == 0  # together, the first bound ends the run
+    assert runs.records("b")[-1]["step"] == 3
+
+
+def test_an_earlier_run_is_not_overwritten_by_chance(runs, capsys):
+    assert runs("a") == 0
+    assert runs("a") == 2
+    assert "--resume-from auto" in capsys.readouterr().err
+    assert runs("a", "--overwrite") == 0
+
+
+def test_numbered_checkpoints(runs):
+    assert runs("a", steps=12, validate_every_n_steps=3, keep_last=2) == 0
+    assert sorted(p.name for p in runs.path("a").glob("step-*")) == ["step-0000009", "step-0000012"]
+
+
+def test_dataset_without_validation_rows(runs, capsys):
+    assert runs("a", dataset={"validation_share": 0.0}) == 0
+    assert "no validation rows" in capsys.readouterr().err
+    assert (runs.path("a") / "best").is_dir()
+
+
+def test_load_from_starts_with_those_weights(runs, tmp_path):
+    torch.manual_seed(9)
+    model = Toy(ToyConfig())
+    save_model(model, tmp_path / "given", {"codec": {"name": "builtin", "hop": 256}})
+    assert runs("a", load_from=tmp_path / "given", steps=1, tunables={"lr0": 0.0}) == 0
+    assert runs.weights("a") == {k: v.tolist() for k, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "config, meta, said",
+    [
+        (ToyConfig(), {"codec": {"name": "snac", "hop": 256}}, "codec name = 'snac', this dataset has 'builtin'"),
+        (ToyConfig(width=8), {}, "width: 8 there, 4 here"),
+    ],
+)
+def test_load_from_refuses_what_does_not_fit(runs, tmp_path, capsys, config, meta, said):
+    save_model(Toy(config), tmp_path / "given", meta)
+    assert runs("a", load_from=tmp_path / "given") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_task_may_be_asked_about_loaded_weights(runs, tmp_path, capsys, monkeypatch):
+    def check_loaded(self, meta, where):
+        raise ConfigError(f"{where} speaks {meta['language']}")
+
+    monkeypatch.setattr(ToyTask, "check_loaded", check_loaded, raising=False)
+    save_model(Toy(ToyConfig()), tmp_path / "given", {"language": "xx"})
+    assert runs("a", load_from=tmp_path / "given") == 2
+    assert "given' speaks xx" in capsys.readouterr().err
+
+
+def test_a_task_may_open_its_own_rows(runs, monkeypatch):
+    rows = [{"id": f"r{i}", "number": i, "x": [1.0, float(i), 2.0]} for i in range(9)]
+    opened = classmethod(lambda cls, config: TrainingData(rows[:7], rows[7:], DatasetMeta(rows=7))[:3])
+    monkeypatch.setattr(ToyTask, "open_rows", opened, raising=False)
+    assert runs("a") == 0
+
+
+def test_dataset_config_keys_of_the_task_reach_it(runs):
+    assert runs("a", dataset={"multiscale": True}) == 0
+    numbers = json.loads((runs.path("a") / "state" / "state.json").read_text())
+    assert numbers["identity"]["args"]["multiscale"] is True
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_stops(runs, monkeypatch, number, code):
+    count = iter(range(1000))
+
+    def losses(self, model, batch, plain=ToyTask.losses):
+        if next(count) == 6:
+            os.kill(os.getpid(), number)
+        return plain(self, model, batch)
+
+    assert runs("whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyTask, "losses", losses)
+        assert runs("a") == code
+    assert runs.records("a")[-1]["step"] < 12
+    assert runs("a", "--resume-from", "auto") == 0
+    runs.same("a", "whole")
+
+
+def test_settings_refuse_nonsense():
+    for wrong in ({"ema": 1.0}, {"steps": 0}, {"seed": -1}, {"lr_schedule": "x"}, {"precision": "8"}, {"minutes": 0.0}):
+        with pytest.raises(ConfigError):
+            Settings(**wrong)
+    assert Settings(epochs=2.0, batch_size=4, accumulate=2).total_steps(37) == 10
+    assert Settings().total_steps(16) == 5
+    assert Settings(minutes=1.0).total_steps(16) is None
