@@ -1,0 +1,1 @@
+"""alignment: `base.py` is the Protocol, one file a backend."""

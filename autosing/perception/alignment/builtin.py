@@ -1,0 +1,288 @@
+"""The embedded aligner: our recogniser, a chain of the lyrics' sounds with explicit durations, and line stamps as soft anchors.
+
+Without stamps the chain runs over the whole song. With stamps it runs over the whole song once without them; the difference between both is a
+vote on the offset of all stamps, on how exact they are, and on which lines can be trusted; then it runs again with the stamps.
+
+A word's score is the estimated probability that it begins within 0.3 s of its time; a line's trust is the mean over its words
+(`line_trust`), a song's trust the share of lines above one half. Letters: n samples, F frames (50 a second), C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from autosing.errors import AlignmentError
+from autosing.models.io import load_model
+from autosing.models.recogniser import CLASS_OF, SILENCE, Recogniser
+from autosing.perception.alignment import confidence
+from autosing.perception.alignment.spelling import pronouncer_for
+from autosing.perception.alignment.timing import Sounds, SpokenWord, Timing, TimingModel, find_times
+from autosing.song.alignment import Alignment, Token, Word
+from autosing.song.lyrics import Lyrics
+from autosing.tokens.specs import Seconds
+from autosing.weights import weights_folder
+
+_PIECE_FRAMES, _MARGIN_FRAMES = 3000, 200
+_AGREE_SECONDS: Seconds = 0.5
+"""A line agrees with its stamp when both, offset taken away, differ by less."""
+_MAX_OFFSET: Seconds = 8.0
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Lyrics as the chain wants them.
+
+    `words[i]` is written word number `numbers[i]`; `texts` and `lines` hold every written word and its line of `count` lines.
+    """
+
+    texts: tuple[str, ...]
+    lines: tuple[int, ...]
+    words: tuple[SpokenWord, ...]
+    numbers: tuple[int, ...]
+    count: int
+
+    @property
+    def letters(self) -> np.ndarray:
+        """(count,) letters of each line."""
+        letters = np.zeros(self.count)
+        for word in self.words:
+            letters[word.line] += word.letters
+        return letters
+
+    def first_words(self) -> dict[int, int]:
+        """Line -> index of its first sung word."""
+        return {word.line: index for index, word in reversed(list(enumerate(self.words)))}
+
+    def moved(self, by: Seconds | None) -> tuple[SpokenWord, ...]:
+        """The words with their stamps moved; without stamps for None."""
+        if by is None:
+            return tuple(word._replace(stamp=None, until=None) for word in self.words)
+        return tuple(word._replace(stamp=_plus(word.stamp, by), until=_plus(word.until, by)) for word in self.words)
+
+
+def _plus(time: Seconds | None, by: Seconds) -> Seconds | None:
+    return None if time is None else time + by
+
+
+class BuiltinAligner:
+    """Implements `autosing.perception.alignment.base.Aligner`.
+
+    Args:
+        device: where the recogniser runs.
+        weights: "builtin" or a checkpoint folder. The shipped one (`weights/aligner`) is a recogniser of its own, trained under louder bands
+            than the one whose features the semantic tokens are made of.
+        model: the numbers of the timing model.
+    """
+
+    name = "builtin"
+    sample_rate = Recogniser.sample_rate
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        weights: str | Path = "builtin",
+        model: TimingModel | None = None,
+    ):
+        self.device = torch.device(device)
+        self.model = model or TimingModel()
+        folder = weights_folder("aligner") if str(weights) == "builtin" else weights
+        self._recogniser, _ = load_model(folder, "recogniser", self.device)
+
+    def log_posteriors(self, wav: Tensor) -> np.ndarray:
+        """(n,) -> (F, C) log probabilities of the classes, in pieces of a minute that overlap."""
+        hop, frames = Recogniser.hop, Recogniser.num_frames(wav.shape[-1])
+        pieces = []
+        with torch.inference_mode():
+            for first in range(0, frames, _PIECE_FRAMES):
+                begin = max(0, first - _MARGIN_FRAMES)
+                end = min(frames, first + _PIECE_FRAMES + _MARGIN_FRAMES)
+                piece = wav[begin * hop : end * hop].to(self.device, torch.float32)[None]
+                found = nnf.log_softmax(self._recogniser(piece).frames[0], dim=-1)
+                pieces.append(found[first - begin : first - begin + _PIECE_FRAMES].cpu())
+        return torch.cat(pieces).numpy() if pieces else np.zeros((0, len(CLASS_OF)), dtype=np.float32)
+
+    def activity(self, wav: Tensor) -> Tensor:
+        """(n,) -> (F,) probability of singing, averaged over 0.1 s."""
+        return torch.from_numpy(_activity(self.log_posteriors(wav)))
+
+    def align(self, wav: Tensor, lyrics: Lyrics) -> Alignment:
+        """See `Aligner.align`.
+
+        Raises:
+            AlignmentError: code `no_lyrics` or `too_many_words`.
+        """
+        return self.align_posteriors(self.log_posteriors(wav), lyrics)
+
+    def align_posteriors(self, log_posteriors: np.ndarray, lyrics: Lyrics) -> Alignment:
+        """`align` from (F, C) of `log_posteriors`."""
+        found = self.examine(log_posteriors, lyrics)
+        return _alignment(found, confidence.score(found.measurements, found.kind))
+
+    def examine(self, log_posteriors: np.ndarray, lyrics: Lyrics) -> "Examined":
+        """Times and measurements of all sung words, not yet scored.
+
+        Raises:
+            AlignmentError: see `align`.
+        """
+        lines = read_lines(lyrics)
+        if not lines.words:
+            raise AlignmentError("no_lyrics", "the lyrics hold no sung word; add the words or leave the song out")
+        seconds = len(log_posteriors) / Recogniser.frame_rate
+        if 2 * sum(len(word.phones) for word in lines.words) > len(log_posteriors):
+            raise AlignmentError(
+                "too_many_words",
+                f"{len(lines.words)} words do not fit into {seconds:.1f} s; check that the lyrics belong to the recording",
+            )
+        try:
+            return self._examine(log_posteriors, lines)
+        except ValueError as error:
+            raise AlignmentError(
+                "too_many_words", f"the words do not fit into the recording of {seconds:.1f} s ({error})"
+            ) from error
+
+    def _examine(self, log_posteriors: np.ndarray, lines: "_Lines") -> "Examined":
+        sounds = Sounds(log_posteriors, self.model)
+        pace = np.full(lines.count, _song_pace(_activity(log_posteriors), lines.letters))
+        free = timing = find_times(sounds, lines.moved(None), pace, self.model)
+        offset, kind = 0.0, "free"
+        if any(word.stamp is not None for word in lines.words):
+            kind, offset = "stamped", _vote(free, lines)
+            words = lines.moved(offset)
+            pace = _stamped_pace(words, lines.letters, float(pace[0]), len(log_posteriors) / Recogniser.frame_rate)
+            timing = find_times(sounds, words, pace, self.model)
+        measurements = confidence.measure(timing, free, lines.words, sounds)
+        return Examined(timing, measurements, kind, lines, offset)
+
+
+class Examined(NamedTuple):
+    """What the aligner knows before it scores the words.
+
+    Attributes:
+        timing: of the sung words.
+        measurements: (sung words, M) of `confidence.measure`.
+        kind: which row of `confidence.WEIGHTS` judges them.
+        lines: the lyrics; `lines.numbers` counts the sung words among all written ones.
+        offset: by how much the stamps were moved.
+    """
+
+    timing: Timing
+    measurements: np.ndarray
+    kind: str
+    lines: _Lines
+    offset: Seconds
+
+
+def line_trust(alignment: Alignment) -> dict[int, float]:
+    """Lyric line -> mean score of its words."""
+    by_line: dict[int, list[float]] = {}
+    for word in alignment.words:
+        by_line.setdefault(word.line, []).append(word.score)
+    return {line: float(np.mean(scores)) for line, scores in by_line.items()}
+
+
+def read_lines(lyrics: Lyrics) -> _Lines:
+    """Lyrics -> words with phones; the language of the spelling is guessed from all lines together."""
+    pronounce = pronouncer_for(lyrics.text)
+    texts: list[str] = []
+    line_of: list[int] = []
+    words: list[SpokenWord] = []
+    numbers: list[int] = []
+    for number, line in enumerate(lyrics.lines):
+        stamps: list[Seconds | None] = list(line.word_starts or ())
+        stamp = line.start  # goes to the first word of the line that is sung
+        for position, text in enumerate(line.text.split()):
+            phones = pronounce(text)
+            if position < len(stamps) and stamps[position] is not None:
+                stamp = stamps[position]
+            if phones:
+                letters = max(1, sum(c.isalnum() for c in text))
+                words.append(SpokenWord(tuple(phones), letters, number, stamp))
+                numbers.append(len(texts))
+                stamp = None
+            texts.append(text)
+            line_of.append(number)
+        following = next((later.start for later in lyrics.lines[number + 1 :] if later.start is not None), None)
+        ends_alone = line.end is not None and (following is None or line.end < following)
+        if ends_alone and words and words[-1].line == number:  # an end that a next line overtakes says nothing
+            words[-1] = words[-1]._replace(until=line.end)
+    return _Lines(tuple(texts), tuple(line_of), tuple(words), tuple(numbers), len(lyrics.lines))
+
+
+def _activity(log_posteriors: np.ndarray) -> np.ndarray:
+    singing = 1 - np.exp(log_posteriors[:, SILENCE])
+    if len(singing) < 5:
+        return singing.astype(np.float32)
+    padded = np.pad(singing, 2, mode="edge")
+    return np.convolve(padded, np.full(5, 0.2), mode="valid").astype(np.float32).clip(0, 1)
+
+
+def _song_pace(activity: np.ndarray, letters: np.ndarray) -> Seconds:
+    """Seconds a letter when the singing that is heard is shared by all letters, within what people sing."""
+    heard = float(activity.sum()) / Recogniser.frame_rate
+    return float(np.clip(heard / max(1.0, letters.sum()), 0.05, 0.16))
+
+
+def _stamped_pace(words: Sequence[SpokenWord], letters: np.ndarray, fallback: Seconds, song_seconds: Seconds) -> np.ndarray:
+    """(lines,) seconds a letter: to the line's end where it is known, else to the next stamp but not much slower than the song."""
+    starts, ends = np.full(len(letters), np.nan), np.full(len(letters), np.nan)
+    for word in reversed(words):
+        starts[word.line] = np.nan if word.stamp is None else word.stamp
+        if word.until is not None:
+            ends[word.line] = word.until
+    known = np.append(starts, song_seconds)
+    following = np.array([next((t for t in known[i + 1 :] if np.isfinite(t)), song_seconds) for i in range(len(starts))])
+    with np.errstate(invalid="ignore"):
+        spans = np.fmin(ends, following) - starts
+        pace = np.where(letters > 0, spans / np.maximum(letters, 1), np.nan)
+        fits = np.isfinite(pace) & (pace > 0)
+    usual = float(np.median(pace[fits])) if fits.sum() >= 4 else fallback
+    limit = np.where(np.isfinite(ends), np.inf, 1.3 * usual)
+    return np.clip(np.where(fits, np.fmin(pace, limit), usual), 0.02, 1.5)
+
+
+def _vote(free: Timing, lines: _Lines) -> Seconds:
+    """How much later than their stamps the lines are heard: what most lines share, or 0 unless many certain lines say otherwise."""
+    stamps = [(index, lines.words[index].stamp) for index in lines.first_words().values()]
+    heard = [(free.starts[index] - stamp, free.certainty[index]) for index, stamp in stamps if stamp is not None]
+    if len(heard) < 4:
+        return 0.0
+    late, weights = np.array(heard).T
+    weights = weights / weights.sum()
+
+    def support(offset: Seconds) -> float:
+        return float((weights * np.exp(-np.abs(late - offset) / 0.15)).sum())
+
+    best = max(late[np.abs(late) <= _MAX_OFFSET], key=support, default=0.0)
+    near = np.abs(late - best) < _AGREE_SECONDS
+    offset = float(np.median(late[near])) if near.any() else 0.0
+    trusted = weights[near].sum() >= 0.4 and near.sum() >= 4 and support(offset) > 1.5 * support(0.0)
+    return offset if trusted and abs(offset) >= 0.12 else 0.0
+
+
+def _alignment(found: Examined, scores: np.ndarray) -> Alignment:
+    timing, lines = found.timing, found.lines
+    words: list[Word] = []
+    tokens: list[Token] = []
+    index_of = {number: i for i, number in enumerate(lines.numbers)}
+    last = 0.0
+    for number, (text, line) in enumerate(zip(lines.texts, lines.lines, strict=True)):
+        i = index_of.get(number)
+        if i is None:  # nothing of it is sung
+            words.append(Word(text, last, last, 0.0, line))
+            continue
+        start, end, score = float(timing.starts[i]), float(timing.ends[i]), float(scores[i])
+        words.append(Word(text, start, end, score, line))
+        for phone, a, b in zip(lines.words[i].phones, timing.phone_starts[i], timing.phone_ends[i], strict=True):
+            tokens.append(Token(phone.split("|")[0], float(a), float(b), score, number))
+        last = end
+    by_line: dict[int, list[float]] = {}
+    for i, word in enumerate(lines.words):
+        by_line.setdefault(word.line, []).append(float(scores[i]))
+    trust = float(np.mean([np.mean(values) >= 0.5 for values in by_line.values()]))
+    return Alignment(tuple(words), tuple(tokens), trust, found.offset)

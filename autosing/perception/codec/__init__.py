@@ -1,0 +1,1 @@
+"""codec: `base.py` is the Protocol, one file a backend."""

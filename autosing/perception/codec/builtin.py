@@ -1,0 +1,307 @@
+"""The embedded codec of the voice: vocoder features in four factored levels of 1024 codes, 1.56 kbit/s at 24 kHz, hop 288.
+
+| level | stride | a code says                                                                                  |
+|-------|--------|----------------------------------------------------------------------------------------------|
+| 0     | 8      | loudness of each half of 96 ms, and the mean spectral shape: energy and timbre in context     |
+| 1     | 4      | log F0 of four frames, absolute; code 0 = no pitch here. Codes 1, 2, ... rise with mean pitch |
+| 2     | 2      | spectral shape, absolute, and loudness against level 0: what phone it is                      |
+| 3     | 1      | what is left of the spectrum, with aperiodicity; codes below `voiced_codes` are voiced        |
+
+Levels 0 and 2 predict each frame by a small linear filter over neighbouring codes, level 3 codes the rest; the F0 contour is apart from
+all of it, so a code of pitch never carries timbre. Rows are worked off one by one in blocks of fixed shape: codes depend neither on the
+batch nor on what follows. Fitting is in fit.py. Letters: B batch, n samples, K levels, T frames, M cepstra, A aperiodicity bands.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autosing.config import from_mapping
+from autosing.errors import ConfigError
+from autosing.models.io import load_model, load_weights, read_config, resolve
+from autosing.models.pitch import PitchNet
+from autosing.perception.codec.quantise import nearest
+from autosing.perception.codec.vocoder import LOWEST_APERIODICITY_DB, Frames, Vocoder, VocoderConfig
+from autosing.tokens.specs import CodecSpec
+
+STRIDES = (8, 4, 2, 1)
+F0_REFERENCE_HZ = 220.0
+NO_PITCH = 0  # the code of level 1 for four unvoiced frames
+
+
+@dataclass(frozen=True)
+class VoiceBooksConfig:
+    """Attributes:
+    vocoder: layout of the features.
+    num_codes: codes a level.
+    voiced_codes: codes of level 3 that are voiced; the rest is unvoiced.
+    context_weight: weight of the mean shape against loudness in level 0.
+    aperiodicity_weight: of a dB of band aperiodicity against a neper of cepstrum.
+    quiet_db: mean log power at which a frame counts half; what is quieter hardly bends the codebooks.
+    """
+
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    num_codes: int = 1024
+    voiced_codes: int = 768
+    context_weight: float = 0.5
+    aperiodicity_weight: float = 0.12
+    quiet_db: float = -75.0
+
+
+class VoiceBooks(nn.Module):
+    """The codebooks: `Frames` of one row <-> codes of the four levels. Everything is a buffer; fit.py fills them."""
+
+    kind: ClassVar[str] = "codec"
+    Config = VoiceBooksConfig
+    mean: Tensor
+    scale: Tensor
+    aperiodicity_mean: Tensor
+    book0: Tensor
+    book1: Tensor
+    book2: Tensor
+    taps: Tensor
+    book3: Tensor
+
+    def __init__(self, config: VoiceBooksConfig):
+        super().__init__()
+        self.config = config
+        m, a, k = config.vocoder.cepstra, config.vocoder.bands, config.num_codes
+        self.register_buffer("mean", torch.zeros(m))  # of active frames
+        self.register_buffer("scale", torch.ones(m))  # perceptual weight of each cepstrum
+        self.register_buffer("aperiodicity_mean", torch.zeros(a))
+        self.register_buffer("book0", torch.zeros(k, m + 1))  # loudness of two halves, weighted mean shape
+        self.register_buffer("book1", torch.zeros(k, 4))  # octaves above F0_REFERENCE_HZ
+        self.register_buffer("book2", torch.zeros(k, m))
+        self.register_buffer("taps", torch.zeros(2, 4, m))  # even and odd frame; previous, own, next code of level 2, level 0
+        self.register_buffer("book3", torch.zeros(k, m + a))
+
+    # -- spaces: `state` is (T, M), the weighted cepstrum; coordinate 0 is loudness --------------------------------------------------
+
+    def state(self, cepstra: Tensor) -> Tensor:
+        return (cepstra - self.mean) * self.scale
+
+    def activity(self, cepstra: Tensor) -> Tensor:
+        """(T,) in 0 to 1: how much a frame matters, by its mean log power."""
+        level_db = cepstra[:, 0] * (10 / 2.302585) / self.config.vocoder.mel_points**0.5
+        return torch.sigmoid((level_db - self.config.quiet_db) / 4) + 0.02
+
+    def context(self, state: Tensor, activity: Tensor) -> Tensor:
+        """(T, M) -> (T/8, M + 1), the vector of level 0."""
+        halves = state[:, 0].reshape(-1, 2, 4).mean(2)
+        weight = activity.reshape(-1, 8, 1)
+        shape = (state[:, 1:].reshape(-1, 8, state.shape[1] - 1) * weight).sum(1) / weight.sum(1)
+        return torch.cat([halves, shape * self.config.context_weight], 1)
+
+    def unpack_context(self, codes: Tensor) -> Tensor:
+        """(T/8,) codes of level 0 -> (T/2, M): loudness and mean shape for every pair of frames."""
+        vector = self.book0[codes]
+        loudness = vector[:, :2].reshape(-1, 1).repeat_interleave(2, 0)
+        shape = (vector[:, 2:] / self.config.context_weight).repeat_interleave(4, 0)
+        return torch.cat([loudness, shape], 1)
+
+    @staticmethod
+    def pairs(state: Tensor, context: Tensor) -> Tensor:
+        """(T, M), (T/2, M) -> (T/2, M), the vector of level 2: mean of two frames, loudness against level 0."""
+        mean = (state[0::2] + state[1::2]) / 2
+        mean[:, 0] = mean[:, 0] - context[:, 0]
+        return mean
+
+    def neighbours(self, codes: Tensor, context: Tensor) -> list[Tensor]:
+        """What the prediction of a frame reads, four times (T/2, M): previous, own and next code of level 2, and level 0."""
+        own = self.book2[codes]
+        own = torch.cat([own[:, :1] + context[:, :1], own[:, 1:]], 1)
+        return [torch.cat([own[:1], own[:-1]]), own, torch.cat([own[1:], own[-1:]]), context]
+
+    def predict(self, codes: Tensor, context: Tensor) -> Tensor:
+        """State as far as levels 0 and 2 tell it: (T/2,) codes of level 2, (T/2, M) -> (T, M)."""
+        seen = self.neighbours(codes, context)
+        both = [sum(part * tap for part, tap in zip(seen, taps, strict=True)) for taps in self.taps]
+        return torch.stack(both, 1).flatten(0, 1)  # type: ignore[arg-type]
+
+    def rest(self, state: Tensor, predicted: Tensor, aperiodicity_db: Tensor) -> Tensor:
+        """(T, M + A), the vector of level 3."""
+        noise = (aperiodicity_db - self.aperiodicity_mean) * self.config.aperiodicity_weight
+        return torch.cat([state - predicted, noise], 1)
+
+    def contour(self, f0_hz: Tensor) -> Tensor:
+        """(T,) -> (T/4, 4), the vector of level 1 in octaves."""
+        return torch.log2(f0_hz / F0_REFERENCE_HZ).reshape(-1, 4)
+
+    # -- codes -----------------------------------------------------------------------------------------------------------------------
+
+    def encode(self, frames: Frames) -> list[Tensor]:
+        """Codes of one row (B = 1, T a multiple of 8): four tensors (T / stride,)."""
+        cepstra, voiced = frames.cepstra[0], frames.voiced[0]
+        cut, m = self.config.voiced_codes, self.config.vocoder.cepstra
+        state = self.state(cepstra)
+        code0 = nearest(self.context(state, self.activity(cepstra)), self.book0)
+        code1 = 1 + nearest(self.contour(frames.f0_hz[0]), self.book1[1:])
+        code1 = torch.where(voiced.reshape(-1, 4).any(1), code1, torch.full_like(code1, NO_PITCH))
+        context = self.unpack_context(code0)
+        code2 = nearest(self.pairs(state, context), self.book2)
+        rest = self.rest(state, self.predict(code2, context), frames.aperiodicity_db[0])
+        code3 = torch.where(voiced, nearest(rest, self.book3[:cut]), cut + nearest(rest[:, :m], self.book3[cut:, :m]))
+        return [code0, code1, code2, code3]
+
+    def decode(self, codes: list[Tensor]) -> Frames:
+        """The inverse, one row."""
+        code0, code1, code2, code3 = codes
+        m = self.config.vocoder.cepstra
+        last = self.book3[code3]
+        state = self.predict(code2, self.unpack_context(code0)) + last[:, :m]
+        noise_db = last[:, m:] / self.config.aperiodicity_weight + self.aperiodicity_mean
+        f0 = F0_REFERENCE_HZ * torch.exp2(through_gaps(self.book1[code1].flatten(), (code1 != NO_PITCH).repeat_interleave(4)))
+        return Frames(
+            f0_hz=f0[None],
+            voiced=(code3 < self.config.voiced_codes)[None],
+            cepstra=(state / self.scale + self.mean)[None],
+            aperiodicity_db=noise_db.clamp(LOWEST_APERIODICITY_DB, 0.0)[None],
+        )
+
+
+def through_gaps(values: Tensor, known: Tensor) -> Tensor:
+    """(T,) `values` with what is not known read off a line between its neighbours; the ends are held; 0 where nothing is known."""
+    if not bool(known.any()):
+        return torch.zeros_like(values)
+    where = known.nonzero()[:, 0]
+    index = torch.arange(len(values), device=values.device)
+    right = torch.searchsorted(where, index).clamp(max=len(where) - 1)
+    left = torch.where(where[right] <= index, right, (right - 1).clamp(min=0))
+    a, b = where[left], where[right]
+    share = ((index - a) / (b - a).clamp(min=1)).clamp(0, 1)
+    return values[a] + (values[b] - values[a]) * share
+
+
+def check_wave(wav: Tensor) -> None:
+    """Raises ConfigError unless `wav` is (B, 1, n)."""
+    if wav.ndim != 3 or wav.shape[1] != 1:
+        raise ConfigError(f"a codec takes audio of shape (batch, 1, samples), found {tuple(wav.shape)}")
+
+
+def split_levels(codes: Tensor, spec: CodecSpec) -> list[Tensor]:
+    """(B, K, T) with holes -> K tensors (B, T / stride).
+
+    Raises:
+        ConfigError: another shape, or a code that is not one.
+    """
+    if codes.ndim != 3 or codes.shape[1] != spec.levels or codes.shape[2] % spec.grain:
+        raise ConfigError(
+            f"codes of '{spec.name}' are (batch, {spec.levels}, a multiple of {spec.grain}), found {tuple(codes.shape)}"
+        )
+    levels = [codes[:, level, ::stride] for level, stride in enumerate(spec.strides)]
+    for number, level in enumerate(levels):
+        if not level.numel():
+            continue
+        low, high = int(level.min()), int(level.max())
+        if low < 0 or high >= spec.num_codes:
+            wrong = low if low < 0 else high
+            raise ConfigError(f"{wrong} is no code of level {number} of '{spec.name}'; codes are 0 to {spec.num_codes - 1}")
+    return levels
+
+
+def join_levels(levels: list[Tensor], spec: CodecSpec) -> Tensor:
+    """K tensors (T / stride,) -> (K, T) with holes off stride."""
+    frames = len(levels[-1]) * spec.strides[-1]
+    grid = torch.full((spec.levels, frames), spec.HOLE, dtype=torch.long, device=levels[0].device)
+    for level, (stride, codes) in enumerate(zip(spec.strides, levels, strict=True)):
+        grid[level, ::stride] = codes
+    return grid
+
+
+def whole_grains(samples: int, spec: CodecSpec) -> int:
+    """T for `samples` samples: ceil to whole grains."""
+    step = spec.hop * spec.grain
+    return -(-samples // step) * spec.grain
+
+
+class BuiltinCodec:
+    """See the module; implements `Codec`."""
+
+    accompaniment = "builtin_band"
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        weights: str | Path = "builtin",
+        pitch: str | Path = "builtin",
+        noise_seed: int = 0,
+    ):
+        """
+        Args:
+            device: where to run.
+            weights: `builtin` or a folder written by `python -m autosing.perception.codec.fit`.
+            pitch: `builtin` or a checkpoint of the pitch net.
+            noise_seed: of the noise in decoded audio; the same codes and seed give the same samples.
+
+        Raises:
+            WeightsError: missing or damaged files.
+        """
+        self.device = torch.device(device)
+        self.books: VoiceBooks = load_books(VoiceBooks, weights, "codec").to(self.device)
+        self._pitch: PitchNet
+        self._pitch, _ = load_model(pitch, "pitch", self.device)
+        config = self.books.config
+        self._vocoder = Vocoder(config.vocoder, self.device)
+        self._seed = noise_seed
+        self.spec = CodecSpec("builtin", config.vocoder.sample_rate, config.vocoder.hop, STRIDES, config.num_codes, max(STRIDES))
+
+    @torch.no_grad()
+    def encode(self, wav: Tensor) -> Tensor:
+        """(B, 1, n) float32 -> (B, 4, T) int64, `spec.HOLE` off stride; T = n / hop, ceil to whole grains.
+
+        Raises:
+            ConfigError: `wav` is not (B, 1, n).
+        """
+        check_wave(wav)
+        frames = whole_grains(wav.shape[2], self.spec)
+        grids = [join_levels(self.books.encode(self.features(row[0], frames)), self.spec) if frames else None for row in wav]
+        empty = torch.full((len(wav), self.spec.levels, frames), self.spec.HOLE, dtype=torch.long, device=self.device)
+        return torch.stack(grids) if grids and frames else empty  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, 4, T) -> (B, 1, T * hop) float32.
+
+        Raises:
+            ConfigError: another shape, or a value that is no code.
+        """
+        levels = split_levels(codes.to(self.device), self.spec)
+        if codes.shape[0] == 0 or codes.shape[2] == 0:
+            return torch.zeros(codes.shape[0], 1, codes.shape[2] * self.spec.hop, device=self.device)
+        rows = [self.books.decode(list(row)) for row in zip(*levels, strict=True)]
+        return torch.stack([self._vocoder.synthesise(row, self._seed) for row in rows])
+
+    @torch.no_grad()
+    def features(self, wav: Tensor, frames: int | None = None) -> Frames:
+        """What is coded, before it is coded: (n,) -> `Frames` with B = 1; padded with silence to `frames` (whole grains by default)."""
+        frames = whole_grains(len(wav), self.spec) if frames is None else frames
+        return listen(wav.to(self.device, torch.float32), frames, self._pitch, self._vocoder)
+
+    @torch.no_grad()
+    def resynthesise(self, frames: Frames) -> Tensor:
+        """Waveform of features that were not coded: the ceiling of what the codes can reach. -> (B, T * hop)."""
+        return self._vocoder.synthesise(frames, self._seed)
+
+
+def listen(wav: Tensor, frames: int, pitch: PitchNet, vocoder: Vocoder) -> Frames:
+    """(n,) -> `Frames` with B = 1 and T = `frames`, padded with silence."""
+    wav = torch.nn.functional.pad(wav, (0, max(0, frames * vocoder.config.hop - len(wav))))
+    f0_hz, voiced = pitch.track(wav)
+    return vocoder.analyse(wav[None], f0_hz[None, :frames], voiced[None, :frames])
+
+
+def load_books(cls: Any, weights: str | Path, kind: str) -> Any:
+    """Codebooks from a checkpoint folder (see models/io.py), float32, in eval mode.
+
+    Raises:
+        WeightsError: missing or damaged files.
+        MismatchError: another kind of checkpoint.
+    """
+    folder = resolve(weights, kind)
+    values = read_config(folder, kind)
+    books = cls(from_mapping(cls.Config, values["config"], f"'{folder}/config.json'"))
+    load_weights(books, folder)
+    return books.eval()

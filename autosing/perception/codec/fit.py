@@ -1,0 +1,320 @@
+"""Fit the codebooks of the embedded codecs on rendered songs (and real music); no gradients, minutes on one core.
+
+    python -m autosing.perception.codec.fit --songs songs/train songs/speech --out autosing/weights/codec
+    python -m autosing.perception.codec.fit --what band --songs songs/train --music music --out autosing/weights/codec_band
+
+A song table is `<songs>/<i>/songs.parquet` as `autosing.rendering` writes it. The voice books hear each song at another level, and part
+of the songs the way a separator leaves them (leakage.py). Everything is drawn from (seed, song id): the same songs give the same books.
+"""
+
+import argparse
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile
+import torch
+from torch import Tensor
+
+from autosing.errors import DataError
+from autosing.models.io import load_model, save_model
+from autosing.perception.codec.band import CLASSES, BandBooks, BandBooksConfig, BandEars, pooled
+from autosing.perception.codec.builtin import VoiceBooks, VoiceBooksConfig, listen
+from autosing.perception.codec.leakage import through_mask
+from autosing.perception.codec.quantise import kmeans, nearest
+from autosing.perception.codec.vocoder import Frames, Vocoder
+from autosing.song import audio
+from autosing.tokens.specs import Seconds
+
+CROP_SECONDS: Seconds = 24.0
+SHARE_SEPARATED = 0.4  # songs heard through an imperfect separator
+SHARE_ALTERED = 0.5  # songs sung by a slightly other throat; songs heard in another tone
+
+
+class Song(NamedTuple):
+    """Mono float32 at 24 kHz; `band` is None for unaccompanied voices."""
+
+    id: str
+    vocals: np.ndarray
+    band: np.ndarray | None
+
+
+def songs(folders: Sequence[Path], seconds: Seconds, seed: int) -> Iterator[Song]:
+    """Crops of songs from anywhere in the tables, in an order drawn from `seed`, until `seconds` are reached or every song came once.
+
+    Raises:
+        DataError: no table.
+    """
+    tables = [path for folder in folders for path in sorted(Path(folder).glob("*/songs.parquet"))]
+    if not tables:
+        raise DataError(f"no <i>/songs.parquet under {', '.join(map(str, folders))}; render songs first")
+    files = [pq.ParquetFile(path) for path in tables]
+    places = [(file, group) for file in files for group in range(file.num_row_groups)]
+    total = 0.0
+    for index in np.random.default_rng(seed).permutation(len(places)):
+        file, group = places[index]
+        for row in file.read_row_group(group, columns=["id", "vocals", "accompaniment"]).to_pylist():
+            if row["vocals"] is None:
+                continue
+            rng = np.random.default_rng([seed, zlib.crc32(row["id"].encode())])
+            with soundfile.SoundFile(io.BytesIO(row["vocals"])) as source:
+                length = min(source.frames, int(CROP_SECONDS * source.samplerate))
+                first = int(rng.integers(0, source.frames - length + 1))
+                source.seek(first)
+                vocals = source.read(length, dtype="float32", always_2d=True).mean(1)
+                total += length / source.samplerate
+            band = None
+            if row["accompaniment"] is not None:
+                with soundfile.SoundFile(io.BytesIO(row["accompaniment"])) as source:
+                    source.seek(min(first, source.frames))
+                    part = source.read(length, dtype="float32", always_2d=True).mean(1)
+                    band = np.pad(part, (0, length - len(part)))
+            yield Song(row["id"], vocals, band)
+            if total >= seconds:
+                return
+
+
+def heard(song: Song, seed: int) -> Tensor:
+    """(n,) vocals of a song at a level of its own, part of them as separated."""
+    rng = np.random.default_rng([seed, 1, zlib.crc32(song.id.encode())])
+    vocals = torch.from_numpy(song.vocals)
+    if song.band is not None and rng.random() < SHARE_SEPARATED:
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        gain = 10 ** (rng.uniform(-6, 3) / 20)
+        vocals = through_mask(vocals[None], torch.from_numpy(song.band)[None] * gain, generator)[0]
+    if rng.random() < SHARE_ALTERED:  # a shorter or longer throat
+        speed = np.exp(rng.uniform(-0.12, 0.12))
+        places = np.arange(int(len(vocals) / speed)) * speed
+        vocals = torch.from_numpy(np.interp(places, np.arange(len(vocals)), vocals.numpy()).astype(np.float32))
+    return vocals * 10 ** (rng.uniform(-8, 5) / 20)
+
+
+def other_tone(cepstra: Tensor, song_id: str, seed: int) -> Tensor:
+    """Part of the songs through a smooth equaliser: a constant added to the first cepstra but loudness."""
+    rng = np.random.default_rng([seed, 2, zlib.crc32(song_id.encode())])
+    if rng.random() >= SHARE_ALTERED:
+        return cepstra
+    spread = np.array([0.0, 4.0, 3.0, 2.5, 2.0, 1.5, 1.0, 1.0])
+    offset = torch.zeros(cepstra.shape[-1])
+    offset[: len(spread)] = torch.from_numpy(rng.standard_normal(len(spread)) * spread).float()
+    return cepstra + offset
+
+
+def collect(folders: Sequence[Path], seconds: Seconds, seed: int, pitch: str | Path, vocoder: Vocoder) -> Frames:
+    """Features of all songs one behind the other, each a whole number of grains: `Frames` with B = 1."""
+    net, _ = load_model(pitch, "pitch")
+    hop, grain = vocoder.config.hop, 8
+    parts = []
+    for song in songs(folders, seconds, seed):
+        wav = heard(song, seed)
+        frames = len(wav) // hop // grain * grain
+        if frames:
+            part = listen(wav[: frames * hop], frames, net, vocoder)
+            parts.append(replace(part, cepstra=other_tone(part.cepstra, song.id, seed)))
+    if not parts:
+        raise DataError("no song is long enough to fit a codec on")
+    columns = ("f0_hz", "voiced", "cepstra", "aperiodicity_db")
+    return Frames(**{name: torch.cat([getattr(part, name) for part in parts], 1) for name in columns})
+
+
+def perceptual_scale(cepstra: int) -> Tensor:
+    """(M,) weight of each cepstrum: loudness less, because level 0 has it; fine detail less, because phones differ little in it."""
+    k = torch.arange(cepstra, dtype=torch.float32)
+    scale = 1.0 - 0.5 * ((k - 12) / (cepstra - 13)).clamp(0, 1)
+    scale[0] = 0.5
+    return scale
+
+
+def fit_voice(frames: Frames, config: VoiceBooksConfig, seed: int, iterations: int = 16) -> VoiceBooks:
+    """Codebooks level by level, each on what the ones before it leave."""
+    books = VoiceBooks(config)
+    cepstra, voiced, noise = frames.cepstra[0], frames.voiced[0], frames.aperiodicity_db[0]
+    m, k, cut = config.vocoder.cepstra, config.num_codes, config.voiced_codes
+    activity = books.activity(cepstra)
+    pair_activity = activity.reshape(-1, 2).mean(1)
+    books.mean.copy_(((cepstra * activity[:, None]).sum(0) / activity.sum()).half())
+    books.scale.copy_(perceptual_scale(m).half())
+    books.aperiodicity_mean.copy_(noise[voiced].mean(0).half())
+    state = books.state(cepstra)
+
+    context_target = books.context(state, activity)
+    book = kmeans(context_target, k, activity.reshape(-1, 8).mean(1), iterations, seed)
+    books.book0.copy_(book[book[:, :2].mean(1).argsort()].half())  # numbered by loudness
+    books.book1.copy_(contour_book(books.contour(frames.f0_hz[0]), voiced, k, iterations, seed))
+
+    context = books.unpack_context(nearest(context_target, books.book0))
+    pairs = books.pairs(state, context)
+    books.book2.copy_(kmeans(pairs, k, pair_activity, iterations, seed + 1).half())
+    code2 = nearest(pairs, books.book2)
+    books.taps.copy_(prediction_taps(books.neighbours(code2, context), state, activity).half())
+
+    rest = books.rest(state, books.predict(code2, context), noise)
+    books.book3[:cut].copy_(kmeans(rest[voiced], cut, activity[voiced], iterations, seed + 2).half())
+    books.book3[cut:, :m].copy_(kmeans(rest[~voiced, :m], k - cut, activity[~voiced], iterations, seed + 3).half())
+    books.book3[cut:, m:] = -books.aperiodicity_mean * config.aperiodicity_weight  # all noise
+    return books
+
+
+def contour_book(contours: Tensor, voiced: Tensor, count: int, iterations: int, seed: int) -> Tensor:
+    """(T/4, 4) octaves -> (count, 4): code 0 unused, the rest by rising mean; contours are transposed to cover all voices alike."""
+    sung = contours[voiced.reshape(-1, 4).sum(1) >= 2]
+    generator = torch.Generator().manual_seed(seed + 9)
+    copies = [sung + shift for shift in (torch.rand(4, len(sung), 1, generator=generator) * 1.6 - 0.8)]
+    everything = torch.cat([sung, *copies])
+    middle = everything.mean(1)
+    everything = everything[(middle > -1.7) & (middle < 2.2)]  # 68 to 1010 Hz
+    book = kmeans(everything, count - 1, None, iterations + 8, seed)
+    book = book[book.mean(1).argsort()].half().float()
+    return torch.cat([torch.zeros(1, 4), book])
+
+
+def prediction_taps(seen: list[Tensor], state: Tensor, weight: Tensor) -> Tensor:
+    """Least squares of each coordinate of even and of odd frames on what `VoiceBooks.neighbours` gives. -> (2, 4, M)."""
+    columns = torch.stack(seen, 2).double()  # (T/2, M, 4)
+    target = state.reshape(-1, 2, state.shape[1]).double()
+    weights = weight.reshape(-1, 2).double()
+    taps = torch.zeros(2, 4, state.shape[1], dtype=torch.float64)
+    for parity in range(2):
+        w = weights[:, parity, None]
+        for k in range(state.shape[1]):
+            x = columns[:, k]
+            gram = (x * w).T @ x + 1e-3 * len(x) * torch.eye(4, dtype=torch.float64)
+            taps[parity, :, k] = torch.linalg.solve(gram, (x * w).T @ target[:, parity, k])
+    return taps.float()
+
+
+def voice_errors(books: VoiceBooks, frames: Frames) -> dict[str, Any]:
+    """How far coded features are from the features, over active frames: spectrum and loudness in dB, F0 in cents, noise bands in dB."""
+    coded = books.decode(books.encode(frames))
+    active = books.activity(frames.cepstra[0]) > 0.5
+    difference = (coded.cepstra[0] - frames.cepstra[0])[active] * (10 / 2.302585)
+    points = books.config.vocoder.mel_points
+    voiced = active & frames.voiced[0]
+    cents = 1200 * torch.log2(coded.f0_hz[0] / frames.f0_hz[0])[voiced].abs()
+    return {
+        "spectrum_db": round(float((difference.square().sum(1) / points).sqrt().mean()), 3),
+        "loudness_db": round(float(difference[:, 0].abs().mean() / points**0.5), 3),
+        "f0_cents_median": round(float(cents.median()), 2),
+        "f0_off_by_50_cents": round(float((cents > 50).float().mean()), 4),
+        "aperiodicity_db": round(float((coded.aperiodicity_db - frames.aperiodicity_db)[0][voiced].abs().mean()), 2),
+        "codes_used": [len(set(level.tolist())) for level in books.encode(frames)],
+    }
+
+
+VOICE_CARD = """# codec: the embedded codec of the voice
+
+Codebooks of `autosing.perception.codec.builtin` (24 kHz, hop 288, strides 8/4/2/1, 1024 codes a level, 1.56 kbit/s). What each level says
+is in that module's first lines. Fitted without gradients:
+
+    python -m autosing.perception.codec.fit --songs <rendered songs> ... --out autosing/weights/codec
+
+on {minutes:.0f} minutes of vocals, {share:.0%} of the accompanied ones as an imperfect separator leaves them. Errors of the coded features on a
+part of the same songs: {errors}.
+"""
+
+
+# -- accompaniments ------------------------------------------------------------------------------------------------------------------
+
+
+def music(folder: Path, seconds: Seconds, sample_rate: int, seed: int) -> Iterator[np.ndarray]:
+    """Crops of the recordings under `folder` (any depth; what libsndfile reads), mono float32 at `sample_rate`, about `seconds` in all.
+
+    Raises:
+        DataError: no recording.
+    """
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in (".opus", ".ogg", ".flac", ".wav", ".mp3"))
+    if not paths:
+        raise DataError(f"no recordings under '{folder}'; leave --music out to fit on rendered bands alone")
+    for number, path in enumerate(paths):
+        with soundfile.SoundFile(path) as source:
+            length = min(source.frames, int(seconds / len(paths) * source.samplerate))
+            rng = np.random.default_rng([seed, number])
+            source.seek(int(rng.integers(0, source.frames - length + 1)))
+            wave = source.read(length, dtype="float32", always_2d=True).mean(1)
+            rate = source.samplerate
+        yield audio.resample(torch.from_numpy(wave), rate, sample_rate).numpy()
+
+
+def fit_band(harmony: Tensor, mel: Tensor, config: BandBooksConfig, seed: int, iterations: int = 16) -> BandBooks:
+    """(T/8, 24), (T, P) of many accompaniments -> codebooks. Harmonies are transposed to all twelve keys."""
+    books = BandBooks(config)
+    k = config.num_codes
+    toned = harmony[harmony.abs().sum(1) > 0]
+    keys = torch.stack([toned.reshape(-1, 2, CLASSES).roll(key, 2).flatten(1) for key in range(CLASSES)], 1).flatten(0, 1)
+    books.book0[1:].copy_(kmeans(keys, k - 1, None, iterations, seed).half())
+    book = kmeans(pooled(mel, 4), k, None, iterations, seed + 1)
+    books.book1.copy_(book[book.mean(1).argsort()].half())
+    rest = mel - books.book1[nearest(pooled(mel, 4), books.book1)].repeat_interleave(4, 0)
+    books.book2.copy_(kmeans(pooled(rest, 2), k, None, iterations, seed + 2).half())
+    rest = rest - books.book2[nearest(pooled(rest, 2), books.book2)].repeat_interleave(2, 0)
+    books.book3.copy_(kmeans(torch.cat([rest, books.onset(mel)], 1), k, None, iterations, seed + 3).half())
+    return books
+
+
+BAND_CARD = """# codec_band: the embedded codec of accompaniments
+
+Codebooks of `autosing.perception.codec.band` (24 kHz, hop 288, strides 8/4/2/1, 1024 codes a level): harmony, timbre, finer spectrum,
+onsets. Made to be a condition. Fitted without gradients:
+
+    python -m autosing.perception.codec.fit --what band --songs <rendered songs> --music <instrumental recordings> --out autosing/weights/codec_band
+
+on {minutes:.0f} minutes of rendered bands and of free real music (CC0, CC BY). Mean error of the coded log-mel on them: {error:.2f} dB.
+"""
+
+
+def _fit_band(folders: Sequence[Path], recordings: Path | None, out: Path, seconds: Seconds, seed: int) -> None:
+    config = BandBooksConfig()
+    ears = BandEars(config)
+    bands = (song.band for song in songs(folders, seconds, seed) if song.band is not None)
+    waves = list(bands) + (list(music(recordings, seconds, config.sample_rate, seed)) if recordings else [])
+    harmonies, mels = [], []
+    for number, wave in enumerate(waves):
+        gain = 10 ** (np.random.default_rng([seed, 3, number]).uniform(-10, 4) / 20)
+        frames = len(wave) // config.hop // 8 * 8
+        if frames:
+            harmony, mel = ears(torch.from_numpy(wave[: frames * config.hop]) * gain, frames)
+            harmonies.append(harmony)
+            mels.append(mel)
+    books = fit_band(torch.cat(harmonies), torch.cat(mels), config, seed)
+    mel = torch.cat(mels)[:40_000]
+    codes = books.encode(torch.cat(harmonies)[:5_000], mel)
+    error = float((books.decode(codes) - mel).abs().mean()) * (20 / 2.302585)
+    minutes = sum(map(len, waves)) / config.sample_rate / 60
+    meta: dict[str, Any] = {"minutes": round(minutes, 1), "seed": seed, "mel_error_db": round(error, 3)}
+    save_model(books, out, meta, BAND_CARD.format(minutes=minutes, error=error), torch.float16)
+    print(f"{out}: {meta}, codes used {[len(set(level.tolist())) for level in codes]}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", choices=["voice", "band"], default="voice")
+    parser.add_argument("--songs", nargs="+", type=Path, required=True, help="folders of <i>/songs.parquet")
+    parser.add_argument("--music", type=Path, help="folder of instrumental recordings, for --what band")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60.0, help="of audio to listen to")
+    parser.add_argument("--pitch", default="builtin", help="checkpoint of the pitch net")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    torch.set_grad_enabled(False)
+    if args.what == "band":
+        _fit_band(args.songs, args.music, args.out, args.minutes * 60, args.seed)
+        return
+    config = VoiceBooksConfig()
+    frames = collect(args.songs, args.minutes * 60, args.seed, args.pitch, Vocoder(config.vocoder))
+    books = fit_voice(frames, config, args.seed)
+    some = Frames(*(getattr(frames, name)[:, :40_000] for name in ("f0_hz", "voiced", "cepstra", "aperiodicity_db")))
+    errors = voice_errors(books, some)
+    minutes = frames.voiced.shape[1] * config.vocoder.hop / config.vocoder.sample_rate / 60
+    meta: dict[str, Any] = {"minutes": round(minutes, 1), "seed": args.seed, "errors": errors}
+    card = VOICE_CARD.format(minutes=minutes, share=SHARE_SEPARATED, errors=errors)
+    save_model(books, args.out, meta, card, torch.float16)
+    print(f"{args.out}: {errors}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""semantic: `base.py` is the Protocol, one file a backend."""

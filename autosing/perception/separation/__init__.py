@@ -1,0 +1,1 @@
+"""separation: `base.py` is the Protocol, one file a backend."""

@@ -1,0 +1,75 @@
+"""The separator that needs no download: `autosing.models.separator` over blocks of a song.
+
+The song is levelled by its own active RMS, cut into blocks that overlap, and the vocals of neighbouring blocks are cross-faded; each block
+also sees a margin on both sides that is thrown away, so a cut leaves no seam and memory does not grow with the network's work.
+Accompaniment = mix - vocals, exactly. Letters: C channels, n samples.
+"""
+
+import torch
+from torch import Tensor
+
+from autosing.models.io import load_model
+from autosing.models.separator import SeparatorNet, active_rms, spectrum, waveform
+from autosing.perception.separation.base import Stems
+from autosing.tokens.specs import Seconds
+
+BLOCK_SECONDS: Seconds = 12.0
+FADE_SECONDS: Seconds = 0.25
+MARGIN_SECONDS: Seconds = 1.0
+SILENCE_RMS = 1e-5  # a song below this (-100 dB) has nothing to separate
+
+
+class BuiltinSeparator:
+    """Mask-based: the vocals hold nothing the mix does not, and mono stays mono."""
+
+    name = "builtin"
+
+    def __init__(self, device: torch.device | str = "cpu", weights: str = "builtin", block_seconds: Seconds = BLOCK_SECONDS):
+        """
+        Args:
+            weights: `builtin` or a checkpoint folder of a separator.
+            block_seconds: what the network sees at a time, margins aside; about 25 MB of memory a second.
+        """
+        self.device = torch.device(device)
+        self.net: SeparatorNet
+        self.net, _ = load_model(weights, SeparatorNet.kind, self.device)
+        self.sample_rate = self.net.config.sample_rate
+        self._block_seconds = block_seconds
+
+    @torch.inference_mode()
+    def separate(self, mix: Tensor) -> Stems:
+        """(C, n) float32 at `sample_rate`, C 1 or 2 -> vocals and accompaniment, each (C, n) on the CPU.
+
+        Raises:
+            ValueError: another shape.
+        """
+        if mix.dim() != 2 or mix.shape[0] not in (1, 2):
+            raise ValueError(f"the mix must be (1 or 2, n), found {tuple(mix.shape)}")
+        mix = mix.detach().float().cpu()
+        vocals = torch.zeros_like(mix)
+        level = float(active_rms(mix[None], self.sample_rate, floor=0.0)) if mix.shape[1] else 0.0  # as in training
+        if level < SILENCE_RMS:
+            return Stems(vocals, mix.clone())
+        hop = self.net.config.hop
+        fade = int(FADE_SECONDS * self.sample_rate)
+        step = max(1, int(self._block_seconds * self.sample_rate) // hop) * hop
+        margin = int(MARGIN_SECONDS * self.sample_rate) // hop * hop
+        samples = mix.shape[1]
+        for start in range(0, samples, step):
+            end = min(start + step + fade, samples)  # a block begins with the fade that ends the block before
+            left, right = max(0, start - margin), min(samples, end + margin)
+            block = self._vocals(mix[:, left:right] / level)[:, start - left : end - left] * level
+            if start:
+                ramp = torch.linspace(0, 1, min(fade, end - start))
+                block[:, : len(ramp)] *= ramp
+                vocals[:, start : start + len(ramp)] *= 1 - ramp
+            vocals[:, start:end] += block
+            if end == samples:
+                break
+        return Stems(vocals, mix - vocals)
+
+    def _vocals(self, block: Tensor) -> Tensor:
+        """(C, n) at an RMS near 1 -> its vocals (C, n)."""
+        stereo = block.expand(2, -1)[None].to(self.device)
+        found = waveform(self.net(spectrum(stereo, self.net.config)), block.shape[1], self.net.config)[0].cpu()
+        return found.mean(0, keepdim=True) if block.shape[0] == 1 else found

@@ -1,0 +1,1 @@
+"""voice: `base.py` is the Protocol, one file a backend."""

@@ -1,0 +1,87 @@
+"""What every separator promises (autosing/perception/separation/base.py). A new backend is one more row of `BACKENDS`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from autosing.models.io import save_model
+from autosing.models.separator import SIZES, SeparatorNet
+from autosing.perception import load_separator
+from autosing.perception.separation.base import Separator
+
+
+def untrained(folder: Path) -> Separator:
+    torch.manual_seed(0)
+    save_model(SeparatorNet(SIZES["tiny"]), folder, {})
+    return load_separator("builtin", weights=str(folder))
+
+
+BACKENDS: dict[str, Callable[[Path], Separator]] = {
+    "builtin": lambda folder: load_separator("builtin"),
+    "builtin-untrained": untrained,
+}
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def separator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Separator:
+    return BACKENDS[request.param](tmp_path_factory.mktemp("separator"))
+
+
+def song(channels: int, samples: int, sample_rate: int) -> torch.Tensor:
+    """A sliding buzz in the middle, noise at the sides."""
+    time = torch.arange(samples) / sample_rate
+    voice = 0.2 * torch.sign(torch.sin(6.28 * (200 + 30 * torch.sin(3 * time)) * time))
+    return voice + 0.05 * torch.randn(channels, samples, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("samples", [1, 511, 2049, 40_000])
+def test_stems_have_the_shape_of_the_mix_and_add_up_to_it(separator: Separator, channels: int, samples: int) -> None:
+    mix = song(channels, samples, separator.sample_rate)
+    vocals, accompaniment = separator.separate(mix)
+    assert vocals.shape == accompaniment.shape == mix.shape
+    assert vocals.dtype == accompaniment.dtype == torch.float32
+    assert torch.allclose(vocals + accompaniment, mix, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [0, 1000, 30_000])
+def test_silence_stays_silent(separator: Separator, samples: int) -> None:
+    vocals, accompaniment = separator.separate(torch.zeros(2, samples))
+    assert vocals.shape == accompaniment.shape == (2, samples)
+    assert not vocals.any() and not accompaniment.any()
+
+
+def test_the_same_mix_gives_the_same_stems_and_is_left_as_it_was(separator: Separator) -> None:
+    mix = song(2, 30_000, separator.sample_rate)
+    before = mix.clone()
+    assert torch.equal(separator.separate(mix).vocals, separator.separate(mix).vocals)
+    assert torch.equal(mix, before)
+
+
+def test_a_louder_mix_gives_the_same_stems_louder(separator: Separator) -> None:
+    mix = song(2, 40_000, separator.sample_rate)
+    quiet, loud = separator.separate(mix * 0.01).vocals, separator.separate(mix).vocals
+    assert torch.allclose(quiet * 100, loud, atol=1e-3)
+
+
+def test_other_shapes_are_refused(separator: Separator) -> None:
+    for shape in [(30_000,), (3, 30_000), (1, 2, 30_000)]:
+        with pytest.raises(ValueError, match="must be"):
+            separator.separate(torch.zeros(shape))
+
+
+def test_blocks_leave_no_seam(separator: Separator, tmp_path: Path) -> None:
+    """Three short blocks give what one long one gives, and nothing jumps where they meet."""
+    from autosing.perception.separation.builtin import BuiltinSeparator
+
+    if not isinstance(separator, BuiltinSeparator):
+        pytest.skip("only the built-in separator's blocks can be set")
+    save_model(separator.net, tmp_path, {})
+    mix = song(2, 7 * separator.sample_rate, separator.sample_rate)
+    whole = BuiltinSeparator(weights=str(tmp_path), block_seconds=30.0).separate(mix).vocals
+    blocks = BuiltinSeparator(weights=str(tmp_path), block_seconds=2.5).separate(mix).vocals
+    assert float((whole - blocks).square().mean()) < 0.03 * float(whole.square().mean())
+    jumps = (blocks - whole).diff(dim=1).abs()
+    assert float(jumps.max()) < 0.5 * float(whole.diff(dim=1).abs().max())

@@ -1,0 +1,63 @@
+"""What every voice embedder promises (autosing/perception/voice/base.py). A new backend is one more row of `BACKENDS`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from autosing.models.io import save_model
+from autosing.models.voice import SIZES, VoiceNet
+from autosing.perception import load_voice
+from autosing.perception.voice.base import VoiceEmbedder
+
+
+def untrained(folder: Path) -> VoiceEmbedder:
+    torch.manual_seed(0)
+    save_model(VoiceNet(SIZES["tiny"]), folder, {})
+    return load_voice("builtin", weights=str(folder))
+
+
+BACKENDS: dict[str, Callable[[Path], VoiceEmbedder]] = {
+    "builtin": lambda folder: load_voice("builtin"),
+    "builtin-untrained": untrained,
+}
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VoiceEmbedder:
+    return BACKENDS[request.param](tmp_path_factory.mktemp("voice"))
+
+
+def voices(batch: int, samples: int, sample_rate: int) -> torch.Tensor:
+    time = torch.arange(samples) / sample_rate
+    pitch = 150 * (1 + torch.arange(batch)[:, None])
+    return 0.2 * torch.sign(torch.sin(6.28 * pitch * time + 3 * torch.sin(5 * time)))
+
+
+@pytest.mark.parametrize("seconds", [0.05, 1.0, 3.3, 10.0])
+def test_embeddings_are_unit_vectors_of_the_spec(embedder: VoiceEmbedder, seconds: float) -> None:
+    spec = embedder.spec
+    found = embedder.embed(voices(2, int(seconds * spec.sample_rate), spec.sample_rate))
+    assert found.shape == (2, spec.width) and found.dtype == torch.float32
+    assert torch.allclose(found.norm(dim=1), torch.ones(2), atol=1e-4)
+
+
+def test_level_does_not_matter(embedder: VoiceEmbedder) -> None:
+    wav = voices(1, 2 * embedder.spec.sample_rate, embedder.spec.sample_rate)
+    assert float(embedder.embed(wav)[0] @ embedder.embed(wav * 0.01)[0]) > 0.999
+
+
+def test_rows_do_not_touch_each_other(embedder: VoiceEmbedder) -> None:
+    wav = voices(3, embedder.spec.sample_rate, embedder.spec.sample_rate)
+    assert torch.allclose(embedder.embed(wav)[1], embedder.embed(wav[1:2])[0], atol=1e-4)
+
+
+def test_silence_gives_a_finite_unit_vector(embedder: VoiceEmbedder) -> None:
+    found = embedder.embed(torch.zeros(1, embedder.spec.sample_rate))
+    assert torch.isfinite(found).all() and abs(float(found.norm()) - 1) < 1e-4
+
+
+def test_other_shapes_are_refused(embedder: VoiceEmbedder) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        embedder.embed(torch.zeros(24_000))
