@@ -1,0 +1,32 @@
+"""What every command shares: flags in `_` and `-` spelling, errors as one line, exit codes.
+
+Exit codes: 0 done, 1 done but `--strict` found rejected rows, 2 a user's error (one line on stderr), 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from autosing.errors import AutoSingError
+
+
+def underscores_too(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Rewrite `--some_flag` and `--some-flag` to the spelling the parser declares; other words are untouched."""
+    known = {option.replace("_", "-"): option for action in parser._actions for option in action.option_strings}
+    out = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        out.append(known.get(flag.replace("_", "-"), flag) + equals + value if flag.startswith("--") else word)
+    return out
+
+
+def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """Run `main(argv)`; a user's error becomes one line on stderr and exit code 2."""
+    try:
+        return main(sys.argv[1:] if argv is None else argv)
+    except AutoSingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

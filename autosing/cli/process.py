@@ -1,0 +1,268 @@
+"""`autosing-process import|run|<step> <dataset>`: songs -> tables of tokens. Also `python -m processing ...`.
+
+`run` does every step that is due, in order of dependency: separate (`src_sep`), align on the vocals (`align`), find sung windows
+(`vad_extract`), tokens (`atoks`, `stoks`), singer embeddings (`artist_embs`). `--align-on mixture` keeps the original's order, which aligns
+and finds windows on the mixture. The original's word order, `<dataset> <step> <partition>`, is understood.
+
+The last line counts accepted and rejected songs; the reasons are in `<dataset>/<i>/rejected.parquet`. Exit codes: 0 done, 1 a partition
+failed or `--strict` found rejected rows, 2 a mistake in the request.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from autosing.cli.arguments import run_command, underscores_too
+from autosing.errors import ConfigError, DataError
+from autosing.faults import Faults
+from autosing.store import Dataset
+from autosing.training.log import Progress
+from processing.executors.local import run_partitions
+from processing.importing import import_songs
+from processing.index import open_index
+from processing.run import Job, PartitionReport, StepReport
+from processing.step import Step
+from processing.steps import ORDER, Choices, all_steps, make_steps
+
+PROGRAM = "autosing-process"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(_main, argv)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    bring = commands.add_parser("import", help="a folder of songs -> index.parquet", allow_abbrev=False)
+    bring.add_argument("folder", type=Path, help="audio files with .lrc or .txt of the same name, searched recursively")
+    bring.add_argument("dataset", type=Path)
+    bring.add_argument("--partition-size", type=int, default=64, help="songs a partition (default 64)")
+    bring.add_argument("--lyrics-folder", type=Path, help="look here too for lyrics of the same name")
+    bring.add_argument("--strict", action="store_true", help="exit 1 if a file was left out")
+    helps = {
+        "run": "every step that is due, in order",
+        "src_sep": "song -> vocals and accompaniment",
+        "align": "lyrics -> times of words",
+        "vad_extract": "song -> sung windows",
+        "atoks": "windows -> codec tokens",
+        "stoks": "windows -> semantic tokens",
+        "artist_embs": "windows -> singer embeddings",
+    }
+    for name, text in helps.items():
+        aliases = [name.replace("_", "-")] if "_" in name else []
+        command = commands.add_parser(name, help=text, aliases=aliases, allow_abbrev=False)
+        _add_step_options(command)
+    return top
+
+
+def _add_step_options(command: argparse.ArgumentParser) -> None:
+    default = Choices()
+    command.add_argument("dataset", type=Path)
+    command.add_argument("partition", type=int, nargs="?", help="the (first) partition; without it, all")
+    where = command.add_argument_group("which partitions")
+    where.add_argument("--partitions", help="such as 0-7,9")
+    where.add_argument("--num-partitions", type=int, help="this many, from the first on")
+    where.add_argument("--num", type=int, default=0, help="songs a partition at most, for trying things out")
+    where.add_argument("--complete-missing", action="store_true", help="only what is missing; always so, since done work is verified")
+    what = command.add_argument_group("what does the work")
+    for name in ("separator", "aligner", "codec", "semantic", "voice"):
+        what.add_argument(f"--{name}", default=getattr(default, name), help=f"default {getattr(default, name)}")
+    what.add_argument("--audio-src", help=f"what atoks encodes: vocals, no_vocals, chunked (default {','.join(default.audio_src)})")
+    what.add_argument("--align-on", choices=("vocals", "mixture"), default=default.align_on, help="mixture = the original's order")
+    what.add_argument("--chunk-length", type=int, default=default.chunk_length, help="seconds of a window (default 30)")
+    what.add_argument(
+        "--min-occupancy", type=float, default=default.min_occupancy, help="share of a window that is sung (default 0.5, the original's 0.8)"
+    )
+    what.add_argument("--audio-format", default=default.audio_format, help="of the windows in chunked.parquet (default opus)")
+    what.add_argument("--max-minutes", type=float, default=default.max_seconds / 60, help="longer songs are rejected (default 30)")
+    how = command.add_argument_group("how")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
+    how.add_argument("--batch-size", type=int, default=default.batch_size, help="windows a model sees at once (default 8)")
+    how.add_argument("--workers", type=int, default=1, help="processes, each on one partition at a time (default 1)")
+    how.add_argument("--strict", action="store_true", help="exit 1 if a row was rejected")
+
+
+def _main(argv: Sequence[str]) -> int:
+    options = _parse(list(argv))
+    if options.command == "import":
+        return _import(options)
+    choices = Choices(
+        separator=options.separator,
+        aligner=options.aligner,
+        codec=options.codec,
+        semantic=options.semantic,
+        voice=options.voice,
+        align_on=options.align_on,
+        chunk_length=options.chunk_length,
+        min_occupancy=options.min_occupancy,
+        audio_format=options.audio_format,
+        audio_src=tuple(options.audio_src.split(",")) if options.audio_src else Choices().audio_src,
+        batch_size=options.batch_size,
+        max_seconds=options.max_minutes * 60,
+    )
+    name = options.command.replace("-", "_")
+    return _process(options, all_steps(choices) if name == "run" else make_steps(name, choices))
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    top = parser()
+    words = ("import", "run", *ORDER)
+    if argv and not argv[0].startswith("-") and argv[0].replace("-", "_") not in words:
+        place = next((i for i, word in enumerate(argv) if word.replace("-", "_") in words), None)
+        if place is not None:  # <dataset> <step> <partition>
+            argv.insert(0, argv.pop(place))
+    sub = top._subparsers._group_actions[0].choices.get(argv[0]) if argv else None  # type: ignore[union-attr,index,call-overload]
+    return top.parse_args(underscores_too(sub, argv) if sub else argv)
+
+
+def _import(options: argparse.Namespace) -> int:
+    progress: list[Progress] = []
+
+    def seen(done: int, total: int) -> None:
+        if not progress:
+            progress.append(Progress(total))
+        progress[0].update(done, "songs read")
+
+    report = import_songs(options.folder, Dataset(options.dataset), options.partition_size, options.lyrics_folder, seen)
+    for path, reason in report.left_out:
+        print(f"left out {path}: {reason}")
+    where = f", partitions {_ranges(report.partitions)}" if report.partitions else ""
+    print(
+        f"imported {report.added} songs ({report.with_lyrics} with lyrics){where}; {report.changed} changed, {report.unchanged} unchanged, "
+        f"{len(report.left_out)} files left out"
+    )
+    return 1 if options.strict and report.left_out else 0
+
+
+def _process(options: argparse.Namespace, steps: Sequence[Step]) -> int:
+    dataset = Dataset(options.dataset)
+    partitions = _choose(dataset, options)
+    if options.workers < 1 or options.num < 0:
+        raise ConfigError(f"--workers must be at least 1 and --num at least 0, found {options.workers} and {options.num}")
+    for step in steps:
+        step.settings()  # a wrong name is a mistake in the request, said before any work
+    job = Job(dataset.path, tuple(steps), options.device, options.num)
+    screen = _Screen(dataset, partitions, steps, options.num)
+    reports = sorted(
+        run_partitions(job, partitions, screen, options.workers, Faults.from_environment()), key=lambda report: report.partition
+    )
+    return _conclude(reports, options.strict)
+
+
+def _conclude(reports: Sequence[PartitionReport], strict: bool) -> int:
+    failed = [report for report in reports if report.failed]
+    for report in failed:
+        for step in report.steps:
+            if step.state == "failed":
+                print(f"partition {report.partition}: {step.step} failed: {step.error}", file=sys.stderr)
+    whole = [report for report in reports if not report.failed]
+    codes: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    for report in whole:
+        codes.update(report.rejected)
+        for step in report.steps:
+            notes.update(step.notes)
+    songs, rejected = sum(report.songs for report in whole), sum(codes.values())
+    windows = sum(report.windows for report in whole)
+    reasons = ", ".join(f"{code} {count}" for code, count in sorted(codes.items()))
+    if notes:
+        print("notes: " + ", ".join(f"{code} {count}" for code, count in sorted(notes.items())))
+    print(
+        f"accepted {max(0, songs - rejected)} songs ({windows} windows), rejected {rejected}"
+        + (f" ({reasons})" if reasons else "")
+        + (f", {len(failed)} partitions failed" if failed else "")
+    )
+    return 1 if failed or (strict and rejected) else 0
+
+
+def _choose(dataset: Dataset, options: argparse.Namespace) -> tuple[int, ...]:
+    there = dataset.partitions()
+    if options.partitions is not None and (options.partition is not None or options.num_partitions is not None):
+        raise ConfigError("give --partitions, or a first partition and --num-partitions, not both")
+    if options.partitions is not None:
+        wanted = parse_ranges(options.partitions)
+    elif options.partition is not None or options.num_partitions is not None:
+        first = options.partition if options.partition is not None else there[0]
+        count = options.num_partitions if options.num_partitions is not None else 1
+        wanted = list(range(first, first + count))
+    else:
+        return there
+    missing = [number for number in wanted if number not in there]
+    if missing or not wanted:
+        raise DataError(f"'{dataset.path}' has no partition {_ranges(missing) or 'to work on'}; it has {_ranges(there)}")
+    return tuple(wanted)
+
+
+def parse_ranges(text: str) -> list[int]:
+    """`0-7,9` -> [0, ..., 7, 9].
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    numbers: set[int] = set()
+    for piece in text.split(","):
+        first, dash, last = piece.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ConfigError(f"--partitions must look like 0-7,9, found {text!r}")
+        numbers.update(range(int(first), int(last or first) + 1))
+    return sorted(numbers)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    pieces: list[str] = []
+    ordered = sorted(numbers)
+    begin = 0
+    for end in range(1, len(ordered) + 1):
+        if end == len(ordered) or ordered[end] != ordered[end - 1] + 1:
+            pieces.append(f"{ordered[begin]}" if end - begin == 1 else f"{ordered[begin]}-{ordered[end - 1]}")
+            begin = end
+    return ",".join(pieces)
+
+
+class _Screen:
+    """A bar over all songs and steps; a line for every step that was worked."""
+
+    def __init__(self, dataset: Dataset, partitions: Sequence[int], steps: Sequence[Step], limit: int):
+        self._rows: dict[int, int] = {}
+        for partition in partitions:
+            try:
+                with open_index(dataset, partition) as reader:
+                    self._rows[partition] = min(len(reader), limit or len(reader))
+            except DataError:
+                self._rows[partition] = 0
+        self._total = sum(self._rows.values()) * len(steps)
+        self._behind = 0
+        self._within: dict[tuple[int, str], int] = {}
+        self._progress = Progress(self._total)
+
+    def begin(self, partition: int, step: str) -> None:
+        self._within[partition, step] = 0
+        self._show(f"{step}, partition {partition}")
+
+    def song(self, partition: int, step: str, count: int) -> None:
+        self._within[partition, step] = min(count, self._rows.get(partition, 0))
+        self._show(f"{step}, partition {partition}")
+
+    def end(self, report: StepReport) -> None:
+        self._within.pop((report.partition, report.step), None)
+        if report.state == "retried":
+            self._progress.line(f"partition {report.partition}: {report.error}")
+            return
+        self._behind += self._rows.get(report.partition, 0)
+        if report.state == "done":
+            rows = ", ".join(f"{table} {count}" for table, count in report.rows.items())
+            refused = f", {report.rejected} rejected" if report.rejected else ""
+            text = f"partition {report.partition} {report.step}: {report.songs} songs{refused} -> {rows} rows, {report.seconds:.1f} s"
+            self._progress.line(text)
+        self._show(f"{report.step}, partition {report.partition}")
+
+    def _show(self, text: str) -> None:
+        self._progress.update(min(self._total, self._behind + sum(self._within.values())), text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""`train.py`: train one task on one dataset. Reads argv, puts the parts together, prints; the loop itself is `autosing/training/loop.py`.
+
+`--task_args`, `--tunables` and `--dataset-config` are JSON objects; a key nobody knows is refused with the nearest one that is known. Every flag
+is understood with `_` and with `-`. A resumed run (`--resume-from`) takes every setting that is not given again from its saved state.
+"""
+
+import argparse
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autosing.config import from_mapping, nearest, parse_json, to_mapping
+from autosing.device import pick_device
+from autosing.errors import AutoSingError, ConfigError, MismatchError, WeightsError
+from autosing.models.io import load_weights, read_config, resolve
+from autosing.training import dist
+from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
+from autosing.training.log import Progress, Wandb
+from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, resumable
+from autosing.training.schedule import DECAYS
+from autosing.training.state import read_numbers
+from autosing.training.task import Task
+from tasks import TASKS
+
+EXAMPLE = """example:
+  python train.py --task_name t2s --task_args '{"size": "tiny"}' --dataset-config '{"path": "data/train"}' --tunables '{"lr0": 4e-3}'
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 done, 2 a mistake of the user, 130/143 stopped by SIGINT/SIGTERM with the state saved."""
+    try:
+        return _train(sys.argv[1:] if argv is None else list(argv))
+    except AutoSingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags without defaults: what is not given comes from the resumed run, else from `Settings`."""
+    parser = argparse.ArgumentParser(
+        prog="autosing-train",
+        description="Train one task on one dataset.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--task-name", help=f"what to train: {', '.join(TASKS.names())}")
+    add("--task-args", metavar="JSON", help="the task's settings, as in '{\"size\": \"tiny\"}'")
+    add("--dataset-config", metavar="JSON", help="'{\"path\": \"...\"}', validation_path, validation_share; keys of the task's settings too")
+    add("--tunables", metavar="JSON", help="optimiser and initialisation, as in '{\"lr0\": 4e-3}'")
+    add("--batch-size", type=int, help="rows a batch, over all ranks (16)")
+    add("--epochs", type=float, help="passes over the dataset (5)")
+    add("--steps", type=int, help="stop after this many optimiser steps instead")
+    add("--minutes", type=float, help="stop after this time; the schedule then follows the clock, so the run is not reproducible")
+    add("--single-epoch", type=_flag, nargs="?", const=True, metavar="BOOL", help="the same as --epochs 1")
+    add("--seed", type=int, help="decides initial weights, order, augmentation and dropout (0)")
+    add("--lr-schedule", choices=list(DECAYS), help="after the warm-up (cosine)")
+    add("--accumulate-grad-batches", dest="accumulate", type=int, help="batches an optimiser step (1)")
+    add("--clip-gradient-norm", type=float, help="0 = no clipping (the task's tunable, 2)")
+    add("--precision", choices=list(PRECISIONS), help="32 on the CPU, 16-mixed on CUDA")
+    add("--ema", type=float, help="decay of a moving average of the weights, which is then validated and saved, as 0.999 (0: none)")
+    add("--validate-every-n-steps", dest="validate_every", type=int, help="also when state and checkpoints are saved (500)")
+    add("--validation-rows", type=int, help="at most this many rows (256)")
+    add("--log-every-n-steps", dest="log_every", type=int, help="a line of metrics.jsonl (10)")
+    add("--monitored-metric", help="the validation value that decides which checkpoint is best (val_loss)")
+    add("--monitored-mode", choices=["min", "max"], help="whether less or more of it is better (min)")
+    add("--keep-last", type=int, help="keep this many numbered checkpoints too (0)")
+    add("--workers", type=int, help="processes that read ahead; results do not depend on it (4, at most the cores)")
+    add("--torch-compile", type=_flag, nargs="?", const=True, metavar="BOOL")
+    add("--resume-from", help="folder of a run to go on with, or 'auto': go on if this run exists, else start it")
+    add("--allow-changed", type=_flag, nargs="?", const=True, metavar="BOOL", help="resume with another dataset or setting all the same")
+    add("--load-from", help="start from the weights of a checkpoint folder, or 'builtin'")
+    add("--output-dir", help="runs are written to <output-dir>/<task>/<name> (./models/)")
+    add("--checkpoint-dir", help="the run's folder itself, instead")
+    add("--name", help="name of the run (the time it starts)")
+    add("--overwrite", type=_flag, nargs="?", const=True, metavar="BOOL", help="start anew in the folder of an earlier run")
+    add("--device", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    add("--threads", type=int, help="threads of torch on the CPU")
+    add("--wandb", choices=["off", "offline", "online"], help="Weights & Biases (off)")
+    add("--wandb-suffix", help="put behind the run's name there")
+    add("--wandb-task-name", help="group there (the task)")
+    for unused in ("--shufbuf", "--strategy", "--persistent"):
+        add(unused, nargs="?", help=argparse.SUPPRESS)  # the order is a permutation of all rows, ranks come from torchrun
+    return parser
+
+
+def _flag(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+    return values[text.lower()]
+
+
+def parse(argv: Sequence[str]) -> dict[str, Any]:
+    """The flags that were given, by name; `_` and `-` spell the same flag.
+
+    Raises:
+        ConfigError: an unknown flag, with the nearest one.
+    """
+    plain = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        plain.append(name.replace("_", "-") + equals + value if word.startswith("--") else word)
+    parser = build_parser()
+    given, unknown = parser.parse_known_args(plain)
+    for word in unknown:
+        known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+        raise ConfigError(f"train.py has no flag '{word}'{nearest(word.partition('=')[0], known)}")
+    return vars(given)
+
+
+def _train(argv: Sequence[str]) -> int:
+    given = parse(argv)
+    if given.pop("single_epoch", False):
+        given.setdefault("epochs", 1.0)
+    resume, folder = _place(given)
+    numbers = read_numbers(folder / "state") if resume and folder is not None else {}
+    saved = {**numbers.get("identity", {}), **numbers.get("remember", {})}
+    name = given.get("task_name", saved.get("task"))
+    if name is None:
+        raise ConfigError(f"--task-name is needed; choose one of: {', '.join(TASKS.names())}")
+    if folder is None:
+        run_name = given.get("name", time.strftime("%Y%m%d-%H%M%S"))
+        folder = Path(given.get("output_dir", "./models/")) / name / run_name
+    if not resume and resumable(folder) and not given.get("overwrite"):
+        raise ConfigError(f"'{folder}' holds a run already: --resume-from auto goes on with it, --overwrite starts anew, --name names another")
+    if "threads" in given:
+        torch.set_num_threads(given["threads"])
+
+    cls: Any = TASKS.get(name)
+    dataset_values = parse_json(given["dataset_config"], "--dataset-config") if "dataset_config" in given else saved.get("dataset_config", {})
+    config, more_args = split_config(dataset_values, cls.Args, "--dataset-config")
+    if "load_from" in given and not resume:  # what the checkpoint was trained with is the default of what is not given
+        loaded = read_config(given["load_from"], getattr(cls, "model_kind", name)).get("meta", {}).get("args", {})
+        saved = {**saved, "args": {**loaded, **(parse_json(given["task_args"], "--task-args") if "task_args" in given else {})}}
+    args = _task_args(cls, given, saved, more_args)
+    tunables_values = parse_json(given["tunables"], "--tunables") if "tunables" in given else saved.get("tunables", {})
+    tunables = from_mapping(cls.Tunables, tunables_values, "--tunables")
+    settings = _settings(given, saved)
+    ranks = dist.Ranks.from_environment()
+    device = dist.start(ranks, pick_device(given.get("device", "auto")))
+    try:
+        task, data = _open(cls, args, tunables, config)
+        torch.manual_seed(settings.seed)
+        model = task.build_model()
+        if "load_from" in given and not resume:
+            load_from(model, task, given["load_from"])
+        identity = {
+            "task": name,
+            "args": _plain(args),
+            "tunables": _plain(tunables),
+        }
+        progress = Progress(1000, quiet=not ranks.first)
+        trainer = Trainer(
+            task,
+            model,
+            tunables,
+            data,
+            settings,
+            folder,
+            device,
+            identity,
+            remember={"dataset_config": _plain(config)},
+            ranks=ranks,
+            progress=progress,
+            wandb=_wandb(given, ranks, folder, name, identity),
+        )
+        for line in (*describe(trainer), f"run folder: {folder}"):
+            progress.line(line)
+        if device.type == "cpu" and PRECISIONS[trainer.precision] is not None:
+            progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
+        result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False))
+    finally:
+        dist.stop(ranks)
+    if result.stopped_by:
+        return 128 + result.stopped_by
+    if ranks.first:
+        values = ", ".join(f"{k} {v:.4g}" for k, v in result.metrics.items())
+        print(f"done: {result.step} steps{f', {values}' if values else ''}; best and last are in {folder}")
+    return 0
+
+
+def _place(given: Mapping[str, Any]) -> tuple[bool, Path | None]:
+    """Whether to resume, and the run's folder when it is already decided."""
+    folder = Path(given["checkpoint_dir"]) if "checkpoint_dir" in given else None
+    source = given.get("resume_from")
+    if source is None:
+        return False, folder
+    if source != "auto":
+        return True, Path(source).parent if Path(source).name in ("state", "last", "best") else Path(source)
+    if folder is None:
+        if "name" not in given or "task_name" not in given:
+            raise ConfigError("--resume-from auto needs --task-name and --name (or --checkpoint-dir) to know which run is meant")
+        folder = Path(given.get("output_dir", "./models/")) / given["task_name"] / given["name"]
+    return resumable(folder), folder
+
+
+def _task_args(cls: Any, given: Mapping[str, Any], saved: Mapping[str, Any], from_dataset: Mapping[str, Any]) -> Any:
+    values = dict(saved.get("args", {}))
+    if "task_args" in given and "load_from" not in given:
+        values = parse_json(given["task_args"], "--task-args")
+    for key, value in from_dataset.items():
+        if "task_args" in given and key in values and values[key] != value:
+            raise ConfigError(f"'{key}' is {values[key]!r} in --task-args and {value!r} in --dataset-config; give it once")
+        values[key] = value
+    return from_mapping(cls.Args, values, "--task-args")
+
+
+def _settings(given: Mapping[str, Any], saved: Mapping[str, Any]) -> Settings:
+    names = {f.name for f in dataclasses.fields(Settings)}
+    values = dict(saved.get("settings", {}))
+    bounds = ("epochs", "steps", "minutes")
+    if any(bound in given for bound in bounds):
+        values = {k: v for k, v in values.items() if k not in bounds}
+    return Settings(**{**values, **{k: v for k, v in given.items() if k in names}})
+
+
+def _open(cls: Any, args: Any, tunables: Any, config: DatasetConfig) -> tuple[Task, TrainingData]:
+    """The task and its rows: from Parquet, or as the task itself opens them (`open_rows`)."""
+    if hasattr(cls, "open_rows"):
+        train, validation, meta = cls.open_rows(config)
+        return cls(args, tunables, meta), TrainingData(train, validation, meta)
+    meta = read_meta(config)
+    task = cls(args, tunables, meta)
+    return task, open_dataset(task, config, meta)
+
+
+def load_from(model: Any, task: Task, name: str) -> None:
+    """Copy the weights of a checkpoint of the same kind into `model`.
+
+    Raises:
+        MismatchError: made with other specs or another config; names the field and both values.
+    """
+    values = read_config(name, model.kind)
+    meta = values.get("meta", {})
+    own = task.checkpoint_meta()
+    for spec in SPECS:
+        theirs, ours = meta.get(spec), own.get(spec)
+        if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+            for field in {**theirs, **ours}:
+                if _plain(theirs.get(field)) != _plain(ours.get(field)):
+                    raise MismatchError(
+                        f"checkpoint '{name}' was trained with {spec} {field} = {theirs.get(field)!r}, this dataset has "
+                        f"{ours.get(field)!r}; construct the dataset with the same {spec}, or train from scratch"
+                    )
+    check = getattr(task, "check_loaded", None)
+    if check is not None:
+        check(meta, f"checkpoint '{name}'")
+    try:
+        load_weights(model, resolve(name, model.kind))
+    except WeightsError as error:
+        theirs, ours = values["config"], _plain(model.config)
+        different = [f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in ours if theirs.get(k) != ours.get(k)]
+        if different:
+            raise MismatchError(f"checkpoint '{name}' has another model config ({'; '.join(different)}); give the same --task-args") from error
+        raise
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: dataclasses as objects, tuples as lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name for f in dataclasses.fields(value) if f.init}
+        value = {k: v for k, v in to_mapping(value).items() if k in fields}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _wandb(given: Mapping[str, Any], ranks: dist.Ranks, folder: Path, task: str, config: Mapping[str, Any]) -> Wandb:
+    mode = given.get("wandb", "off") if ranks.first else "off"
+    if mode != "off":
+        folder.mkdir(parents=True, exist_ok=True)
+    name = folder.name + (f"-{given['wandb_suffix']}" if "wandb_suffix" in given else "")
+    return Wandb(mode, folder, name, given.get("wandb_task_name", task), config)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())

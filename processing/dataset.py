@@ -1,0 +1,519 @@
+"""Processed partitions -> a shuffled dataset, split by song: the last table before training.
+
+Rows are the windows of `chunked.parquet` joined with their tokens and embeddings by id. Nothing depends on the partitions they came from: a
+song (or artist) is put into validation by a hash of its id and the seed, and rows are ordered by a hash of their id and the seed, then dealt
+evenly to the output partitions 0 ... N - 1; partition N holds validation. `dataset.json`, written last, names the partitions and carries the
+specs; while it is missing there is no dataset. A window that lacks one of its tables is counted by reason and reported.
+
+Memory: one row group a table, plus the rows of one output bucket; rows wait on disk in `BUCKETS` Arrow files while they are shuffled.
+"""
+
+import hashlib
+import itertools
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from autosing.errors import ConfigError, DataError, MismatchError
+from autosing.song.alignment import ALIGNMENT_TYPE, Alignment
+from autosing.store import Dataset, TableReader, atomic_path, locked, sha256_of, write_table
+from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec, require_same, spec_from_json, spec_to_json
+from processing.atoks import tokens_table
+from processing.index import INDEX
+from processing.windows import WINDOW_META, WINDOWS_TABLE
+
+DATASET_FILE = "dataset.json"
+DATASET_FORMAT = "autosing-dataset/1"
+BUCKETS = 128
+MIN_HALF_SECONDS: Seconds = 1.0
+"""`--split` leaves out a half that holds less of the song than this (the padding of a short window)."""
+SPLIT_BY = ("song", "artist")
+_SPOOL_BYTES = 32 << 20
+_FIXED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("song", pa.string()),
+        ("start", pa.float64()),
+        ("seconds", pa.float64()),
+        ("artist", pa.string()),
+        ("stoks", pa.list_(pa.int32())),
+        ("atoks", pa.list_(pa.int16())),
+        ("mtoks", pa.list_(pa.int16())),
+        ("embs", pa.list_(pa.float32())),
+        ("alignment", ALIGNMENT_TYPE),
+        ("trust", pa.float32()),
+    ]
+)
+_NOT_KEPT = {"id", "audio", "lrc_lyrics", "raw_lyrics", "source", *_FIXED.names}
+_KEPT_TYPES: tuple[Callable[[pa.DataType], bool], ...] = (
+    pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to construct.
+
+    Attributes:
+        data_dir, num_in: processed partitions 0 ... num_in - 1.
+        output_dir, num_out: written partitions 0 ... num_out - 1, and num_out for validation.
+        split: cut every row into two halves.
+        name: of the written table.
+        codec: whose tokens (`atoks_vocals_<codec>`, `atoks_no_vocals_<codec>`).
+        seed: of the split and the order.
+        validation_share: expected share of songs in validation.
+        split_by: "song", or "artist": no artist on both sides.
+    """
+
+    data_dir: Path
+    num_in: int
+    output_dir: Path
+    num_out: int
+    split: bool = False
+    name: str = "main"
+    codec: str = "builtin"
+    seed: int = 0
+    validation_share: float = 0.05
+    split_by: str = "song"
+
+    def __post_init__(self) -> None:
+        for holds, message in (
+            (self.num_in >= 1, f"num_in must be at least 1, found {self.num_in}"),
+            (self.num_out >= 1, f"--num-out-partitions must be at least 1, found {self.num_out}"),
+            (0 <= self.validation_share < 1, f"--validation-share must be in [0, 1), found {self.validation_share}"),
+            (self.split_by in SPLIT_BY, f"--split-by must be song or artist, found '{self.split_by}'"),
+            (self.name.isidentifier(), f"--name must be letters, digits and _, found '{self.name}'"),
+            (self.data_dir.resolve() != self.output_dir.resolve(), "the output folder must not be the data folder; give another one"),
+        ):
+            if not holds:
+                raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class Constructed:
+    """What was written; `lost` counts windows left out, by reason; `notes` are lines for the user."""
+
+    train_rows: int
+    validation_rows: int
+    train_songs: int
+    validation_songs: int
+    lost: dict[str, int]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Specs:
+    codec: CodecSpec
+    accompaniment: CodecSpec
+    semantic: SemanticSpec
+    voice: VoiceSpec
+    window_seconds: Seconds
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A row before its tokens are read: enough to say where it goes."""
+
+    id: str
+    song: str
+    group: str
+
+
+def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total: None) -> Constructed:
+    """Join, split, shuffle and write.
+
+    Args:
+        seen: told how many of how many rows are joined.
+
+    Raises:
+        DataError: a partition or table is missing or damaged, or no row is left.
+        MismatchError: partitions were made with different codecs, tokenizers or windows.
+    """
+    source = Dataset(plan.data_dir)
+    there = source.partitions()
+    missing = [i for i in range(plan.num_in) if i not in there]
+    if missing:
+        raise DataError(f"'{plan.data_dir}' has no partition {missing[0]}; it has {len(there)}, num_in says {plan.num_in}")
+    notes = []
+    if len(there) > plan.num_in:
+        notes.append(f"{len(there) - plan.num_in} partitions of '{plan.data_dir}' are not used (num_in {plan.num_in} of {len(there)})")
+    parts = [_Partition(source, i, plan.codec) for i in range(plan.num_in)]
+    specs = _same_specs(parts)
+    lost: Counter[str] = Counter()
+    keys = [key for part in parts for key in part.keys(plan.split_by, lost)]
+    _no_repeats(keys)
+    if not keys:
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in lost.items()) or "no window was found in any song"
+        raise DataError(f"no row is left to construct a dataset from ({reasons}); run autosing-process run first")
+    validation = _validation_groups({key.group for key in keys}, plan.seed, plan.validation_share)
+    if not validation and plan.validation_share > 0:
+        notes.append(f"all rows come from one {plan.split_by}: everything is in train, the validation partition is empty")
+    extra = _extra_columns(parts)
+    schema = pa.schema([*_FIXED, *extra])
+    plan.output_dir.mkdir(parents=True, exist_ok=True)
+    with locked(plan.output_dir):
+        before = _written_before(plan.output_dir)
+        (plan.output_dir / DATASET_FILE).unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".construct.", suffix=".tmp", dir=plan.output_dir) as folder:
+            _sweep(plan.output_dir, Path(folder))
+            rows = _joined(parts, plan, specs, extra, {key.id for key in keys}, lost, len(keys), seen)
+            train_rows, validation_rows = _shuffle(rows, plan, specs, schema, validation, Path(folder))
+        songs = {key.song for key in keys}
+        held = {key.song for key in keys if key.group in validation}
+        description = {
+            "format": DATASET_FORMAT,
+            "kind": "tokens",
+            "parts": [plan.name],
+            "partitions": {"train": list(range(plan.num_out)), "validation": [plan.num_out]},
+            "rows": {"train": train_rows, "validation": validation_rows},
+            "songs": {"train": len(songs) - len(held), "validation": len(held)},
+            "codec": asdict(specs.codec),
+            "accompaniment_codec": asdict(specs.accompaniment),
+            "semantic": asdict(specs.semantic),
+            "voice": asdict(specs.voice),
+            "window_seconds": specs.window_seconds / 2 if plan.split else specs.window_seconds,
+            "split": plan.split,
+            "split_by": plan.split_by,
+            "seed": plan.seed,
+            "validation_share": plan.validation_share,
+            "lost": dict(sorted(lost.items())),
+            "source_hash": _source_hash(parts, plan),
+        }
+        with atomic_path(plan.output_dir / DATASET_FILE) as path:
+            path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        for number in before - set(range(plan.num_out + 1)):  # partitions of an earlier, larger dataset
+            (plan.output_dir / str(number) / f"{plan.name}.parquet").unlink(missing_ok=True)
+    return Constructed(train_rows, validation_rows, len(songs) - len(held), len(held), dict(sorted(lost.items())), tuple(notes))
+
+
+class _Partition:
+    """The tables of one input partition, opened when needed."""
+
+    def __init__(self, dataset: Dataset, number: int, codec: str):
+        self.number = number
+        self.names = {
+            "stoks": "stoks",
+            "atoks": tokens_table("vocals", codec),
+            "mtoks": tokens_table("no_vocals", codec),
+            "embs": "artist_embs",
+        }
+        self.paths = {t: dataset.table(number, t) for t in (INDEX, WINDOWS_TABLE, *self.names.values())}
+        for table, path in self.paths.items():
+            if not path.is_file():
+                raise DataError(
+                    f"partition {number} has no {table}.parquet ('{path}'); run `autosing-process run {dataset.path} --partitions {number}`"
+                )
+
+    def open(self, table: str) -> TableReader:
+        return TableReader(self.paths[table])
+
+    def specs(self) -> _Specs:
+        def spec(table: str, kind: str) -> Any:
+            with self.open(table) as reader:
+                text = reader.meta.get(kind)
+            if text is None:
+                raise DataError(f"'{self.paths[table]}' does not say which {kind} made it; run its step again")
+            return spec_from_json(text)
+
+        with self.open(WINDOWS_TABLE) as reader:
+            seconds = reader.meta.get(WINDOW_META)
+        if seconds is None:
+            raise DataError(f"'{self.paths[WINDOWS_TABLE]}' does not say how long its windows are; run vad_extract again")
+        return _Specs(
+            spec(self.names["atoks"], "codec"),
+            spec(self.names["mtoks"], "codec"),
+            spec(self.names["stoks"], "semantic"),
+            spec(self.names["embs"], "voice"),
+            float(seconds),
+        )
+
+    def about(self, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Song id -> those of the columns that the index has, from the first row of each id."""
+        with self.open(INDEX) as reader:
+            there = [name for name in columns if name in reader.schema.names]
+            found: dict[str, dict[str, Any]] = {}
+            for row in reader.rows(["id", *there]) if there else ():
+                found.setdefault(row.pop("id"), row)
+            return found
+
+    def keys(self, split_by: str, lost: Counter[str]) -> Iterator[_Key]:
+        """The windows that every table holds; the others are counted in `lost`."""
+        held = {}
+        for column, table in self.names.items():
+            with self.open(table) as reader:
+                held[column] = set(reader.column("id"))
+        about = self.about(["artist"]) if split_by == "artist" else {}
+        with self.open(WINDOWS_TABLE) as reader:
+            for row in reader.rows(["id", "song"]):
+                lacking = [self.names[column] for column, ids in held.items() if row["id"] not in ids]
+                if lacking:
+                    lost[f"not in {lacking[0]}"] += 1
+                else:
+                    yield _Key(row["id"], row["song"], _group(row["song"], about.get(row["song"], {}).get("artist")))
+
+
+def _group(song: str, artist: str | None) -> str:
+    """What is never on both sides of the split; `artist` is None where it does not matter."""
+    return f"artist/{artist}" if artist else f"song/{song}"
+
+
+def _same_specs(parts: Sequence[_Partition]) -> _Specs:
+    first = parts[0].specs()
+    for part in parts[1:]:
+        specs = part.specs()
+        where = "partition 0", f"partition {part.number}"
+        for what in ("codec", "accompaniment", "semantic", "voice"):
+            require_same(what, getattr(first, what), where[0], getattr(specs, what), where[1])
+        if specs.window_seconds != first.window_seconds:
+            raise MismatchError(
+                f"windows of {where[0]} last {first.window_seconds:g} s and of {where[1]} {specs.window_seconds:g} s; "
+                "run vad_extract with the same --chunk-length"
+            )
+    return first
+
+
+def _no_repeats(keys: Sequence[_Key]) -> None:
+    counts = Counter(key.id for key in keys)
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{len(repeated)} window ids come twice, the first is '{repeated[0]}'; run `autosing-process run`, which keeps one song an id"
+        )
+
+
+def _unit(seed: int, text: str) -> float:
+    """A hash of (seed, text) as a number in [0, 1)."""
+    digest = hashlib.blake2b(f"{seed}/{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _validation_groups(groups: set[str], seed: int, share: float) -> set[str]:
+    """The groups held out: those whose hash falls below `share`; at least one and never all where there are two or more."""
+    if share == 0 or len(groups) < 2:
+        return set()
+    ordered = sorted(groups, key=lambda group: (_unit(seed, f"split/{group}"), group))
+    count = sum(_unit(seed, f"split/{group}") < share for group in ordered)
+    return set(ordered[: min(max(1, count), len(ordered) - 1)])
+
+
+def _extra_columns(parts: Sequence[_Partition]) -> list[pa.Field]:
+    """Columns of the index that are not ours and hold plain values, kept in every row; text where partitions differ in type."""
+    kinds: dict[str, pa.DataType] = {}
+    for part in parts:
+        with part.open(INDEX) as reader:
+            for field in reader.schema:
+                if field.name in _NOT_KEPT or not any(fits(field.type) for fits in _KEPT_TYPES):
+                    continue
+                known = kinds.setdefault(field.name, field.type)
+                if known != field.type:
+                    kinds[field.name] = pa.string()
+    return [pa.field(name, kind) for name, kind in sorted(kinds.items())]
+
+
+def _joined(
+    parts: Sequence[_Partition],
+    plan: Plan,
+    specs: _Specs,
+    extra: Sequence[pa.Field],
+    kept: set[str],
+    lost: Counter[str],
+    total: int,
+    seen: Callable[[int, int], None],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every row with its group."""
+    done = 0
+    for part in parts:
+        readers = {column: part.open(table) for column, table in part.names.items()}
+        windows = part.open(WINDOWS_TABLE)
+        try:
+            texts = {f.name for f in extra if f.type == pa.string()}
+            about = part.about(["artist", *(f.name for f in extra)])
+            for window in windows.rows(["id", "song", "start", "seconds", "alignment"]):
+                if window["id"] not in kept:
+                    continue
+                row = {**about.get(window["song"], {}), **window}
+                for name in texts:
+                    row[name] = None if row.get(name) is None else str(row[name])
+                for column, reader in readers.items():
+                    values = "embs" if column == "embs" else "values"
+                    found = reader.get(window["id"], ["id", values])
+                    assert found is not None
+                    row[column] = found[values]
+                _check_lengths(row, specs)
+                group = _group(row["song"], row.get("artist") if plan.split_by == "artist" else None)
+                alignment = Alignment.from_struct(row.pop("alignment"))
+                for piece, words in _halves(row, alignment, specs, lost) if plan.split else [(row, alignment)]:
+                    # a song without lyrics says nothing about its words; an empty alignment would say that there are none
+                    nothing = words.trust is None and not alignment.words
+                    yield group, {**piece, "alignment": None if nothing else words.to_struct(), "trust": words.trust}
+                done += 1
+                seen(done, total)
+        finally:
+            for reader in (*readers.values(), windows):
+                reader.close()
+
+
+def _check_lengths(row: Mapping[str, Any], specs: _Specs) -> None:
+    seconds = specs.window_seconds
+    wanted = {
+        "stoks": 2 * specs.semantic.tokens(seconds / 2),
+        "atoks": specs.codec.levels * specs.codec.frames(seconds),
+        "mtoks": specs.accompaniment.levels * specs.accompaniment.frames(seconds),
+    }
+    for column, count in wanted.items():
+        if len(row[column]) != count:
+            raise DataError(f"window '{row['id']}' has {len(row[column])} {column} where {seconds:g} s are {count}; run its step again")
+    if len(row["embs"]) % specs.voice.width or not len(row["embs"]):
+        raise DataError(f"window '{row['id']}' has {len(row['embs'])} embs, not a multiple of {specs.voice.width}; run artist_embs again")
+
+
+def _halves(
+    row: Mapping[str, Any], alignment: Alignment, specs: _Specs, lost: Counter[str]
+) -> Iterator[tuple[dict[str, Any], Alignment]]:
+    """A row as two rows of half its length. Codes are cut where the coarsest codes of all levels begin."""
+    half = specs.window_seconds / 2
+    embs = np.asarray(row["embs"]).reshape(-1, specs.voice.width)
+    tokens = specs.semantic.tokens(half)
+    for number in range(2):
+        begin = number * half
+        available = min(half, row["seconds"] - begin)
+        if available < MIN_HALF_SECONDS:
+            lost["half window is padding"] += 1
+            continue
+        pieces = slice(int(len(embs) * number / 2), -int(-len(embs) * (number + 1) // 2))
+        yield (
+            {
+                **row,
+                "id": row["id"] if number == 0 else f"{row['song']}_at_{row['start'] + begin:g}",
+                "start": row["start"] + begin,
+                "seconds": available,
+                "stoks": row["stoks"][number * tokens : (number + 1) * tokens],
+                "atoks": _half_codes(row["atoks"], specs.codec, specs.window_seconds, number),
+                "mtoks": _half_codes(row["mtoks"], specs.accompaniment, specs.window_seconds, number),
+                "embs": embs[pieces].reshape(-1),
+            },
+            alignment.clip(begin, begin + half),
+        )
+
+
+def _half_codes(values: Any, spec: CodecSpec, window_seconds: Seconds, number: int) -> np.ndarray:
+    """(K x T,) -> (K x T',), T' = frames of half a window; the second half begins at the coarse code nearest to the middle."""
+    codes = np.asarray(values).reshape(spec.levels, -1)
+    block, frames = max(spec.strides), spec.frames(window_seconds / 2)
+    begin = number * round(window_seconds / 2 * spec.frame_rate / block) * block
+    begin = min(begin, (codes.shape[1] - frames) // block * block)
+    return codes[:, begin : begin + frames].reshape(-1)
+
+
+def _shuffle(
+    rows: Iterator[tuple[str, dict[str, Any]]], plan: Plan, specs: _Specs, schema: pa.Schema, validation: set[str], folder: Path
+) -> tuple[int, int]:
+    """Write the rows in the order of their hash, dealt evenly to the partitions. -> rows of train, of validation"""
+    meta = {
+        "codec": spec_to_json(specs.codec),
+        "accompaniment_codec": spec_to_json(specs.accompaniment),
+        "semantic": spec_to_json(specs.semantic),
+        "voice": spec_to_json(specs.voice),
+        WINDOW_META: str(specs.window_seconds / 2 if plan.split else specs.window_seconds),
+    }
+    train, held = _Spool(folder / "train", schema), _Spool(folder / "validation", schema)
+    for group, row in rows:
+        (held if group in validation else train).add(_unit(plan.seed, f"order/{row['id']}"), row)
+    in_order = train.ordered()
+    for number in range(plan.num_out + 1):
+        mine = itertools.islice(in_order, _share(number, train.rows, plan.num_out)) if number < plan.num_out else held.ordered()
+        write_table(plan.output_dir / str(number) / f"{plan.name}.parquet", mine, schema, meta)
+    return train.rows, held.rows
+
+
+def _share(number: int, rows: int, partitions: int) -> int:
+    """How many of `rows` partition `number` gets; all get them, and no two differ by more than one."""
+    return (number + 1) * rows // partitions - number * rows // partitions
+
+
+class _Spool:
+    """Rows set aside on disk in `BUCKETS` files by their place in [0, 1), and read back in order of place."""
+
+    def __init__(self, folder: Path, schema: pa.Schema):
+        folder.mkdir()
+        self.rows = 0
+        self._folder = folder
+        self._schema = schema.append(pa.field("place", pa.float64()))
+        self._waiting: dict[int, list[dict[str, Any]]] = {}
+        self._bytes = 0
+        self._chunks: Counter[int] = Counter()
+
+    def add(self, place: float, row: Mapping[str, Any]) -> None:
+        self.rows += 1
+        self._waiting.setdefault(int(place * BUCKETS), []).append({**row, "place": place})
+        self._bytes += 8192 + sum(np.asarray(row[name]).nbytes for name in ("stoks", "atoks", "mtoks", "embs"))
+        if self._bytes >= _SPOOL_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        for bucket, rows in self._waiting.items():
+            path = self._folder / f"{bucket}.{self._chunks[bucket]}.arrow"
+            self._chunks[bucket] += 1
+            try:
+                with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, self._schema) as writer:
+                    writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+            except OSError as error:
+                raise DataError(f"cannot write '{path}' ({error}); make room, then run again") from error
+        self._waiting, self._bytes = {}, 0
+
+    def ordered(self) -> Iterator[dict[str, Any]]:
+        """Every row, by place; call it once all are added."""
+        self._flush()
+        for bucket in range(BUCKETS):
+            tables = []
+            for chunk in range(self._chunks[bucket]):
+                with pa.OSFile(str(self._folder / f"{bucket}.{chunk}.arrow"), "rb") as file:
+                    tables.append(pa.ipc.open_file(file).read_all())
+            if not tables:
+                continue
+            table = pa.concat_tables(tables).combine_chunks().sort_by([("place", "ascending"), ("id", "ascending")])
+            for batch in table.drop_columns(["place"]).to_batches(max_chunksize=64):
+                for i in range(batch.num_rows):
+                    yield {name: _cell(batch.column(j), i) for j, name in enumerate(batch.schema.names)}
+
+
+def _cell(array: pa.Array, i: int) -> Any:
+    kind = array.type
+    if pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type) and array[i].is_valid:
+        return array[i].values.to_numpy(zero_copy_only=False)
+    return array[i].as_py()
+
+
+def _source_hash(parts: Sequence[_Partition], plan: Plan) -> str:
+    """A hash of what the rows were made from: the tables and the choices."""
+    digest = hashlib.sha256(f"{plan.seed}|{plan.split}|{plan.split_by}|{plan.validation_share}|{plan.num_out}".encode())
+    for part in parts:
+        for table in (WINDOWS_TABLE, *part.names.values()):
+            digest.update(f"{part.number}/{table}={sha256_of(part.paths[table])}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _written_before(folder: Path) -> set[int]:
+    try:
+        found = json.loads((folder / DATASET_FILE).read_text(encoding="utf-8"))
+        return {int(n) for numbers in found["partitions"].values() for n in numbers}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _sweep(folder: Path, mine: Path) -> None:
+    """Remove the spools of constructions that were killed."""
+    for path in folder.glob(".construct.*.tmp"):
+        if path != mine:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("*/.*.tmp"):
+        path.unlink(missing_ok=True)
+

@@ -1,0 +1,176 @@
+"""What was made, from what, and whether it still holds: `<dataset>/<i>/manifest.json` and `rejected.parquet`.
+
+One entry a step (by `Step.key`): its version, the hash of its settings, the hashes of the tables it read, and the hash and rows of
+those it wrote. A step is done when its entry verifies against the files as they are now; "the file exists" means nothing. The entry is
+written last, so a step that died anywhere before is simply due again. Neither file holds a time, a host or a path: working twice
+gives the same bytes.
+
+`rejected.parquet` holds the rejected rows of all steps (id, step, code, reason, partition); an entry knows the hash of its own.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from autosing.errors import DataError
+from autosing.store import TableInfo, TableReader, TableWriter, atomic_path, sha256_of
+from processing.step import Rejected
+
+FORMAT = "autosing-manifest/1"
+MANIFEST_FILE = "manifest.json"
+REJECTED_TABLE = "rejected"
+REJECTED_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("step", pa.string()),
+        ("code", pa.string()),
+        ("reason", pa.string()),
+        ("partition", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One step's work on one partition.
+
+    Attributes:
+        step, version, settings: what ran; `settings` is a hash.
+        inputs: table read -> sha256 of its file.
+        tables: table written -> {"rows", "bytes", "sha256"}.
+        songs: songs shown to the step; rows in = songs that were `Done` + `rejected`.
+        rejected, rejected_hash: how many it refused, and the hash of those rows.
+        notes: code -> how often.
+    """
+
+    step: str
+    version: str
+    settings: str
+    inputs: dict[str, str]
+    tables: dict[str, dict[str, Any]]
+    songs: int
+    rejected: int
+    rejected_hash: str
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """A short hash of JSON settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def rejected_hash(rejected: Iterable[Rejected]) -> str:
+    """A hash of the rows a step refused, in order."""
+    digest = hashlib.sha256()
+    for row in rejected:
+        digest.update(json.dumps([row.id, row.code, row.reason]).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+class FileHashes:
+    """sha256 of files, read once as long as size and time of change stay the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int, int], str]] = {}
+
+    def of(self, path: Path) -> str | None:
+        """The hash, or None where there is no file."""
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return None
+        mark = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        known = self._known.get(path)
+        if known is None or known[0] != mark:
+            known = (mark, sha256_of(path))
+            self._known[path] = known
+        return known[1]
+
+
+class Manifest:
+    """The entries and rejected rows of one partition folder."""
+
+    def __init__(self, folder: Path, partition: int, hashes: FileHashes):
+        """Reads what is there; a damaged manifest is as good as none."""
+        self.folder, self.partition, self._hashes = folder, partition, hashes
+        self.entries: dict[str, Entry] = {}
+        try:
+            found = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+            if found.get("format") == FORMAT:
+                self.entries = {key: Entry(**values) for key, values in found["steps"].items()}
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+            self.entries = {}
+        self.rejected: dict[str, list[Rejected]] = self._read_rejected()
+
+    def inputs(self, tables: Iterable[str]) -> dict[str, str]:
+        """The hashes of tables as they are now.
+
+        Raises:
+            DataError: a table is missing.
+        """
+        found: dict[str, str] = {}
+        for table in tables:
+            digest = self._hashes.of(self.folder / f"{table}.parquet")
+            if digest is None:
+                raise DataError(f"partition {self.partition} has no {table}.parquet ('{self.folder}')")
+            found[table] = digest
+        return found
+
+    def holds(self, key: str, version: str, settings: str, inputs: Mapping[str, str]) -> bool:
+        """Whether the entry of `key` still describes the files."""
+        entry = self.entries.get(key)
+        if entry is None or (entry.version, entry.settings, entry.inputs) != (version, settings, dict(inputs)):
+            return False
+        if rejected_hash(self.rejected.get(key, ())) != entry.rejected_hash:
+            return False
+        return all(self._hashes.of(self.folder / f"{t}.parquet") == info["sha256"] for t, info in entry.tables.items())
+
+    def commit(
+        self,
+        key: str,
+        entry: Mapping[str, Any],
+        tables: Mapping[str, TableInfo],
+        rejected: list[Rejected],
+        order: Callable[[str], Any],
+        reached: Callable[[str], None] = lambda point: None,
+    ) -> Entry:
+        """Write `rejected.parquet` and then the manifest with the new entry.
+
+        Args:
+            entry: the fields of `Entry` that are not derived here.
+            order: sorts step keys in rejected.parquet.
+        """
+        self.rejected[key] = rejected
+        with TableWriter(self.folder / f"{REJECTED_TABLE}.parquet", REJECTED_SCHEMA, reached=lambda p: reached(f"rejected-{p}")) as writer:
+            for step in sorted(self.rejected, key=order):
+                for row in self.rejected[step]:
+                    writer.write({"id": row.id, "step": step, "code": row.code, "reason": row.reason, "partition": self.partition})
+        made = Entry(
+            **entry,
+            tables={table: asdict(info) for table, info in tables.items()},
+            rejected=len(rejected),
+            rejected_hash=rejected_hash(rejected),
+        )
+        self.entries[key] = made
+        reached("manifest")
+        with atomic_path(self.folder / MANIFEST_FILE) as path:
+            steps = {name: asdict(self.entries[name]) for name in sorted(self.entries, key=order)}
+            path.write_text(json.dumps({"format": FORMAT, "steps": steps}, indent=1) + "\n", encoding="utf-8")
+        reached("done")
+        return made
+
+    def _read_rejected(self) -> dict[str, list[Rejected]]:
+        path = self.folder / f"{REJECTED_TABLE}.parquet"
+        found: dict[str, list[Rejected]] = {}
+        try:
+            with TableReader(path) as reader:
+                for row in reader.rows(["id", "step", "code", "reason"]):
+                    found.setdefault(row["step"], []).append(Rejected(row["id"], row["code"], row["reason"]))
+        except DataError:  # missing or damaged: the steps that refused rows no longer verify, and write it again
+            return {}
+        return found

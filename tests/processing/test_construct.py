@@ -1,0 +1,221 @@
+"""construct_dataset: joined, split by song, shuffled, every row kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_songs import SMALL, audio_bytes, read, tables, tone, write_index
+
+from autosing.cli.construct_dataset import main
+from autosing.cli.process import main as process
+from autosing.tokens.specs import CodecSpec, spec_from_json
+from processing.dataset import _half_codes, _share, _validation_groups
+
+CODEC = ["--codec", "fake"]
+
+
+def construct(data: Path, out: Path, *flags: str, num_in: int = 2) -> tuple[list[list[dict]], dict]:
+    assert main([str(data), str(num_in), str(out), *CODEC, *flags]) == 0
+    description = json.loads((out / "dataset.json").read_text())
+    parts = description["partitions"]
+    return [read(out / str(n) / "main.parquet") for n in parts["train"] + parts["validation"]], description
+
+
+def window_rows(data: Path) -> dict[str, dict]:
+    return {row["id"]: row for path in sorted(data.glob("*/chunked.parquet")) for row in read(path)}
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+def test_every_row_is_kept_for_any_number_of_partitions(processed: Path, tmp_path: Path, count: int) -> None:
+    parts, description = construct(processed, tmp_path / "out", "--num-out-partitions", str(count))
+    windows = window_rows(processed)
+    assert len(parts) == count + 1
+    rows = [row for part in parts for row in part]
+    assert sorted(row["id"] for row in rows) == sorted(windows)
+    assert description["rows"] == {"train": len(rows) - len(parts[-1]), "validation": len(parts[-1])}
+    sizes = [len(part) for part in parts[:-1]]
+    assert max(sizes) - min(sizes) <= 1
+    held = {row["song"] for row in parts[-1]}
+    assert held and held.isdisjoint(row["song"] for part in parts[:-1] for row in part)
+
+
+def test_rows_carry_what_the_tables_hold(processed: Path, tmp_path: Path) -> None:
+    parts, description = construct(processed, tmp_path / "out", "--num-out-partitions", "2")
+    rows = {row["id"]: row for part in parts for row in part}
+    for partition in ("0", "1"):
+        for table, column, key in (
+            ("stoks", "stoks", "values"), ("atoks_vocals_fake", "atoks", "values"),
+            ("atoks_no_vocals_fake", "mtoks", "values"), ("artist_embs", "embs", "embs"),
+        ):  # fmt: skip
+            for row in read(processed / partition / f"{table}.parquet"):
+                assert rows[row["id"]][column] == row[key]
+    windows = window_rows(processed)
+    for row in rows.values():
+        assert (row["song"], row["start"]) == (windows[row["id"]]["song"], windows[row["id"]]["start"])
+        if row["song"] == "gamma":
+            assert row["alignment"] is None and row["trust"] is None and row["artist"] is None and row["year"] is None
+        else:
+            assert row["alignment"] == windows[row["id"]]["alignment"] and row["trust"] == pytest.approx(row["alignment"]["inlier_ratio"])
+    assert {row["year"] for row in rows.values()} == {1999, 2000, None}  # a column of the user's own
+    assert description["codec"]["name"] == "fake" and description["accompaniment_codec"]["name"] == "fake_band"
+    assert description["window_seconds"] == 4 and description["kind"] == "tokens" and description["parts"] == ["main"]
+    meta = pq.read_schema(tmp_path / "out" / "0" / "main.parquet").metadata
+    assert spec_from_json(meta[b"autosing.codec"]).name == "fake"
+
+
+def test_the_training_loop_reads_it(processed: Path, tmp_path: Path) -> None:
+    from autosing.training.data import DatasetConfig, read_meta
+
+    _, description = construct(processed, tmp_path / "out", "--num-out-partitions", "2", "--split")
+    meta = read_meta(DatasetConfig(path=str(tmp_path / "out")))
+    assert meta.kind == "tokens" and meta.window_seconds == 2 and meta.codec is not None and meta.codec.name == "fake"
+    assert meta.rows == description["rows"]["train"] and meta.voice is not None and meta.source_hash
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_another_order(processed: Path, tmp_path: Path) -> None:
+    construct(processed, tmp_path / "a", "--num-out-partitions", "2")
+    construct(processed, tmp_path / "b", "--num-out-partitions", "2")
+    one, _ = construct(processed, tmp_path / "c", "--num-out-partitions", "1", "--seed", "1")
+    two, _ = construct(processed, tmp_path / "d", "--num-out-partitions", "1", "--seed", "2")
+    assert tables(tmp_path / "a") == tables(tmp_path / "b")
+    assert [r["id"] for part in one for r in part] != [r["id"] for part in two for r in part]
+
+
+def test_split_halves_are_what_the_halves_are_on_their_own(processed: Path, tmp_path: Path) -> None:
+    parts, description = construct(processed, tmp_path / "out", "--num-out-partitions", "3", "--split")
+    rows = {row["id"]: row for part in parts for row in part}
+    windows = window_rows(processed)
+    codec = CodecSpec(**description["codec"])
+    stoks = {row["id"]: row["values"] for p in ("0", "1") for row in read(processed / p / "stoks.parquet")}
+    atoks = {row["id"]: row["values"] for p in ("0", "1") for row in read(processed / p / "atoks_vocals_fake.parquet")}
+    assert description["window_seconds"] == 2
+    for identity, window in windows.items():
+        first = rows[identity]
+        second = rows.get(f"{window['song']}_at_{window['start'] + 2:.0f}")
+        assert first["stoks"] == stoks[identity][:50] and len(first["atoks"]) == codec.levels * codec.frames(2)
+        assert first["atoks"][: codec.frames(2)] == atoks[identity][: codec.frames(2)]
+        if second is None:
+            assert window["seconds"] < 3
+            continue
+        assert second["stoks"] == stoks[identity][50:] and second["start"] == window["start"] + 2 and second["song"] == first["song"]
+        assert len(second["atoks"]) == codec.levels * codec.frames(2)
+        if second["alignment"]:
+            assert all(0 <= t <= 2 for t in second["alignment"]["starts"] + second["alignment"]["ends"])
+    assert description["lost"] == ({"half window is padding": 2 * len(windows) - len(rows)} if 2 * len(windows) > len(rows) else {})
+
+
+def test_second_halves_begin_on_a_coarse_code() -> None:
+    spec = CodecSpec("snac", 32000, 384, (8, 4, 2, 1), 4096, 32)
+    codes = np.tile(np.arange(spec.frames(30)), (4, 1))
+    for level, stride in enumerate(spec.strides):
+        codes[level, np.arange(codes.shape[1]) % stride != 0] = -1
+    for number in range(2):
+        half = _half_codes(codes.reshape(-1), spec, 30.0, number).reshape(4, -1)
+        assert half.shape[1] == spec.frames(15) == 1248
+        assert (half[0] >= 0).sum() == 156 and half[0, 0] >= 0
+        assert abs(half[3, 0] * spec.hop / spec.sample_rate - 15 * number) <= 0.05
+
+
+def test_by_artist(processed: Path, tmp_path: Path) -> None:
+    for seed in range(4):
+        parts, _ = construct(processed, tmp_path / f"out{seed}", "--num-out-partitions", "1", "--split-by", "artist", "--seed", str(seed))
+        held, kept = ({row["artist"] for row in part} - {None} for part in (parts[1], parts[0]))
+        assert parts[1] and held.isdisjoint(kept)
+
+
+def test_one_song_goes_into_train_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_index(tmp_path / "ds" / "0", [{"id": "only", "audio": audio_bytes(tone(4))}])
+    assert process(["run", str(tmp_path / "ds"), *SMALL]) == 0
+    parts, description = construct(tmp_path / "ds", tmp_path / "out", "--num-out-partitions", "3", num_in=1)
+    assert [len(part) for part in parts] == [0, 0, 1, 0] and description["rows"] == {"train": 1, "validation": 0}
+    assert "the validation partition is empty" in capsys.readouterr().out
+
+
+def test_windows_that_lack_a_table_are_counted(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = processed / "0" / "stoks.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
+    parts, description = construct(processed, tmp_path / "out", "--num-out-partitions", "1")
+    assert description["lost"] == {"not in stoks": 1} and "left out 1 windows: not in stoks" in capsys.readouterr().out
+    assert sum(map(len, parts)) == len(window_rows(processed)) - 1
+
+
+def test_partitions_of_another_codec_are_refused_by_name(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = processed / "1" / "atoks_vocals_fake.parquet"
+    table = pq.read_table(path)
+    meta = dict(table.schema.metadata)
+    meta[b"autosing.codec"] = meta[b"autosing.codec"].replace(b'"num_codes": 64', b'"num_codes": 65')
+    pq.write_table(table.replace_schema_metadata(meta), path)
+    assert main([str(processed), "2", str(tmp_path / "out"), *CODEC]) == 2
+    err = capsys.readouterr().err
+    assert "codec of partition 0 and of partition 1 differ (num_codes: 64 != 65)" in err
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_windows_of_another_length_are_refused(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert process(["run", str(processed), "1", *SMALL, "--chunk-length", "2"]) == 0
+    assert main([str(processed), "2", str(tmp_path / "out"), *CODEC]) == 2
+    assert "windows of partition 0 last 4 s and of partition 1 2 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["3"], "has no partition 2; it has 2"),
+        (["0"], "num_in must be at least 1"),
+        (["2", "--num-out-partitions", "0"], "--num-out-partitions must be at least 1"),
+        (["2", "--validation-share", "1"], "--validation-share must be in [0, 1)"),
+        (["2", "--codec", "snac"], "has no atoks_vocals_snac.parquet"),
+    ],
+)
+def test_mistakes_are_one_line(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str) -> None:
+    assert main([str(processed), flags[0], str(tmp_path / "out"), *CODEC, *flags[1:]]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_damage_is_named(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = processed / "1" / "stoks.parquet"
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    assert main([str(processed), "2", str(tmp_path / "out"), *CODEC]) == 2
+    assert f"'{path}' is damaged" in capsys.readouterr().err
+
+
+def test_a_smaller_dataset_leaves_nothing_of_a_larger_one(processed: Path, tmp_path: Path) -> None:
+    construct(processed, tmp_path / "out", "--num-out-partitions", "9")
+    construct(processed, tmp_path / "out", "--num-out-partitions", "2")
+    assert sorted(p.parent.name for p in (tmp_path / "out").glob("*/main.parquet")) == ["0", "1", "2"]
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_more_rows_than_one_spool_holds(processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    construct(processed, tmp_path / "a", "--num-out-partitions", "2")
+    monkeypatch.setattr("processing.dataset._SPOOL_BYTES", 1)
+    construct(processed, tmp_path / "b", "--num-out-partitions", "2")
+    assert tables(tmp_path / "a") == tables(tmp_path / "b")
+
+
+def test_shares_are_even() -> None:
+    for rows in (0, 1, 5, 1000):
+        for partitions in (1, 3, 512):
+            shares = [_share(n, rows, partitions) for n in range(partitions)]
+            assert sum(shares) == rows and max(shares) - min(shares) <= 1
+
+
+def test_the_held_out_share() -> None:
+    groups = {f"song/{i}" for i in range(2000)}
+    assert 60 <= len(_validation_groups(groups, 0, 0.05)) <= 140
+    assert _validation_groups(groups, 0, 0.0) == set() and len(_validation_groups({"a", "b"}, 3, 0.99)) == 1
+    more = groups | {f"song/{i}" for i in range(2000, 3000)}
+    assert _validation_groups(groups, 0, 0.05) <= _validation_groups(more, 0, 0.05)  # a song never changes sides
+
+
+def test_text_columns_of_different_types_become_text(processed: Path, tmp_path: Path) -> None:
+    rows = read(processed / "1" / "index.parquet")
+    write_index(processed / "1", [{**row, "year": "unknown"} for row in rows], year=pa.string())
+    parts, _ = construct(processed, tmp_path / "out", "--num-out-partitions", "1")
+    assert {row["year"] for part in parts for row in part} == {"1999", "2000", "unknown"}

@@ -1,0 +1,128 @@
+"""A folder of songs -> index tables."""
+
+from pathlib import Path
+
+import pytest
+from small_songs import audio_bytes, read, tone
+
+from autosing.cli.process import main
+
+FLAC = audio_bytes(tone(1))
+
+
+@pytest.fixture
+def music(tmp_path: Path) -> Path:
+    folder = tmp_path / "music"
+    files: dict[str, bytes] = {
+        "Anna - First Song.flac": FLAC,
+        "Anna - First Song.lrc": b"\xef\xbb\xbf[00:01.00]hello there\n[00:02.00]again",
+        "Bea/one.flac": FLAC,
+        "Bea/one.txt": "caf\xe9 olé".encode("cp1252"),
+        "Bea/two.wav": audio_bytes(tone(1), kind="WAV"),
+        "Bea/two.txt": b"[00:01.00]stamped\n[00:02.00]although text",
+        "Cleo - Song of Songs/audio.ogg": audio_bytes(tone(1), kind="OGG", subtype="VORBIS"),
+        "Cleo - Song of Songs/lines.derived.lrc": b"[00:00.50]only lrc here",
+        "Cleo - Song of Songs/license.txt": b"free",
+        "Cleo - Song of Songs/song.txt": b"#TITLE:x\n#BPM:100\n: 0 1 2 la",
+        "D\xfcrer/\u3042 b?.flac": FLAC,
+        "E/x.m4a": b"....",
+        "E/ultra.flac": FLAC,
+        "E/ultra.txt": b"#TITLE:x\n#BPM:100\n: 0 1 2 la",
+        ".hidden/no.flac": FLAC,
+    }
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+def rows(dataset: Path) -> dict[str, dict]:
+    """By path below the imported folder."""
+    return {row["source"].partition("/")[2]: row for path in sorted(dataset.glob("*/index.parquet")) for row in read(path)}
+
+
+def test_songs_find_their_lyrics_artists_and_ids(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = tmp_path / "ds"
+    assert main(["import", str(music), str(dataset), "--partition_size", "2"]) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == (
+        "imported 6 songs (4 with lyrics), partitions 0-2; 0 changed, 0 unchanged, 1 files left out"
+    )
+    found = rows(dataset)
+    first = found["Anna - First Song.flac"]
+    assert (first["artist"], first["title"], first["id"]) == ("Anna", "First Song", "Anna_-_First_Song")
+    assert "hello there" in first["lrc_lyrics"] and first["raw_lyrics"] is None and first["audio"] == FLAC
+    assert found["Bea/one.flac"]["raw_lyrics"] == "café olé" and found["Bea/one.flac"]["artist"] == "Bea"
+    assert found["Bea/two.wav"]["lrc_lyrics"] and found["Bea/two.wav"]["raw_lyrics"] is None
+    cleo = found["Cleo - Song of Songs/audio.ogg"]
+    assert (cleo["artist"], cleo["title"], cleo["id"]) == ("Cleo", "Song of Songs", "Cleo_-_Song_of_Songs")
+    assert "only lrc here" in cleo["lrc_lyrics"] and cleo["raw_lyrics"] is None
+    assert found["E/ultra.flac"]["raw_lyrics"] is None and found["E/ultra.flac"]["lrc_lyrics"] is None
+    ids = [row["id"] for row in found.values()]
+    assert len(set(ids)) == 6 and all(c.isalnum() or c in "_-" for i in ids for c in i)
+
+
+def test_importing_again_changes_nothing(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = tmp_path / "ds"
+    main(["import", str(music), str(dataset)])
+    before = (dataset / "0" / "index.parquet").read_bytes()
+    assert main(["import", str(music), str(dataset)]) == 0
+    assert "imported 0 songs" in capsys.readouterr().out.splitlines()[-1]
+    assert (dataset / "0" / "index.parquet").read_bytes() == before and not (dataset / "1").exists()
+
+
+def test_new_and_changed_songs(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = tmp_path / "ds"
+    main(["import", str(music), str(dataset), "--partition-size", "3"])
+    before = rows(dataset)
+    second = (dataset / "1" / "index.parquet").read_bytes()
+    (music / "Anna - First Song.lrc").write_text("[00:01.00]other words")
+    (music / "Anna - A New One.flac").write_bytes(FLAC)
+    assert main(["import", str(music), str(dataset), "--partition-size", "3"]) == 0
+    assert "imported 1 songs (0 with lyrics), partitions 0,2; 1 changed, 5 unchanged" in capsys.readouterr().out
+    after = rows(dataset)
+    assert after["Anna - First Song.flac"]["lrc_lyrics"] == "[00:01.00]other words"
+    assert {s: r["id"] for s, r in before.items()}.items() <= {s: r["id"] for s, r in after.items()}.items()
+    assert (dataset / "1" / "index.parquet").read_bytes() == second
+
+
+def test_ids_that_would_be_equal_are_told_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for name in ("a.b.flac", "a b.flac", "a?b.flac", "a b.wav"):
+        (folder / name).write_bytes(FLAC)
+    main(["import", str(folder), str(tmp_path / "ds")])
+    assert len({row["id"] for row in rows(tmp_path / "ds").values()}) == 4
+
+
+def test_lyrics_in_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "mp3").mkdir()
+    (tmp_path / "lyrics" / "en").mkdir(parents=True)
+    (tmp_path / "mp3" / "Song_-_Someone.flac").write_bytes(FLAC)
+    (tmp_path / "mp3" / "Other.flac").write_bytes(FLAC)
+    (tmp_path / "lyrics" / "en" / "Song_-_Someone.txt").write_text("la la")
+    main(["import", str(tmp_path / "mp3"), str(tmp_path / "ds"), "--lyrics-folder", str(tmp_path / "lyrics")])
+    assert rows(tmp_path / "ds")["Song_-_Someone.flac"]["raw_lyrics"] == "la la"
+    assert rows(tmp_path / "ds")["Other.flac"]["raw_lyrics"] is None
+
+
+def test_a_folder_without_songs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", str(tmp_path), str(tmp_path / "ds")]) == 2
+    assert "no audio file under" in capsys.readouterr().err
+
+
+def test_broken_audio_is_imported_and_rejected_later(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "broken.mp3").write_bytes(b"nothing")
+    assert main(["import", str(tmp_path / "m"), str(tmp_path / "ds"), "--strict"]) == 0
+    assert main(["run", str(tmp_path / "ds"), "--separator", "fake", "--aligner", "fake", "--codec", "fake", "--semantic", "fake", "--voice", "fake"]) == 0
+    assert read(tmp_path / "ds" / "0" / "rejected.parquet")[0]["code"] == "not_audio"
+
+
+def test_two_folders_with_equal_names_inside(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "song.flac").write_bytes(FLAC)
+        main(["import", str(tmp_path / name), str(tmp_path / "ds")])
+    found = [row for path in sorted((tmp_path / "ds").glob("*/index.parquet")) for row in read(path)]
+    assert [row["source"] for row in found] == ["one/song.flac", "two/song.flac"] and len({row["id"] for row in found}) == 2
