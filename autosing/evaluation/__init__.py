@@ -1,0 +1,1 @@
+"""Evaluation: intelligibility, alignment, separation, voices, codecs; figures beside their bars."""

@@ -1,0 +1,24 @@
+"""`python -m autosing.evaluation builtin|alignment ...`: prints progress, then one JSON object as the last line."""
+
+import sys
+
+from autosing.registry import Registry
+
+EVALUATIONS = Registry(
+    "evaluation", {"builtin": "autosing.evaluation.builtin:main", "alignment": "autosing.evaluation.alignment:main"}
+)
+
+
+def main(argv: list[str]) -> int:
+    from autosing.errors import ConfigError
+
+    try:
+        chosen = EVALUATIONS.get(argv[0] if argv else "")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return chosen(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,327 @@
+"""Judging an aligner: word begins against known times, on rendered songs and on real ones, beside words spread evenly.
+
+Conventions: times are seconds; an estimate and its reference have the same number of words in the same order. `aae` is the mean and `mae` the
+median absolute error of the begins, `pco` the share within 0.3 s (mir_eval.alignment: percentage_correct, absolute_error). `even_spread` is
+the baseline: each line's words by letters from its stamp to its end. Real songs are read from the folders `ultrastar_cc` and
+`jamendolyrics`; nothing of them is ever used to tune anything.
+
+    python -m autosing.evaluation.alignment --rendered <songs dataset> --real <folder> --json
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autosing.errors import DataError
+from autosing.perception.alignment import confidence
+from autosing.perception.alignment.base import Aligner
+from autosing.perception.alignment.builtin import BuiltinAligner
+from autosing.song.alignment import Alignment
+from autosing.song.lyrics import Line, Lyrics
+from autosing.tokens.specs import Seconds
+
+PCO_WINDOW: Seconds = 0.3
+
+
+class Errors(NamedTuple):
+    """`aae` mean, `mae` median absolute error in seconds; `pco` share of begins within 0.3 s."""
+
+    aae: float
+    mae: float
+    pco: float
+
+
+def validate(reference: np.ndarray, estimate: np.ndarray) -> None:
+    """Refuse begins that cannot be compared.
+
+    Raises:
+        DataError: empty, unequal in number, not finite, negative, or a reference that goes back in time.
+    """
+    if len(reference) == 0 or len(reference) != len(estimate):
+        raise DataError(f"{len(reference)} reference and {len(estimate)} estimated begins cannot be compared; align the same words")
+    if not (np.isfinite(reference).all() and np.isfinite(estimate).all()):
+        raise DataError("begins must be finite; some are not a number")
+    if min(reference.min(), estimate.min()) < 0:
+        raise DataError("begins must not be negative")
+    if (np.diff(reference) < 0).any():
+        raise DataError("reference begins must not go back in time; sort them")
+
+
+def errors(reference: Sequence[Seconds] | np.ndarray, estimate: Sequence[Seconds] | np.ndarray) -> Errors:
+    """How far estimated begins lie from the reference.
+
+    Raises:
+        DataError: see `validate`.
+    """
+    reference, estimate = np.asarray(reference, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
+    validate(reference, estimate)
+    away = np.abs(estimate - reference)
+    return Errors(float(away.mean()), float(np.median(away)), float((away <= PCO_WINDOW).mean()))
+
+
+def correct_segments(
+    reference: Sequence[Seconds] | np.ndarray, estimate: Sequence[Seconds] | np.ndarray, seconds: Seconds | None = None
+) -> float:
+    """Share of the time in which reference and estimate name the same word (Fujihara et al. 2011).
+
+    Args:
+        reference, estimate: begins; a word lasts to the next begin.
+        seconds: length of the recording; None compares from the first reference begin to the last alone.
+    """
+    reference, estimate = np.asarray(reference, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
+    validate(reference, estimate)
+    if seconds is None:
+        length = float(reference[-1] - reference[0])
+    else:
+        length = float(seconds)
+        reference = np.concatenate([[0.0], reference, [length]])
+        estimate = np.concatenate([[0.0], estimate, [length]])
+    shared = np.minimum(reference[1:], estimate[1:]) - np.maximum(reference[:-1], estimate[:-1])
+    return float(shared.clip(min=0).sum() / length)
+
+
+def auc(scores: Sequence[float] | np.ndarray, good: Sequence[bool] | np.ndarray) -> float:
+    """Probability that a good item scores higher than a bad one (ties count half); NaN where all are good or all bad."""
+    good = np.asarray(good, dtype=bool)
+    count = int(good.sum())
+    if count in (0, len(good)):
+        return float("nan")
+    values = np.asarray(scores, dtype=np.float64)
+    in_order = np.sort(values)
+    ranks = (np.searchsorted(in_order, values, "left") + np.searchsorted(in_order, values, "right") + 1) / 2
+    return float((ranks[good].sum() - count * (count + 1) / 2) / (count * (len(good) - count)))
+
+
+class TimedWord(NamedTuple):
+    """A reference word; `line` counts from 0."""
+
+    text: str
+    start: Seconds
+    end: Seconds
+    line: int
+
+
+@dataclass(frozen=True)
+class KnownSong:
+    """A recording with reference times.
+
+    Attributes:
+        name: of the song, unique in its collection.
+        wavs: what is aligned, by kind ("mixture", "vocals"): (n,) float32 at `sample_rate`.
+        words: the reference.
+    """
+
+    name: str
+    wavs: dict[str, Tensor]
+    sample_rate: int
+    words: tuple[TimedWord, ...]
+
+    @property
+    def seconds(self) -> Seconds:
+        return next(iter(self.wavs.values())).shape[-1] / self.sample_rate
+
+    def starts(self) -> np.ndarray:
+        return np.array([w.start for w in self.words])
+
+    def lyrics(self, stamps: str) -> Lyrics:
+        """The words as lyrics with `stamps` "none", "starts" (of lines) or "ends" (starts and ends of lines)."""
+        by_line: dict[int, list[TimedWord]] = {}
+        for word in self.words:
+            by_line.setdefault(word.line, []).append(word)
+        lines = []
+        for line in by_line.values():
+            start = None if stamps == "none" else line[0].start
+            end = max(w.end for w in line) if stamps == "ends" else None
+            lines.append(Line(" ".join(w.text for w in line), start, end))
+        return Lyrics(tuple(lines))
+
+
+def even_spread(lyrics: Lyrics, song_seconds: Seconds) -> np.ndarray:
+    """(words,) begins: each line's words by their letters, from its start to its end where known, else to the next line's start."""
+    starts = [line.start for line in lyrics.lines]
+    out: list[float] = []
+    for number, line in enumerate(lyrics.lines):
+        if line.start is None:
+            raise DataError(f"line {number} has no stamp to spread its words from; give stamped lyrics")
+        following = starts[number + 1] if number + 1 < len(starts) else song_seconds
+        end = line.end if line.end is not None else following
+        letters = np.array([len(word) for word in line.text.split()], dtype=np.float64)
+        before = np.concatenate([[0.0], np.cumsum(letters)[:-1]]) / letters.sum()
+        out += (line.start + before * max(0.0, (end or 0.0) - line.start)).tolist()
+    return np.array(out)
+
+
+def rendered_songs(folder: Path, kinds: Sequence[str] = ("vocals", "mixture"), limit: int | None = None) -> Iterator[KnownSong]:
+    """Rendered songs of `<folder>/<i>/songs.parquet` with their true words."""
+    import pyarrow.parquet as pq
+
+    from autosing.song.audio import load, mono
+
+    count = 0
+    paths = sorted(Path(folder).glob("*/songs.parquet"), key=lambda p: (len(p.parent.name), p.parent.name))
+    for path in paths:
+        file = pq.ParquetFile(path)
+        columns = ["id", "kind", "sample_rate", "vocals", "accompaniment", "words"]
+        for group in range(file.num_row_groups):
+            for row in file.read_row_group(group, columns=columns).to_pylist():
+                if limit is not None and count >= limit:
+                    return
+                words = tuple(TimedWord(w["text"], w["start"], w["end"], w["line"]) for w in row["words"] or ())
+                if not words:
+                    continue
+                count += 1
+                vocals = mono(load(row["vocals"], 24000))
+                wavs = {"vocals": vocals} if "vocals" in kinds else {}
+                if "mixture" in kinds and row["accompaniment"] is not None:
+                    wavs["mixture"] = vocals + mono(load(row["accompaniment"], 24000))[: len(vocals)]
+                yield KnownSong(row["id"], wavs, 24000, words)
+
+
+def real_songs(folder: Path, sample_rate: int = 24000) -> Iterator[KnownSong]:
+    """The songs of `<folder>/ultrastar_cc` and `<folder>/jamendolyrics` with their published word times, as mixtures."""
+    from autosing.song.audio import load, mono
+
+    for song in sorted((Path(folder) / "ultrastar_cc").glob("*/words.derived.csv")):
+        audio = next(p for p in song.parent.iterdir() if p.stem == "audio")
+        rows = list(csv.DictReader(io.StringIO(song.read_text(encoding="utf-8"))))
+        words = _known_words(rows, [row["word"] for row in rows])
+        yield KnownSong(song.parent.name, {"mixture": mono(load(audio.read_bytes(), sample_rate))}, sample_rate, words)
+    lyrics = Path(folder) / "jamendolyrics" / "lyrics"
+    for song in sorted((Path(folder) / "jamendolyrics" / "annotations" / "words").glob("*.csv")):
+        audio = Path(folder) / "jamendolyrics" / "mp3" / f"{song.stem}.mp3"
+        rows = list(csv.DictReader(io.StringIO(song.read_text(encoding="utf-8"))))
+        texts = (lyrics / f"{song.stem}.words.txt").read_text(encoding="utf-8").split("\n")
+        words = _known_words(rows, texts[: len(rows)])
+        yield KnownSong(song.stem, {"mixture": mono(load(audio.read_bytes(), sample_rate))}, sample_rate, words)
+
+
+def _known_words(rows: Sequence[dict[str, str]], texts: Sequence[str]) -> tuple[TimedWord, ...]:
+    words, line = [], 0
+    for row, text in zip(rows, texts, strict=True):
+        words.append(TimedWord(text.strip().replace(" ", ""), float(row["word_start"]), float(row["word_end"]), line))
+        line += row["line_end"] not in ("", "nan")
+    return tuple(words)
+
+
+class LineJudgement(NamedTuple):
+    """Trust in a line and whether its words were right: their mean error at most 0.3 s."""
+
+    trust: float
+    good: bool
+
+
+def judge_lines(alignment: Alignment, song: KnownSong) -> list[LineJudgement]:
+    """Every line's trust (mean score of its words) beside the truth."""
+    out = []
+    for line in sorted({w.line for w in song.words}):
+        pairs = [(w, r) for w, r in zip(alignment.words, song.words, strict=True) if r.line == line]
+        away = np.mean([abs(w.start - r.start) for w, r in pairs])
+        out.append(LineJudgement(float(np.mean([w.score for w, _ in pairs])), bool(away <= PCO_WINDOW)))
+    return out
+
+
+def measure(aligner: Aligner, songs: Iterable[KnownSong], stamps: Sequence[str], progress: Any = None) -> list[dict[str, Any]]:
+    """One row a song, input kind and kind of stamps: errors, the baseline's errors where lines are stamped, trust, line judgements."""
+    rows: list[dict[str, Any]] = []
+    for song in songs:
+        for kind, wav in song.wavs.items():
+            for given in stamps:
+                lyrics = song.lyrics(given)
+                found = aligner.align(wav, lyrics)
+                row: dict[str, Any] = {"song": song.name, "input": kind, "stamps": given, "words": len(song.words)}
+                row |= errors(song.starts(), [w.start for w in found.words])._asdict()
+                row["errors"] = (np.array([w.start for w in found.words]) - song.starts()).round(3).tolist()
+                if given != "none":
+                    row["even"] = errors(song.starts(), even_spread(lyrics, song.seconds))._asdict()
+                row |= {"trust": found.trust, "offset": found.offset, "lines": judge_lines(found, song)}
+                rows.append(row)
+                if progress is not None:
+                    progress(row)
+    return rows
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over songs of each (input, stamps), the pooled AUC of line trust, and how many songs are worse than even spread."""
+    out: dict[str, Any] = {}
+    for key in dict.fromkeys((row["input"], row["stamps"]) for row in rows):
+        own = [row for row in rows if (row["input"], row["stamps"]) == key]
+        lines = [line for row in own for line in row["lines"]]
+        every = np.abs(np.concatenate([row["errors"] for row in own]))
+        entry: dict[str, Any] = {
+            "songs": len(own),
+            "onset_mean": round(float(every.mean()), 4),
+            **{name: round(float(np.mean([row[name] for row in own])), 4) for name in Errors._fields},
+            "line_auc": round(auc([t for t, _ in lines], [g for _, g in lines]), 3),
+            "good_lines": round(float(np.mean([g for _, g in lines])), 3),
+        }
+        if "even" in own[0]:
+            entry["even"] = {n: round(float(np.mean([row["even"][n] for row in own])), 4) for n in Errors._fields}
+            entry["worse_than_even"] = [row["song"] for row in own if row["pco"] < row["even"]["pco"]]
+            entry["worse_aae_than_even"] = [row["song"] for row in own if row["aae"] > row["even"]["aae"]]
+        out["/".join(key)] = entry
+    return out
+
+
+def fit_confidence(aligner: BuiltinAligner, songs: Iterable[KnownSong]) -> dict[str, list[float]]:
+    """Weights of `autosing.perception.alignment.confidence` from rendered songs: the voice alone, and under its band at three levels."""
+    seen: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
+    for song in songs:
+        band = song.wavs["mixture"] - song.wavs["vocals"]
+        for gain in (1.0, 0.6, 0.35, None):
+            wav = song.wavs["vocals"] if gain is None else song.wavs["vocals"] * gain + band
+            log_posteriors = aligner.log_posteriors(wav)
+            for stamps in ("none", "starts"):
+                found = aligner.examine(log_posteriors, song.lyrics(stamps))
+                truth = song.starts()[list(found.lines.numbers)]
+                kept = seen.setdefault(found.kind, ([], []))
+                kept[0].append(found.measurements)
+                kept[1].append(np.abs(found.timing.starts - truth) <= PCO_WINDOW)
+    return {
+        kind: confidence.fit(np.concatenate(rows), np.concatenate(right)).round(3).tolist() for kind, (rows, right) in seen.items()
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table a song, then one JSON object as the last line."""
+    parser = argparse.ArgumentParser(prog="python -m autosing.evaluation.alignment", description="Judge the builtin aligner.")
+    parser.add_argument("--rendered", type=Path, help="dataset of rendered songs (<folder>/<i>/songs.parquet)")
+    parser.add_argument("--real", type=Path, help="folder that holds ultrastar_cc and jamendolyrics")
+    parser.add_argument("--weights", default="builtin")
+    parser.add_argument("--limit", type=int, help="rendered songs at most")
+    parser.add_argument("--json", action="store_true", help="the JSON line alone")
+    parser.add_argument("--fit", action="store_true", help="fit the weights of the word scores to the rendered songs instead")
+    given = parser.parse_args(argv)
+    aligner = BuiltinAligner(weights=given.weights)
+    if given.fit:
+        print(json.dumps(fit_confidence(aligner, rendered_songs(given.rendered, limit=given.limit))))
+        return 0
+
+    def show(row: dict[str, Any]) -> None:
+        if not given.json:
+            even = row.get("even")
+            beside = f"  even {even['aae']:.3f} {even['mae']:.3f} {even['pco']:.3f}" if even else ""
+            figures = f"{row['aae']:.3f} {row['mae']:.3f} {row['pco']:.3f}"
+            print(f"{row['song'][:36]:36} {row['input']:8} {row['stamps']:6} {figures}{beside}  trust {row['trust']:.2f}")
+            sys.stdout.flush()
+
+    result: dict[str, Any] = {"torch": torch.__version__, "weights": given.weights}
+    if given.rendered:
+        result["rendered"] = summary(measure(aligner, rendered_songs(given.rendered, limit=given.limit), ("none", "starts"), show))
+    if given.real:
+        result["real"] = summary(measure(aligner, real_songs(given.real), ("none", "starts", "ends"), show))
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

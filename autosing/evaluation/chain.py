@@ -1,0 +1,156 @@
+"""The whole chain judged: lyrics -> t2s -> sm2a -> codec -> waveform -> what an independent recogniser hears.
+
+Windows come from a token set of unseen rendered songs: their lyrics, accompaniment codes and voice are the request, their own tokens are
+never shown to the models. Beside the chain stands what each stage adds: the codec alone (true codes decoded) and sm2a alone (true
+semantic tokens). `mismatched` compares what was sung with the lyrics of another window: what a chain without words would get.
+"""
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile
+import torch
+from torch import Tensor
+
+from autosing.errors import DataError
+from autosing.evaluation.judge import Judge, phone_error_rate
+from autosing.models.io import load_model
+from autosing.perception import load_codec, load_voice
+from autosing.singing.generate import generate_codes, generate_semantic
+from autosing.song.alignment import Alignment
+from autosing.tokens.specs import CodecSpec, SemanticSpec
+from autosing.tokens.text import load_text
+from autosing.training.task import DatasetMeta
+
+LEAST_PHONES = 20
+
+
+def validation_rows(tokens: Path, count: int) -> tuple[list[dict[str, Any]], DatasetMeta]:
+    """The first `count` validation windows of a token set that hold at least `LEAST_PHONES` sung phones, in order.
+
+    Raises:
+        DataError: no token set there.
+    """
+    try:
+        values = json.loads((tokens / "dataset.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"no token set at '{tokens}'; make one with `python -m autosing.rendering tokens`") from error
+    rows: list[dict[str, Any]] = []
+    for partition in values["partitions"]["validation"]:
+        for row in pq.read_table(tokens / str(partition) / "main.parquet").to_pylist():
+            if len(row["alignment"]["tokens"]) >= LEAST_PHONES and len(rows) < count:
+                rows.append(row)
+    return rows, DatasetMeta.from_json({**values, "rows": values["rows"]["train"]})
+
+
+def halves(row: dict[str, Any], seconds: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The window's words, by the half in which they begin."""
+    alignment = Alignment.from_struct(row["alignment"])
+    first = tuple(w.text for w in alignment.words if w.start < seconds / 2)
+    second = tuple(w.text for w in alignment.words if w.start >= seconds / 2)
+    return (" ".join(first),) if first else (), (" ".join(second),) if second else ()
+
+
+def chain_figures(
+    tokens: Path,
+    count: int = 40,
+    t2s_model: str = "builtin",
+    sm2a_model: str = "builtin",
+    judge: Judge | None = None,
+    seed: int = 0,
+    temperature: float = 0.7,
+    keep: Path | None = None,
+) -> dict[str, Any]:
+    """Phone error of the chain and of its stages on `count` windows.
+
+    Args:
+        keep: folder to write the first eight sung windows to, as wav.
+    """
+    judge = judge or Judge()
+    rows, meta = validation_rows(tokens, count)
+    if len(rows) < 2:
+        raise DataError(f"'{tokens}' has fewer than two validation windows with words; render more songs")
+    assert meta.codec and meta.accompaniment_codec and meta.semantic and meta.voice
+    t2s, _ = load_model(t2s_model, "t2s")
+    sm2a, _ = load_model(sm2a_model, "sm2a")
+    codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
+    front_end = load_text("phones")
+    heard: dict[str, list[tuple[str, ...]]] = {"codec": [], "sm2a": [], "chain": []}
+    written: list[tuple[str, ...]] = []
+    seconds = {"t2s": 0.0, "sm2a": 0.0, "decode": 0.0}
+    voices: list[tuple[Tensor, Tensor, str]] = []
+    with torch.inference_mode():
+        for index, row in enumerate(rows):
+            codes, band, semantic, voice = row_tensors(row, meta.codec, meta.accompaniment_codec, meta.semantic, meta.voice.width)
+            text = halves(row, meta.window_seconds)
+            generator = torch.Generator().manual_seed(seed * 100_003 + index)
+            begin = time.perf_counter()
+            sung, _ = generate_semantic(
+                t2s, text, band, steps=semantic.shape[-1], temperature=temperature, generator=generator
+            )
+            middle = time.perf_counter()
+            made = generate_codes(sm2a, sung, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator)
+            end = time.perf_counter()
+            wav = codec.decode(made)[0, 0]
+            seconds["t2s"] += middle - begin
+            seconds["sm2a"] += end - middle
+            seconds["decode"] += time.perf_counter() - end
+            true_semantic = generate_codes(
+                sm2a, semantic, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator
+            )
+            takes = {"codec": codec.decode(codes)[0, 0], "sm2a": codec.decode(true_semantic)[0, 0], "chain": wav}
+            for name, take in takes.items():
+                heard[name].append(judge.phones(take))
+            words = " ".join(line for half in text for line in half).split()
+            written.append(tuple(p for word in words for p in front_end.pronounce(word)))
+            voices.append((voice_embedder.embed(wav[None])[0], voice.mean(1)[0], row["artist"]))
+            if keep is not None and index < 8:
+                keep.mkdir(parents=True, exist_ok=True)
+                for name, take in takes.items():
+                    buffer = io.BytesIO()
+                    soundfile.write(buffer, take.numpy(), codec.spec.sample_rate, format="WAV")
+                    (keep / f"{index}_{name}.wav").write_bytes(buffer.getvalue())
+    length = len(rows) * meta.window_seconds
+    other = written[1:] + written[:1]
+    rates = {name: phone_error_rate(takes, written).figures() for name, takes in heard.items()}
+    rates["mismatched"] = phone_error_rate(heard["chain"], other).figures()
+    return {
+        "windows": len(rows),
+        "phones": sum(map(len, written)),
+        "temperature": temperature,
+        "seed": seed,
+        "phone_error": rates,
+        "phones_heard_per_written": round(sum(map(len, heard["chain"])) / sum(map(len, written)), 3),
+        "real_time_factor": {k: round(v / length, 4) for k, v in seconds.items()},
+        "asked_voice_auc": asked_voice_auc(voices),
+    }
+
+
+def row_tensors(
+    row: dict[str, Any], codec: CodecSpec, band: CodecSpec, semantic: SemanticSpec, width: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A training row as (1, K, T) codes, (1, K, T) accompaniment codes, (1, N) semantic tokens and (1, W, D) voice."""
+    codes = torch.tensor(row["atoks"], dtype=torch.int64).reshape(1, codec.levels, -1)
+    band_codes = torch.tensor(row["mtoks"], dtype=torch.int64).reshape(1, band.levels, -1)
+    return codes, band_codes, torch.tensor(row["stoks"])[None], torch.tensor(row["embs"]).reshape(1, -1, width)
+
+
+def asked_voice_auc(voices: Sequence[tuple[Tensor, Tensor, str]]) -> float | None:
+    """How often the sung voice is nearer to the asked singer than to another one: AUC of (sung, asked) pairs against (sung, others)."""
+    same = [float(sung @ torch.nn.functional.normalize(asked, dim=0)) for sung, asked, _ in voices]
+    apart = [
+        float(sung @ torch.nn.functional.normalize(asked, dim=0))
+        for sung, _, singer in voices
+        for _, asked, other in voices
+        if singer != other
+    ]
+    if not apart:
+        return None
+    greater = np.subtract.outer(np.array(same), np.array(apart))
+    return round(float((greater > 0).mean() + 0.5 * (greater == 0).mean()), 4)

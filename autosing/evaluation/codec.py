@@ -1,0 +1,274 @@
+"""How much of a voice the codec keeps: rendered songs (true F0), the same as separated stems, and real a-cappella singing.
+
+Figures of one recording, all against the recording itself unless said otherwise:
+- `log_mel_db`: mean absolute difference of 80-band log-mel spectra (amplitude, floor -61 dB re full scale, 10 ms hop), over frames that are
+  not silent in the original. The same without coding (features straight to synthesis) is `log_mel_uncoded_db`.
+- `f0_off_50`: share of truly voiced frames whose decoded F0 is off by more than 50 cents or which are not voiced; `f0_wrong_50`: the same
+  among frames voiced on both sides. Truth is the rendered F0; for real singing what the pitch net hears in the original.
+- `voicing_error`: share of all frames whose voicing differs.
+- `encode_rtf`, `decode_rtf`: processor seconds (all threads together) a second of audio on this machine.
+- phone error: a recogniser that is passed in, on the original, on features straight to synthesis, and on decoded codes; against the phones
+  of the lyrics for rendered songs, against what it hears in the original for real ones.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from autosing.errors import DataError
+from autosing.evaluation.judge import phone_error_rate
+from autosing.perception.codec.builtin import BuiltinCodec
+from autosing.perception.codec.leakage import through_mask
+from autosing.perception.codec.vocoder import hz_to_mel, mel_to_hz
+from autosing.song import audio
+
+F0_RATE = 200  # Hz, of the column `f0`
+LEAK_DB = 12.0
+REAL_VOICES = (
+    "vocadito/Audio/vocadito_1.wav",
+    "stems/everythingisfree_cc0/2.Lithium/vocals.flac",
+    "stems/everythingisfree_cc0/3.Sodium/vocals.flac",
+    "stems/everythingisfree_cc0/6.Caesium/vocals.flac",
+)
+
+
+class Listener(Protocol):
+    """A recogniser: evaluation/judge.py."""
+
+    def phones(self, wav: Tensor) -> tuple[str, ...]:
+        """(n,) at 24 kHz -> phones."""
+        ...
+
+
+class Recording(NamedTuple):
+    """(n,) at the codec's rate; `f0_hz` (T,) at frame centres, 0 = unvoiced, or None; `phones` of the lyrics, or None; `band` or None."""
+
+    name: str
+    wav: Tensor
+    f0_hz: np.ndarray | None
+    phones: tuple[str, ...] | None
+    band: Tensor | None = None
+
+
+def mel_matrix(
+    sample_rate: int = 24_000, fft_size: int = 1024, bands: int = 80, low_hz: float = 40, high_hz: float = 11_000
+) -> Tensor:
+    """(bands, F) triangles of height 1, even on the mel scale."""
+    ends = hz_to_mel(torch.tensor([low_hz, high_hz], dtype=torch.float64)).tolist()
+    edges = mel_to_hz(torch.linspace(ends[0], ends[1], bands + 2, dtype=torch.float64))[:, None]
+    hz = torch.arange(fft_size // 2 + 1, dtype=torch.float64) * sample_rate / fft_size
+    rise, fall = (hz - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - hz) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rise, fall).clamp(min=0).float()
+
+
+def log_mel(wav: Tensor, matrix: Tensor) -> Tensor:
+    """(n,) -> (bands, frames) natural log of amplitude, floored at e^-7."""
+    spectrum = torch.stft(wav, 1024, 240, window=torch.hann_window(1024), return_complex=True)
+    return torch.log(matrix @ spectrum.abs() + 1e-4).clamp(min=-7.0)
+
+
+def log_mel_distance(original: Tensor, other: Tensor) -> float:
+    """dB; see the module. Both (n,)."""
+    matrix = mel_matrix()
+    size = min(len(original), len(other))
+    a, b = log_mel(original[:size], matrix), log_mel(other[:size], matrix)
+    sounding = a.mean(0) > -6.5
+    if not bool(sounding.any()):
+        return 0.0
+    return float((a - b)[:, sounding].abs().mean()) * 20 / math.log(10)
+
+
+def pitch_errors(f0_hz: np.ndarray, voiced: np.ndarray, truth_hz: np.ndarray) -> dict[str, float]:
+    """Decoded F0 and voicing (T,) against the truth (T,), 0 = unvoiced."""
+    size = min(len(f0_hz), len(truth_hz))
+    f0_hz, voiced, truth_hz = f0_hz[:size], voiced[:size], truth_hz[:size]
+    sung = truth_hz > 0
+    cents = np.abs(1200 * np.log2(f0_hz[sung] / truth_hz[sung]))
+    wrong = cents > 50
+    both = voiced[sung]
+    return {
+        "f0_off_50": float((wrong | ~both).mean()) if sung.any() else 0.0,
+        "f0_wrong_50": float(wrong[both].mean()) if both.any() else 0.0,
+        "voicing_error": float((voiced != sung).mean()),
+    }
+
+
+def rendered_recordings(
+    songs: Path, codec: BuiltinCodec, limit: int | None = None, most_seconds: float = 40.0
+) -> Iterator[Recording]:
+    """Vocals of rendered songs, whole if they are short, so that phones and audio belong together.
+
+    Raises:
+        DataError: no table.
+    """
+    tables = sorted(Path(songs).glob("*/songs.parquet"), key=lambda p: int(p.parent.name))
+    if not tables:
+        raise DataError(f"no <i>/songs.parquet in '{songs}'; render songs first (python -m autosing.rendering songs)")
+    spec, count = codec.spec, 0
+    for table in tables:
+        file = pq.ParquetFile(table)
+        for group in range(file.num_row_groups):
+            for row in file.read_row_group(group, columns=["id", "vocals", "accompaniment", "f0", "pron"]).to_pylist():
+                wav = _mono(row["vocals"], spec.sample_rate)
+                if len(wav) > most_seconds * spec.sample_rate or row["f0"] is None:
+                    continue
+                f0 = np.frombuffer(row["f0"], np.float32)
+                centres = (np.arange(len(wav) // spec.hop) + 0.5) * spec.hop / spec.sample_rate
+                at_frames = f0[np.clip(np.round(centres * F0_RATE).astype(int), 0, len(f0) - 1)]
+                band = _mono(row["accompaniment"], spec.sample_rate)[: len(wav)] if row["accompaniment"] else None
+                yield Recording(row["id"], wav, at_frames, tuple(row["pron"] or ()) or None, band)
+                count += 1
+                if limit is not None and count >= limit:
+                    return
+
+
+def separated(recordings: Iterable[Recording], codec: BuiltinCodec, separator: Any | None = None) -> Iterator[Recording]:
+    """The same songs as a separator leaves them: a real one where given, else an imitation (leakage.py)."""
+    for number, recording in enumerate(recordings):
+        if recording.band is None or not bool(recording.band.any()):
+            continue
+        band = torch.nn.functional.pad(recording.band, (0, len(recording.wav) - len(recording.band)))
+        if separator is not None:
+            rate = separator.sample_rate
+            mix = audio.resample((recording.wav + band)[None], codec.spec.sample_rate, rate).expand(2, -1)
+            heard = audio.resample(separator.separate(mix).vocals, rate, codec.spec.sample_rate).mean(0)
+        else:
+            heard = through_mask(recording.wav[None], band[None], torch.Generator().manual_seed(number))[0]
+        heard = torch.nn.functional.pad(heard, (0, max(0, len(recording.wav) - len(heard))))[: len(recording.wav)]
+        yield recording._replace(wav=heard)
+
+
+def leaking(recordings: Iterable[Recording]) -> Iterator[Recording]:
+    """The same songs with the whole band at LEAK_DB below the voice, the hard case of embedded-default studies."""
+    for recording in recordings:
+        if recording.band is None or not bool(recording.band.any()):
+            continue
+        band = torch.nn.functional.pad(recording.band, (0, len(recording.wav) - len(recording.band)))
+        gain = (recording.wav.square().mean() / band.square().mean()).sqrt() * 10 ** (-LEAK_DB / 20)
+        yield recording._replace(wav=recording.wav + gain * band)
+
+
+def real_recordings(folder: Path, codec: BuiltinCodec, most_seconds: float = 45.0) -> Iterator[Recording]:
+    """Real a-cappella singing of the data folder; what is absent is left out."""
+    for path in (Path(folder) / name for name in REAL_VOICES):
+        if path.is_file():
+            wav = _mono(path.read_bytes(), codec.spec.sample_rate)[: int(most_seconds * codec.spec.sample_rate)]
+            yield Recording(path.parent.name if path.stem == "vocals" else path.stem, wav, None, None)
+
+
+def _mono(data: bytes, rate: int) -> Tensor:
+    song = audio.decode(data)
+    return audio.resample(song.samples.mean(0, keepdim=True), song.sample_rate, rate)[0]
+
+
+def measure(codec: BuiltinCodec, recordings: Iterable[Recording], judge: Listener | None = None) -> dict[str, Any]:
+    """Figures over recordings; per recording under "songs".
+
+    Args:
+        codec: the codec of voices.
+        recordings: what is coded.
+        judge: a recogniser; None leaves phone errors out.
+    """
+    rows: list[dict[str, Any]] = []
+    heard: dict[str, list[tuple[str, ...]]] = {"original": [], "uncoded": [], "coded": []}
+    written: list[tuple[str, ...]] = []
+    encode_seconds = decode_seconds = audio_seconds = 0.0
+    for recording in recordings:
+        wav = recording.wav
+        start = time.process_time()
+        codes = codec.encode(wav[None, None])
+        middle = time.process_time()
+        coded = codec.decode(codes)[0, 0]
+        end = time.process_time()
+        encode_seconds, decode_seconds = encode_seconds + middle - start, decode_seconds + end - middle
+        audio_seconds += len(wav) / codec.spec.sample_rate
+        features = codec.features(wav)
+        uncoded = codec.resynthesise(features)[0]
+        truth = recording.f0_hz
+        if truth is None:
+            truth = torch.where(features.voiced, features.f0_hz, torch.zeros_like(features.f0_hz))[0].numpy()
+        decoded = codec.books.decode([level[0] for level in _levels(codes, codec)])
+        rows.append({
+            "song": recording.name,
+            "log_mel_db": log_mel_distance(wav, coded[: len(wav)]),
+            "log_mel_uncoded_db": log_mel_distance(wav, uncoded[: len(wav)]),
+            **pitch_errors(decoded.f0_hz[0].numpy(), decoded.voiced[0].numpy(), truth),
+        })  # fmt: skip
+        if judge is not None:
+            takes = {"original": wav, "uncoded": uncoded[: len(wav)], "coded": coded[: len(wav)]}
+            for name, take in takes.items():
+                heard[name].append(judge.phones(take))
+            written.append(recording.phones or heard["original"][-1])
+    if not rows:
+        raise DataError("nothing to judge the codec on: no recording was found")
+    names = [name for name in rows[0] if name != "song"]
+    figures: dict[str, Any] = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
+    figures |= {
+        "recordings": len(rows), "seconds": round(audio_seconds, 1),
+        "encode_rtf": round(encode_seconds / audio_seconds, 4), "decode_rtf": round(decode_seconds / audio_seconds, 4),
+        "songs": [{k: v if k == "song" else round(v, 4) for k, v in row.items()} for row in rows],
+    }  # fmt: skip
+    if judge is not None:
+        figures["phone_error"] = {name: phone_error_rate(takes, written).figures() for name, takes in heard.items()}
+    return figures
+
+
+def _levels(codes: Tensor, codec: BuiltinCodec) -> list[Tensor]:
+    return [codes[:, level, ::stride] for level, stride in enumerate(codec.spec.strides)]
+
+
+def evaluate_codec(
+    songs: Path, real: Path | None, judge: Listener | None = None, limit: int | None = None, separator: Any | None = None
+) -> dict[str, Any]:
+    """All figures of the embedded codec of voices.
+
+    Args:
+        songs: folder of unseen rendered songs.
+        real: folder of real recordings, or None.
+        judge: a recogniser for phone errors.
+        limit: rendered songs at most.
+        separator: makes the separated stems; None = an imitation of one.
+    """
+    codec = BuiltinCodec()
+    rendered = list(rendered_recordings(songs, codec, limit))
+    figures: dict[str, Any] = {
+        "kbps": round(codec.spec.bits_per_second / 1000, 4),
+        "rendered": measure(codec, rendered, judge),
+        "rendered_separated": measure(codec, separated(rendered, codec, separator), judge),
+        "rendered_leak_12db": measure(codec, leaking(rendered), judge),
+    }
+    voices = list(real_recordings(real, codec)) if real else []
+    if voices:
+        figures["real"] = measure(codec, voices, judge)
+    return figures
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m autosing.evaluation.codec --songs <test songs> [--shared ../shared/data]`: one JSON object as the last line."""
+    import argparse
+    import json
+
+    parser = argparse.ArgumentParser(prog="python -m autosing.evaluation.codec", description="Judge the embedded codec.")
+    parser.add_argument("--songs", type=Path, required=True)
+    parser.add_argument("--shared", type=Path)
+    parser.add_argument("--limit", type=int, default=12)
+    parser.add_argument("--judge", help="a recogniser's checkpoint folder")
+    options = parser.parse_args(argv)
+    judge = None
+    if options.judge:
+        from autosing.evaluation.judge import Judge
+
+        judge = Judge(options.judge)
+    print(json.dumps(evaluate_codec(options.songs, options.shared, judge, options.limit)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,66 @@
+"""The judge: a second recogniser that no stage of the chain was trained against (other features, architecture, seed).
+
+It only listens: audio -> phones by greedy CTC. Phone error is the edit distance to the phones of the lyrics over their number, counted
+over all recordings together. Intervals are 95 % by bootstrap over recordings.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autosing.models.io import load_model
+from autosing.models.recogniser import BLANK, CLASSES, SILENCE
+from autosing.weights import weights_folder
+
+
+class Judge:
+    """(n,) at 24 kHz -> the phones it hears."""
+
+    def __init__(self, weights: str = "builtin", device: torch.device | str = "cpu"):
+        folder = weights_folder("judge") if weights == "builtin" else weights
+        self.model, self.meta = load_model(folder, "recogniser", device)
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def phones(self, wav: Tensor) -> tuple[str, ...]:
+        best = self.model(wav[None].to(self.device)).ctc[0].argmax(-1).tolist()
+        kept = [c for i, c in enumerate(best) if c not in (BLANK, SILENCE) and (i == 0 or best[i - 1] != c)]
+        return tuple(CLASSES[c] for c in kept)
+
+
+def edit_distance(a: Sequence, b: Sequence) -> int:
+    """Levenshtein distance: insertions, deletions and substitutions cost 1."""
+    row = np.arange(len(b) + 1)
+    codes = {symbol: index for index, symbol in enumerate(dict.fromkeys([*a, *b]))}
+    other = np.array([codes[x] for x in b], dtype=np.int64)
+    for index, symbol in enumerate(a, start=1):
+        best = np.minimum(row[1:] + 1, row[:-1] + (other != codes[symbol]))
+        best = np.concatenate([[index], best])
+        # an insertion may follow any cell to its left: running minimum of best[j] - j, plus j
+        row = np.minimum.accumulate(best - np.arange(len(best))) + np.arange(len(best))
+    return int(row[-1])
+
+
+class ErrorRate(NamedTuple):
+    """`value` over all recordings, `low` and `high` the 95 % interval, `count` recordings."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def figures(self) -> dict[str, float]:
+        return {k: round(v, 4) for k, v in self._asdict().items()}
+
+
+def phone_error_rate(heard: Sequence[Sequence[str]], written: Sequence[Sequence[str]], seed: int = 0) -> ErrorRate:
+    """Phone error of what was heard against what was written, one pair a recording."""
+    wrong = np.array([edit_distance(w, h) for h, w in zip(heard, written, strict=True)], dtype=float)
+    length = np.array([len(w) for w in written], dtype=float)
+    draws = np.random.default_rng(seed).integers(0, len(wrong), (1000, len(wrong)))
+    rates = wrong[draws].sum(1) / np.maximum(1, length[draws].sum(1))
+    low, high = np.quantile(rates, [0.025, 0.975])
+    return ErrorRate(float(wrong.sum() / max(1.0, length.sum())), float(low), float(high), len(wrong))

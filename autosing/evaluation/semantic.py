@@ -1,0 +1,194 @@
+"""How well semantic tokens carry the words, and how much of the singer they carry with them.
+
+Measured on rendered songs with known truth, by song, never on the songs that a read-out was counted on:
+- frame accuracy: share of 20 ms frames whose true phone (or silence) the read-out of their token names; a table from token to a pair of
+  phones, which is the best linear read-out of one token. Two tables: the tokenizer's own, and one counted on half of the songs here.
+- phone error: edits between the phones read from the tokens (runs of at least two frames, silence dropped) and those sung.
+- singer: a linear classifier of the singer from the histogram of tokens in five seconds, learnt on some songs of every singer, tested
+  on the others; beside it, the same classifier on mean log-mel spectra. Lower is better: words without a voice.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autosing.errors import DataError
+from autosing.models.recogniser import CLASSES, SILENCE
+from autosing.nn.spectra import FRONT_ENDS
+from autosing.perception.semantic.base import SemanticTokenizer
+from autosing.perception.semantic.fit import LabelledSong, count_read_out, list_songs, read_songs, with_leakage
+from autosing.perception.separation.base import Separator
+from autosing.tokens.edits import error_rate
+
+READ_OUT_BAR = 0.88
+PIECE_TOKENS = 125
+MIN_RUN_FRAMES = 2
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Tokens (N,) of a song, the true classes of both halves of each (N, 2), the phones sung, and its mean log-mel pieces (pieces, 80)."""
+
+    singer: str
+    tokens: Tensor
+    labels: Tensor
+    phones: tuple[int, ...]
+    spectra: Tensor
+
+
+def hear(tokenizer: SemanticTokenizer, song: LabelledSong, wav: np.ndarray) -> Heard:
+    """Tokenise `wav` (n,), which is `song` or what a separator made of it.
+
+    Raises:
+        DataError: the tokenizer does not take the song's rate, or has no two frames of 20 ms a token.
+    """
+    if (tokenizer.spec.sample_rate, tokenizer.spec.token_rate) != (song.sample_rate, 25):
+        raise DataError(f"song '{song.id}' has {song.sample_rate} Hz; resample it for {tokenizer.spec}")
+    audio = torch.from_numpy(np.ascontiguousarray(wav))[None]
+    tokens = tokenizer.encode(audio)[0].cpu()
+    labels = torch.from_numpy(song.labels(2 * len(tokens))).reshape(-1, 2)
+    spectra = FRONT_ENDS["mel"](80)(audio)[0].T
+    step = len(spectra) * PIECE_TOKENS // max(1, len(tokens))
+    pieces = [part.mean(0) for part in spectra.split(step)[: len(tokens) // PIECE_TOKENS]]
+    sung = song.labels(2 * len(tokens))
+    return Heard(song.artist, tokens, labels, runs(sung, 1), torch.stack(pieces) if pieces else torch.zeros(0, 80))
+
+
+def runs(classes: Sequence[int] | np.ndarray | Tensor, least: int = MIN_RUN_FRAMES) -> tuple[int, ...]:
+    """The phones of a row of frames: runs of at least `least` frames, equal neighbours joined, silence dropped."""
+    values = np.asarray(classes)
+    edges = np.flatnonzero(np.diff(values, prepend=-1, append=-1))
+    long = [int(values[a]) for a, b in itertools.pairwise(edges) if b - a >= least]
+    return tuple(c for i, c in enumerate(long) if c != SILENCE and (i == 0 or long[i - 1] != c))
+
+
+def read_out_scores(table: Tensor, heard: Sequence[Heard]) -> dict[str, float]:
+    """Frame accuracy, the same over sung frames only, and phone error of a (num_codes, 2) table of classes."""
+    right, frames, right_sung, sung = 0, 0, 0, 0
+    pairs = []
+    for song in heard:
+        found = table[song.tokens]
+        hits, is_sung = found == song.labels, song.labels != SILENCE
+        right, frames = right + int(hits.sum()), frames + hits.numel()
+        right_sung, sung = right_sung + int(hits[is_sung].sum()), sung + int(is_sung.sum())
+        pairs.append((song.phones, runs(found.flatten())))
+    return {
+        "frame_accuracy": right / max(1, frames), "sung_frame_accuracy": right_sung / max(1, sung), "phone_error": error_rate(pairs)
+    }  # fmt: skip
+
+
+def counted_read_out(heard: Sequence[Heard], num_codes: int) -> dict[str, float]:
+    """Scores of tables counted on one half of the songs and tested on the other, both ways, averaged."""
+    scores = []
+    for side in range(2):
+        known = [song for i, song in enumerate(heard) if i % 2 == side]
+        tokens, labels = torch.cat([s.tokens for s in known]), torch.cat([s.labels for s in known])
+        table = count_read_out(tokens, labels, num_codes, len(CLASSES)).argmax(-1)
+        scores.append(read_out_scores(table, [song for i, song in enumerate(heard) if i % 2 != side]))
+    return {name: sum(s[name] for s in scores) / 2 for name in scores[0]}
+
+
+def singer_accuracy(heard: Sequence[Heard], describe: Callable[[Heard], Tensor]) -> dict[str, float]:
+    """Share of five-second pieces whose singer a linear classifier names; singers with one song are left out. `chance` is the largest class."""
+    songs: dict[str, list[Heard]] = {}
+    for song in heard:
+        songs.setdefault(song.singer, []).append(song)
+    names = sorted(name for name, of in songs.items() if len(of) > 1)
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    targets: tuple[list[int], list[int]] = ([], [])
+    for number, name in enumerate(names):
+        for index, song in enumerate(songs[name]):
+            pieces = describe(song)
+            sides[index % 2].append(pieces)
+            targets[index % 2].extend([number] * len(pieces))
+    if len(names) < 2 or not targets[1]:
+        return {"singers": len(names), "accuracy": float("nan"), "chance": float("nan")}
+    train, test = torch.cat(sides[0]), torch.cat(sides[1])
+    mean, spread = train.mean(0), train.std(0) + 1e-3
+    weights = linear_classifier((train - mean) / spread, torch.tensor(targets[0]), len(names))
+    found = torch.cat([(test - mean) / spread, torch.ones(len(test), 1)], 1) @ weights
+    truth = torch.tensor(targets[1])
+    chance = float(torch.bincount(truth).max() / len(truth))
+    return {"singers": len(names), "accuracy": float((found.argmax(1) == truth).float().mean()), "chance": chance}
+
+
+def linear_classifier(points: Tensor, classes: Tensor, count: int, decay: float = 1e-2, steps: int = 200) -> Tensor:
+    """Multinomial logistic regression by L-BFGS: (M, W), (M,) -> (W + 1, count) weights, the last row the bias."""
+    inputs = torch.cat([points, torch.ones(len(points), 1)], 1)
+    weights = torch.zeros(inputs.shape[1], count, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(inputs @ weights, classes) + decay * weights[:-1].square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weights.detach()
+
+
+def histograms(song: Heard, num_codes: int) -> Tensor:
+    """(pieces, num_codes) square roots of the token shares of every five seconds."""
+    pieces = song.tokens[: len(song.tokens) // PIECE_TOKENS * PIECE_TOKENS].reshape(-1, PIECE_TOKENS)
+    return (F.one_hot(pieces, num_codes).float().mean(1)).sqrt()
+
+
+def usage(heard: Sequence[Heard], num_codes: int) -> dict[str, float]:
+    """How many codes occur, the entropy of their shares in bits, and the share of tokens that repeat the one before."""
+    counts = torch.bincount(torch.cat([song.tokens for song in heard]), minlength=num_codes).double()
+    shares = counts[counts > 0] / counts.sum()
+    same = [(song.tokens[1:] == song.tokens[:-1]).float().mean().item() for song in heard if len(song.tokens) > 1]
+    return {"used": int((counts > 0).sum()), "bits": float(-(shares * shares.log2()).sum()), "repeats": float(np.mean(same))}
+
+
+def evaluate(
+    tokenizer: SemanticTokenizer, songs: Iterable[LabelledSong], separator: Separator | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """All figures of a tokenizer on unseen rendered songs; `bars` names the one that must be reached.
+
+    Args:
+        tokenizer: any; its own table is scored too where it has `read_out()`.
+        songs: with truth; at least two.
+        separator: its vocals are the second take; without one, vocals with some band left in.
+        seed: of the leakage.
+
+    Raises:
+        DataError: fewer than two songs.
+    """
+    takes: dict[str, list[Heard]] = {"clean": [], "separated" if separator else "leaking": []}
+    for number, song in enumerate(songs):
+        rng = np.random.default_rng([seed, number])
+        for name, wav in zip(takes, (song.vocals, with_leakage(song, separator, rng)), strict=True):
+            takes[name].append(hear(tokenizer, song, wav))
+    if len(takes["clean"]) < 2:
+        raise DataError("a tokenizer is evaluated on two songs or more; give more songs")
+    codes = tokenizer.spec.num_codes
+    figures: dict[str, Any] = {"songs": len(takes["clean"]), "usage": usage(takes["clean"], codes)}
+    for name, heard in takes.items():
+        figures[name] = {"counted": counted_read_out(heard, codes)}
+        if hasattr(tokenizer, "read_out"):
+            figures[name]["own"] = read_out_scores(tokenizer.read_out().argmax(-1).cpu(), heard)
+    figures["singer"] = {
+        "tokens": singer_accuracy(takes["clean"], lambda song: histograms(song, codes)),
+        "log_mel": singer_accuracy(takes["clean"], lambda song: song.spectra),
+    }
+    bars = {}
+    for name in takes:
+        value = figures[name].get("own", figures[name]["counted"])["frame_accuracy"]
+        bars[f"semantic_read_out_{name}"] = {"value": round(value, 4), "bar": f">= {READ_OUT_BAR}", "ok": value >= READ_OUT_BAR}
+    return {**figures, "bars": bars}
+
+
+def evaluate_folder(
+    tokenizer: SemanticTokenizer, folder: Path, limit: int | None = None, separator: Separator | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """`evaluate` on up to `limit` songs of a folder of song tables."""
+    return evaluate(tokenizer, read_songs(list_songs(folder, limit, seed)), separator, seed)

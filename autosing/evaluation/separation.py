@@ -1,0 +1,151 @@
+"""How well a separator finds the voice, where the stems are known: rendered songs and real multitrack recordings.
+
+All figures are at the separator's sample rate, over all channels at once. SI-SDR (dB) is scale-invariant and has no other allowance:
+Le Roux, Wisdom, Erdogan, Hershey, "SDR - half-baked or well done?" (2019), equation 3. Improvement = after separation - of the mix itself, both
+against the true vocals. Letters: C channels, n samples.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from autosing.errors import DataError
+from autosing.perception.separation.base import Separator
+from autosing.song import audio
+
+
+class StemPair(NamedTuple):
+    """A song whose mix is vocals + accompaniment; each (C, n), C the same or 1, at `sample_rate` Hz."""
+
+    name: str
+    vocals: Tensor
+    accompaniment: Tensor
+    sample_rate: int
+
+
+def si_sdr(estimate: Tensor, reference: Tensor) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB of two tensors of one shape; -inf for an estimate without any of the reference.
+
+    With a = <estimate, reference> / |reference|^2: 10 log10(|a reference|^2 / |a reference - estimate|^2).
+
+    Raises:
+        ValueError: different shapes, or a silent reference.
+    """
+    if estimate.shape != reference.shape:
+        raise ValueError(f"estimate {tuple(estimate.shape)} and reference {tuple(reference.shape)} differ in shape")
+    found, true = estimate.double().flatten(), reference.double().flatten()
+    energy = float(true @ true)
+    if energy == 0:
+        raise ValueError("the reference is silent, so its SI-SDR is not defined")
+    target = float(found @ true) / energy * true
+    wanted, rest = float(target @ target), float((target - found).square().sum())
+    if wanted == 0:
+        return -math.inf
+    return 10 * math.log10(wanted / rest) if rest > 0 else math.inf
+
+
+def song_figures(separator: Separator, pair: StemPair) -> dict[str, float]:
+    """One song: SI-SDR of the vocals in the mix and after separation, the same for the accompaniment, and the real-time factor."""
+    vocals, rest = (audio.resample(stem, pair.sample_rate, separator.sample_rate) for stem in (pair.vocals, pair.accompaniment))
+    channels = max(vocals.shape[0], rest.shape[0])
+    vocals, rest = vocals.expand(channels, -1), rest.expand(channels, -1)
+    mix = vocals + rest
+    start = time.perf_counter()
+    found = separator.separate(mix)
+    seconds = time.perf_counter() - start
+    before, after = si_sdr(mix, vocals), si_sdr(found.vocals, vocals)
+    rest_before, rest_after = si_sdr(mix, rest), si_sdr(found.accompaniment, rest)
+    return {
+        "vocals_in_db": before,
+        "vocals_out_db": after,
+        "vocals_improvement_db": after - before,
+        "accompaniment_improvement_db": rest_after - rest_before,
+        "real_time_factor": seconds / (mix.shape[-1] / separator.sample_rate),
+    }
+
+
+def separation_figures(separator: Separator, pairs: Iterable[StemPair]) -> dict[str, Any]:
+    """`{"songs": {name: song_figures}, "mean": {...}, "worst_improvement_db", "count"}` over all pairs.
+
+    Raises:
+        DataError: no pairs.
+    """
+    songs = {pair.name: {key: round(value, 4) for key, value in song_figures(separator, pair).items()} for pair in pairs}
+    if not songs:
+        raise DataError("no song to judge the separator on; check the paths")
+    keys = next(iter(songs.values()))
+    return {
+        "songs": songs,
+        "mean": {key: round(sum(song[key] for song in songs.values()) / len(songs), 4) for key in keys},
+        "worst_improvement_db": min(song["vocals_improvement_db"] for song in songs.values()),
+        "count": len(songs),
+    }
+
+
+def rendered_pairs(dataset: Path, most_songs: int | None = None) -> Iterator[StemPair]:
+    """Songs of a rendered dataset (`<dataset>/<i>/songs.parquet`), one row at a time; rows without accompaniment are passed over.
+
+    Raises:
+        DataError: no tables there.
+    """
+    given = 0
+    for row in rendered_rows(dataset, ("id", "vocals", "accompaniment")):
+        if most_songs is not None and given >= most_songs:
+            return
+        if row["accompaniment"]:
+            given += 1
+            vocals, rest = audio.decode(row["vocals"]), audio.decode(row["accompaniment"])
+            yield StemPair(row["id"], vocals.samples, rest.samples, vocals.sample_rate)
+
+
+def rendered_rows(dataset: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Rows of `<dataset>/<i>/songs.parquet` in order, one row group in memory.
+
+    Raises:
+        DataError: no tables there.
+    """
+    import pyarrow.parquet as pq
+
+    tables = sorted(Path(dataset).glob("*/songs.parquet"), key=lambda path: (len(path.parent.name), path.parent.name))
+    if not tables:
+        raise DataError(f"'{dataset}' holds no <i>/songs.parquet; render songs there first (python -m autosing.rendering songs)")
+    for table in tables:
+        with pq.ParquetFile(table) as file:
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group, columns=list(columns)).to_pylist()
+
+
+def cc0_pairs(data: Path) -> Iterator[StemPair]:
+    """The real CC0 multitracks under `<data>/stems/everythingisfree_cc0`; nothing where they are absent."""
+    for folder in sorted((Path(data) / "stems" / "everythingisfree_cc0").glob("*/")):
+        vocals, rest = (audio.decode((folder / f"{stem}.flac").read_bytes()) for stem in ("vocals", "accompaniment"))
+        yield StemPair(folder.name, vocals.samples, rest.samples, vocals.sample_rate)
+
+
+def stem_mp4_pair(path: Path) -> StemPair:
+    """A Native Instruments stem file: five AAC streams, mix, drums, bass, other, vocals. Needs PyAV (`pip install av`).
+
+    Raises:
+        DataError: PyAV is missing or the file does not hold five streams.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise DataError(f"'{path}' needs PyAV to be read: pip install av") from error
+    streams = []
+    with av.open(str(path)) as container:
+        count, rate = len(container.streams.audio), container.streams.audio[0].rate
+    for index in range(count):
+        with av.open(str(path)) as container:
+            frames = [torch.from_numpy(frame.to_ndarray()) for frame in container.decode(audio=index)]
+        streams.append(torch.cat(frames, -1).float())
+    if len(streams) != 5:
+        raise DataError(f"'{path}' holds {len(streams)} audio streams, a stem file has 5")
+    samples = min(stream.shape[-1] for stream in streams)
+    _, drums, bass, other, vocals = (stream[:, :samples] for stream in streams)
+    return StemPair(path.name, vocals, drums + bass + other, int(rate))

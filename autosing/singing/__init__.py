@@ -1,0 +1,1 @@
+"""A sing request -> waveforms: request (validated settings), pipeline, generate (decode loops), mix, picture."""

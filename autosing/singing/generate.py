@@ -1,0 +1,313 @@
+"""The decode loops: lyrics -> semantic tokens -> codec tokens.
+
+Free functions over a model, its encoded source and static caches; all randomness comes from the generator given, so the same seed
+gives the same tokens. Candidates of one request share the encoded source. With a pointer model the loop also steers the pace, so that
+every token of a section is sung before the section's time is over; rests stay where the model puts them.
+
+Letters: B candidates, L text tokens, K levels, T finest frames, N semantic steps, R lanes, S grid steps, W voice windows, D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autosing.errors import ConfigError
+from autosing.models.sm2a import SM2A
+from autosing.models.t2s import T2S, T2SSource
+from autosing.nn.sampling import guide, sample
+from autosing.tokens.pointer import MAX_ADVANCE, SINCE_BUCKETS, pace_bucket, sections, sung_before, with_opening_line
+from autosing.tokens.specs import CodecSpec, Seconds
+from autosing.tokens.text import LINE, PAD, PAUSE, UNKNOWN, TextFrontEnd, TimedText, load_text
+
+HALVES_FROM_SECONDS: Seconds = 20.0  # longer windows have a line break at the half
+BRISK = 0.4  # text tokens a step (10 a second) from which the loop pushes the pointer on
+LONGEST_STEPS = 50  # a sound held longer (2 s) is urged on
+
+
+@dataclass(frozen=True)
+class Track:
+    """Which text token each candidate sings at each step.
+
+    Attributes:
+        ids: (L,) text token ids, LINE in front.
+        pointer: (B, N) indices into `ids`; None for a model without pointer.
+        token_rate: steps a second.
+    """
+
+    ids: np.ndarray
+    pointer: Tensor | None
+    token_rate: float
+
+    def words(self, candidate: int) -> list[tuple[Seconds, Seconds]]:
+        """(start, end) of every word of the text, in order; a word the pointer never reached has start == end.
+
+        Raises:
+            ConfigError: the model has no pointer.
+        """
+        if self.pointer is None:
+            raise ConfigError("this t2s model has no pointer, so it does not know its word times; align the sung audio instead")
+        track = self.pointer[candidate].cpu().numpy()
+        ends = np.flatnonzero(self.ids == PAUSE)
+        starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+        times = []
+        for first, last in zip(starts, ends, strict=True):
+            while first < last and self.ids[first] == LINE:
+                first += 1
+            begin, end = np.searchsorted(track, first), np.searchsorted(track, last)
+            times.append((begin / self.token_rate, end / self.token_rate))
+        return times
+
+
+def window_text(front_end: TextFrontEnd, halves: Sequence[Sequence[str]], seconds: Seconds) -> TimedText:
+    """The tokens of a window as training windows have them: words and PAUSEs, in long windows one LINE between the halves.
+
+    Args:
+        halves: lines of the first half, and of the second; a second half left out or empty: the first governs the whole window.
+    """
+    texts = [front_end.ids_for([" ".join(lines)]) for lines in halves if lines]
+    if seconds <= HALVES_FROM_SECONDS:
+        ids = np.concatenate([t.ids for t in texts]) if texts else np.zeros(0, dtype=np.int64)
+    else:
+        if len(texts) == 1:  # one text for both halves: break it at the word nearest its middle
+            whole = texts[0].ids
+            breaks = np.concatenate([[0], np.flatnonzero(whole == PAUSE) + 1])
+            middle = int(breaks[np.argmin(np.abs(breaks - len(whole) / 2))])
+            parts = [whole[:middle], whole[middle:]]
+        else:
+            parts = [t.ids for t in texts] or [np.zeros(0, dtype=np.int64)] * 2
+        ids = np.concatenate([parts[0], *(np.concatenate([[LINE], part]) for part in parts[1:])])
+    unknown = np.full(len(ids), np.nan)
+    return TimedText(ids.astype(np.int64), unknown, unknown)
+
+
+class Pacer:
+    """Moves the pointers of B candidates through a text, and makes sure that all of it is sung in time."""
+
+    def __init__(self, ids: np.ndarray, steps: int, batch: int):
+        self.ids, self.steps = ids, steps
+        self.ends, self.deadlines = sections(ids, steps)
+        self.before = sung_before(ids)
+        self.sounds = (ids != PAUSE) & (ids != LINE)
+        self.pointer = np.zeros(batch, dtype=np.int64)
+        self.since = np.zeros(batch, dtype=np.int64)
+
+    def _left(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(section, sung tokens left in it, steps left for it) of each candidate."""
+        section = np.minimum(np.searchsorted(self.ends, self.pointer, side="right"), len(self.ends) - 1)
+        left = self.before[self.ends[section]] - self.before[np.minimum(self.pointer + 1, len(self.ids))]
+        return section, left, self.deadlines[section] - step
+
+    def conditions(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(pointer, since, pace), each (B, 1)."""
+        _, left, time = self._left(step)
+        since = np.minimum(self.since, SINCE_BUCKETS - 1)
+        pointer, since, pace = (torch.from_numpy(a[:, None].copy()) for a in (self.pointer, since, pace_bucket(left, time)))
+        return pointer, since, pace
+
+    def steer(self, logits: Tensor, step: int) -> Tensor:
+        """(B, MAX_ADVANCE + 1) logits of the model -> of what may and should happen before step + 1."""
+        section, left, time = self._left(step)
+        rate = left / np.maximum(time - 2, 1)
+        steered = logits.clone()
+        for row in range(len(self.pointer)):
+            at, last = self.pointer[row], len(self.ids) - 1
+            end, late = self.ends[section[row]], time[row] <= 1
+            limit = end if late and end <= last else end - 1
+            hurry = 0.0
+            if left[row] and rate[row] > BRISK:
+                hurry += 8.0 * (rate[row] - BRISK)
+            if self.sounds[at] and self.since[row] > LONGEST_STEPS:
+                hurry += 0.2 * (self.since[row] - LONGEST_STEPS)
+            steered[row, 1:] += hurry
+            least = 1 if late and limit == end else min(int(rate[row] + 1e-6), MAX_ADVANCE) if left[row] else 0
+            for advance in range(MAX_ADVANCE + 1):
+                skipped = self.sounds[at + 1 : at + advance].any()  # a sound is skipped only when there is no time for it
+                if (at + advance > limit and advance > 0) or (skipped and advance > least) or advance < min(least, limit - at):
+                    steered[row, advance] = -torch.inf
+        return steered
+
+    def move(self, advance: np.ndarray, step: int) -> None:
+        """Take (B,) advances before step + 1; a section whose time is over is left for the next one, whatever is unsung."""
+        section, _, time = self._left(step)
+        target = self.pointer + advance
+        over = (time <= 1) & (self.ends[section] < len(self.ids))
+        target = np.where(over, np.maximum(target, self.ends[section]), target)
+        self.since = np.where(target > self.pointer, 0, self.since + 1)
+        self.pointer = target
+
+
+@torch.inference_mode()
+def generate_semantic(
+    model: T2S,
+    text: Sequence[Sequence[str]] | TimedText,
+    accompaniment: Tensor | None,
+    *,
+    steps: int,
+    generator: torch.Generator,
+    batch: int = 1,
+    temperature: float = 0.7,
+    pointer_temperature: float = 0.9,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    guidance: float = 1.0,
+    language: str | None = None,
+    prompt: Tensor | None = None,
+    max_repeat: int = 75,
+) -> tuple[Tensor, Track]:
+    """Sing a text as semantic tokens.
+
+    Args:
+        text: lines of each half (see `window_text`), or tokens without an opening LINE.
+        accompaniment: (1, K, T) codes, cut or padded by nobody: give the window's; None = no accompaniment.
+        steps: N.
+        guidance: 1 = none; more leans towards the text (two decoder rows a candidate).
+        language: of `model.config.languages`; None = the first.
+        prompt: (P,) or (B, P) tokens the song starts with.
+        max_repeat: a sounding token repeated this often in a row is not chosen again; 0 = no guard.
+
+    Returns:
+        (B, N) tokens, and the `Track` of the text.
+
+    Raises:
+        ConfigError: the model does not know the language.
+    """
+    c = model.config
+    device = model.embedding_text.device
+    if language is not None and language not in c.languages:
+        raise ConfigError(f"this t2s model does not know language '{language}', it knows {', '.join(c.languages)}")
+    seconds = steps / c.semantic.token_rate
+    timed = text if isinstance(text, TimedText) else window_text(load_text(c.text), text, seconds)
+    ids = with_opening_line(timed).ids
+    source = _encode_text(model, ids, accompaniment, steps, language)
+    rows = batch
+    if guidance != 1.0:
+        nothing = np.concatenate([[UNKNOWN], np.full(len(ids) - 1, PAD)])
+        source = T2SSource.stack([source, _encode_text(model, nothing, accompaniment, steps, language)], batch)
+        rows = 2 * batch
+    caches = model.decoder.caches(rows, steps, model.embedding_text)
+    pacer = Pacer(ids, steps, batch)
+    if prompt is not None:
+        prompt = prompt.to(device).expand(batch, -1)
+    tokens = torch.full((batch, steps), CodecSpec.HOLE, dtype=torch.long, device=device)
+    track = np.zeros((batch, steps), dtype=np.int64)
+    previous = tokens[:, :1]
+    repeats = torch.zeros(batch, dtype=torch.long, device=device)
+    for step in range(steps):
+        conditions = [t.to(device) for t in pacer.conditions(step)]
+        track[:, step] = pacer.pointer
+        if rows > batch:
+            previous = torch.cat([previous, previous])
+            conditions = [torch.cat([t, torch.zeros_like(t)]) for t in conditions]
+            conditions[1][batch:] = min(step, SINCE_BUCKETS - 1)
+        hidden = model.decode(previous, step, source, *conditions, caches=caches)[:, 0]
+        logits = model.semantic_logits(hidden)
+        if rows > batch:
+            logits = guide(logits[:batch], logits[batch:], guidance)
+        if prompt is not None and step < prompt.shape[1]:
+            chosen = prompt[:, step]
+        else:
+            if max_repeat and step:
+                stuck = repeats >= max_repeat
+                if c.pointer:
+                    stuck &= torch.from_numpy(pacer.sounds[pacer.pointer]).to(device)
+                barred = torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens[:, step - 1 : step], stuck[:, None])
+                logits = logits.masked_fill(barred, -torch.inf)
+            chosen = sample(logits, generator, temperature, top_k, top_p)
+        repeats = torch.where(chosen == tokens[:, step - 1], repeats + 1, 0) if step else repeats
+        tokens[:, step] = chosen
+        previous = chosen[:, None]
+        if c.pointer:
+            moves = pacer.steer(model.advance_logits(hidden[:batch]), step)
+            pacer.move(sample(moves, generator, pointer_temperature).cpu().numpy(), step)
+    return tokens, Track(ids, torch.from_numpy(track) if c.pointer else None, c.semantic.token_rate)
+
+
+def _encode_text(model: T2S, ids: np.ndarray, accompaniment: Tensor | None, steps: int, language: str | None) -> T2SSource:
+    c, device = model.config, model.embedding_text.device
+    seconds = steps / c.semantic.token_rate
+    text = torch.from_numpy(ids)[None].to(device)
+    rate = torch.tensor([float((ids != PAD).sum()) / seconds], device=device)
+    index = torch.tensor([0 if language is None else c.languages.index(language)], device=device)
+    frames = c.accompaniment.frames(seconds) if c.accompaniment is not None else 0
+    if accompaniment is not None:
+        accompaniment = _shown(accompaniment.to(device), c.shown_levels)
+    return model.encode(text, rate, index, model.music_grid(accompaniment, 1, frames, device), steps)
+
+
+def _shown(codes: Tensor, levels: int) -> Tensor:
+    """(B, K, T) codes with all but the coarsest `levels` turned into holes."""
+    hidden = torch.arange(codes.shape[1], device=codes.device) >= levels
+    return torch.where(hidden[:, None], CodecSpec.HOLE, codes)
+
+
+@torch.inference_mode()
+def generate_codes(
+    model: SM2A,
+    semantic: Tensor,
+    accompaniment: Tensor | None,
+    voice: Tensor | None,
+    *,
+    frames: int,
+    generator: torch.Generator,
+    temperature: float = 0.7,
+    level_temperatures: Sequence[float] | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    guidance: float = 1.0,
+    template: Tensor | None = None,
+    pattern: str | None = None,
+) -> Tensor:
+    """Sing semantic tokens as codec tokens.
+
+    Args:
+        semantic: (B, N) tokens.
+        accompaniment: (1 or B, K, T) codes of the instrumental; None = none.
+        voice: (1 or B, W, D) singer embeddings, one each 10 s; None = any singer.
+        frames: T, a multiple of the codec's grain.
+        level_temperatures: a factor on `temperature` for each level; None = the checkpoint's own.
+        guidance: 1 = none; more leans towards the accompaniment and the singer (two decoder rows a candidate).
+        template: (1 or B, K, T) codes that are given (a prompt, or whole levels); holes are to be sung.
+        pattern: "bricks" or "bricks_unrolled"; None = what the model was trained to sing with.
+
+    Returns:
+        (B, K, T) codes, HOLE off stride.
+    """
+    c = model.config
+    device = semantic.device
+    batch = semantic.shape[0]
+    token_pattern = model.pattern(pattern or c.patterns[0])
+    steps = token_pattern.steps(frames)
+    music_frames = c.accompaniment.frames(c.codec.seconds(frames)) if c.accompaniment is not None else 0
+    grid_music = model.music_grid(accompaniment, 1, music_frames, device)
+    sources = [model.encode(semantic, grid_music, voice, token_pattern, steps)]
+    rows = batch
+    if guidance != 1.0:
+        empty = model.music_grid(None, 1, accompaniment.shape[-1] if accompaniment is not None else music_frames, device)
+        sources.append(model.encode(semantic, empty, None, token_pattern, steps))
+        rows = 2 * batch
+    source = type(sources[0]).stack(sources, batch)
+    caches = model.decoder.caches(rows, steps, model.codes_embedding.embedding)
+    live = token_pattern.live(steps, c.codec, frames)
+    lanes_at = [live[:, step].nonzero()[:, 0].tolist() for step in range(steps)]
+    lanes = token_pattern.lanes
+    factors = tuple(level_temperatures or c.level_temperatures or (1.0,) * c.codec.levels)
+    grid = torch.full((batch, len(lanes), steps), CodecSpec.HOLE, dtype=torch.long, device=device)
+    given = None if template is None else token_pattern.apply(template.to(device).expand(batch, -1, -1), c.codec)
+    previous = grid[:, :, :1]
+    for step in range(steps):
+        if rows > batch:
+            previous = torch.cat([previous, previous])
+        hidden = model.decode(previous, step, token_pattern, source, caches)[:, 0]
+        for lane in lanes_at[step]:
+            logits = model.lane_logits(hidden, lane)
+            if rows > batch:
+                logits = guide(logits[:batch], logits[batch:], guidance)
+            chosen = sample(logits, generator, temperature * factors[lanes[lane].level], top_k, top_p)
+            if given is not None:
+                chosen = torch.where(given[:, lane, step] >= 0, given[:, lane, step], chosen)
+            grid[:, lane, step] = chosen
+        previous = grid[:, :, step : step + 1]
+    return token_pattern.invert(grid, c.codec, frames)

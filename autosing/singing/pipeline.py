@@ -1,0 +1,271 @@
+"""From a `SingRequest` to a `Sung`: separate, condition, generate, decode, mix, find the words.
+
+The models of the request are loaded by `Singer` once; `sing` may be called many times. Everything random comes from the request's
+seed. Letters: B candidates, C channels, n samples, K codec levels, T finest codec frames, N semantic tokens, W windows, D width.
+"""
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import autosing
+from autosing.errors import AlignmentError, ConfigError, DataError
+from autosing.models.io import load_model
+from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
+from autosing.perception.codec.base import Codec
+from autosing.singing.generate import generate_codes, generate_semantic
+from autosing.singing.mix import active_level, fade_edges, mix_tracks
+from autosing.singing.request import SingRequest, Sung
+from autosing.song import audio
+from autosing.song.alignment import Alignment
+from autosing.song.lyrics import Line, Lyrics
+from autosing.tokens.specs import Seconds, require_same
+from autosing.training.task import DatasetMeta
+
+CONTEXT_SECONDS: Seconds = 2.0  # the separator hears this much around the stretch that is sung over
+VOICE_WINDOW_SECONDS: Seconds = 10.0
+SINGING_SHARE = 0.15  # below this share of frames with singing, a recording has no voice to copy
+FADE_SECONDS: Seconds = 0.01
+
+
+class Reference(NamedTuple):
+    """The stretch of the reference. Waveforms (C, n) at `rate`; `vocals`/`band` are its stems; `has_voice`: somebody sings in it."""
+
+    rate: int
+    vocals: Tensor
+    band: Tensor
+    has_voice: bool
+
+
+class Singer:
+    """Both models and every ear they need, on one device."""
+
+    def __init__(self, t2s_model: str = "builtin", sm2a_model: str = "builtin", device: torch.device | str = "cpu"):
+        """
+        Raises:
+            WeightsError: a checkpoint is missing or damaged.
+            MismatchError: the two models were trained with different tokenizers; both are named.
+        """
+        self.device = torch.device(device)
+        self.t2s, self.t2s_meta = load_model(t2s_model, "t2s", self.device)
+        self.sm2a, self.sm2a_meta = load_model(sm2a_model, "sm2a", self.device)
+        t2s, sm2a = DatasetMeta.from_json(self.t2s_meta["dataset"]), DatasetMeta.from_json(self.sm2a_meta["dataset"])
+        places = (f"the t2s model '{t2s_model}'", f"the sm2a model '{sm2a_model}'")
+        require_same("semantic tokenizer", t2s.semantic, places[0], sm2a.semantic, places[1])
+        require_same("accompaniment codec", t2s.accompaniment_codec, places[0], sm2a.accompaniment_codec, places[1])
+        self.meta = sm2a
+        assert sm2a.codec and sm2a.accompaniment_codec and sm2a.semantic and sm2a.voice
+        self.codec: Codec = load_codec(sm2a.codec.name, self.device)
+        self.band_codec: Codec = load_codec(sm2a.accompaniment_codec.name, self.device)
+        self.separator = load_separator("builtin", self.device)
+        self.aligner = load_aligner("builtin", self.device)
+        self.voice = load_voice(sm2a.voice.name, self.device)
+        require_same("codec", sm2a.codec, places[1], self.codec.spec, "this installation")
+        require_same("voice embedding", sm2a.voice, places[1], self.voice.spec, "this installation")
+
+    def sing(self, request: SingRequest) -> Sung:
+        """Sing the request.
+
+        Raises:
+            AudioError, DataError: the reference or another recording cannot be used.
+        """
+        clock = _Stopwatch()
+        generator = torch.Generator(self.device).manual_seed(request.seed)
+        assert self.meta.codec and self.meta.accompaniment_codec and self.meta.semantic
+        reference = None if request.reference is None else self._reference(request)
+        length = request.length_seconds if reference is None else reference.band.shape[-1] / reference.rate
+        steps, frames = self.meta.semantic.tokens(length), self.meta.codec.frames(length)
+        clock.lap("separate")
+
+        band = None if request.tts or reference is None else reference.band
+        accompaniment = self._band_codes(band, reference.rate if reference else 1, length)
+        voice = self._voice(request, reference)
+        clock.lap("condition")
+
+        if request.semantic_file is not None:
+            semantic = self._semantic_of(request.semantic_file, steps).expand(request.candidates, -1)
+        else:
+            semantic, _ = generate_semantic(
+                self.t2s, request.halves, accompaniment, steps=steps, temperature=request.temperature,
+                generator=generator, batch=request.candidates,
+            )  # fmt: skip
+        clock.lap("t2s")
+        codes = generate_codes(
+            self.sm2a, semantic, accompaniment, voice, frames=frames, temperature=request.temperature, generator=generator
+        )
+        clock.lap("sm2a")
+        vocals = torch.cat([self.codec.decode(one[None])[0] for one in codes]).cpu()  # (B, n)
+        clock.lap("decode")
+        lyrics = _lyrics_for_alignment(request, length)
+        heard = [self._words(one, lyrics) for one in vocals]
+        order = sorted(range(len(heard)), key=lambda i: (-_score(heard[i]), i))
+        clock.lap("align")
+
+        sung = [self._mix(vocals[i][None], reference, request) for i in order]
+        best = sung[0]
+        report = {
+            "autosing": autosing.__version__,
+            "torch": torch.__version__,
+            "request": {k: _plain(v) for k, v in asdict(request).items()},
+            "seconds": length,
+            "chosen": order[0],
+            "word_scores": [round(_score(a), 4) for a in heard],
+            "words": [list(word) for word in heard[order[0]].words],
+            "voice_from": _voice_source(request, reference),
+            "models": {"t2s": _trained_with(self.t2s_meta), "sm2a": _trained_with(self.sm2a_meta)},
+            "stage_seconds": clock.laps,
+        }
+        return Sung(
+            best.mix, best.vocals, best.accompaniment, self._rate(reference), heard[order[0]],
+            tuple(s.mix for s in sung[1:]), report,
+        )  # fmt: skip
+
+    def _rate(self, reference: Reference | None) -> int:
+        return self.codec.spec.sample_rate if reference is None else reference.rate
+
+    def _reference(self, request: SingRequest) -> Reference:
+        assert request.reference is not None
+        song = audio.require_sound(_decode(request.reference))
+        if request.start_seconds >= song.seconds - 4.0:
+            raise DataError(
+                f"--start-time {request.start_seconds:g} leaves less than 4 s of '{request.reference}', which lasts {song.seconds:.1f} s"
+            )
+        end = min(song.seconds, request.start_seconds + request.length_seconds)
+        before, after = max(0.0, request.start_seconds - CONTEXT_SECONDS), min(song.seconds, end + CONTEXT_SECONDS)
+        wide = song.samples[:, int(before * song.sample_rate) : int(after * song.sample_rate)]
+        inner = slice(int((request.start_seconds - before) * song.sample_rate), int((end - before) * song.sample_rate))
+        vocals = self._separate(wide, song.sample_rate)
+        vocals, wide = vocals[:, inner], wide[:, inner]
+        activity = self.aligner.activity(audio.resample(audio.mono(vocals), song.sample_rate, self.aligner.sample_rate))
+        return Reference(song.sample_rate, vocals, wide - vocals, float((activity > 0.5).float().mean()) >= SINGING_SHARE)
+
+    def _separate(self, wav: Tensor, rate: int) -> Tensor:
+        """(C, n) at `rate` -> its vocals (C, n) at `rate`; what lies above the separator's band stays with the instrumental."""
+        stems = self.separator.separate(audio.resample(wav, rate, self.separator.sample_rate).to(self.device))
+        vocals = audio.resample(stems.vocals.cpu(), self.separator.sample_rate, rate)
+        missing = wav.shape[-1] - vocals.shape[-1]
+        return torch.nn.functional.pad(vocals, (0, max(0, missing)))[:, : wav.shape[-1]]
+
+    def _band_codes(self, band: Tensor | None, rate: int, length: Seconds) -> Tensor:
+        """(1, K, T) codes of the instrumental, of silence where there is none."""
+        spec = self.band_codec.spec
+        n = spec.frames(length) * spec.hop
+        wav = torch.zeros(n) if band is None else audio.resample(audio.mono(band), rate, spec.sample_rate)
+        wav = torch.nn.functional.pad(wav, (0, max(0, n - wav.shape[-1])))[:n]
+        return self.band_codec.encode(wav[None, None].to(self.device))
+
+    def _embed(self, vocals: Tensor, rate: int) -> Tensor:
+        """(C, n) vocals -> (D,) unit vector, the mean over windows."""
+        wav = audio.resample(audio.mono(vocals), rate, self.voice.spec.sample_rate).to(self.device)
+        width = int(VOICE_WINDOW_SECONDS * self.voice.spec.sample_rate)
+        pieces = [p for p in wav.split(width) if p.shape[0] >= self.voice.spec.sample_rate] or [wav]
+        return torch.nn.functional.normalize(torch.stack([self.voice.embed(p[None])[0] for p in pieces]).mean(0), dim=0)
+
+    def _voice(self, request: SingRequest, reference: Reference | None) -> Tensor | None:
+        """(1, 1, D) the asked voice; None = any voice."""
+        own = self._embed(reference.vocals, reference.rate) if reference is not None and reference.has_voice else None
+        asked = None
+        if request.speaker_files:
+            singers = []
+            for path in request.speaker_files:
+                song = audio.require_sound(_decode(path))
+                stretch = song.samples[:, : int(60 * song.sample_rate)]
+                singers.append(self._embed(self._separate(stretch, song.sample_rate), song.sample_rate))
+            asked = torch.stack(singers).mean(0)
+        if own is not None and asked is not None:
+            blend = request.speaker_alpha * asked + (1 - request.speaker_alpha) * own
+        else:
+            blend = asked if asked is not None else own
+        return None if blend is None else torch.nn.functional.normalize(blend, dim=0)[None, None]
+
+    def _semantic_of(self, path: Path, steps: int) -> Tensor:
+        """(1, N) semantic tokens of the voice in a recording, as many as are sung."""
+        assert self.meta.semantic is not None
+        tokenizer = load_semantic(self.meta.semantic.name, self.device)
+        song = audio.require_sound(_decode(path))
+        vocals = self._separate(song.samples[:, : int(32 * song.sample_rate)], song.sample_rate)
+        wav = audio.resample(audio.mono(vocals), song.sample_rate, tokenizer.spec.sample_rate)
+        n = steps * tokenizer.spec.sample_rate // tokenizer.spec.token_rate
+        wav = torch.nn.functional.pad(wav, (0, max(0, n - wav.shape[-1])))[:n]
+        return tokenizer.encode(wav[None].to(self.device))[:, :steps]
+
+    def _words(self, vocals: Tensor, lyrics: Lyrics) -> Alignment:
+        wav = audio.resample(vocals, self.codec.spec.sample_rate, self.aligner.sample_rate)
+        if not lyrics.lines:
+            return Alignment(())
+        try:
+            return self.aligner.align(wav.to(self.device), lyrics)
+        except AlignmentError:  # nothing that could be the words was sung: a candidate without words, which ranks last
+            return Alignment(())
+
+    def _mix(self, vocals: Tensor, reference: Reference | None, request: SingRequest):
+        rate = self._rate(reference)
+        vocals = audio.resample(vocals, self.codec.spec.sample_rate, rate)
+        n = vocals.shape[-1]
+        if request.tts or reference is None:
+            band, level = torch.zeros(1, n), 0.0
+        else:
+            band = torch.nn.functional.pad(reference.band, (0, max(0, n - reference.band.shape[-1])))[:, :n]
+            level = active_level(reference.vocals) if reference.has_voice else 0.0
+        edge = int(FADE_SECONDS * rate)
+        return mix_tracks(fade_edges(vocals, edge), fade_edges(band, edge), level, request.music_volume)
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def _decode(path: Path) -> audio.Audio:
+    try:
+        return audio.decode(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read ({error.strerror})") from error
+
+
+def _lyrics_for_alignment(request: SingRequest, length: Seconds) -> Lyrics:
+    """The sung lines with the one stamp that is known: the second half's first line starts after the middle."""
+    if request.semantic_file is not None and not request.parsed.lines:
+        return Lyrics(())
+    first, second = request.halves
+    lines = [Line(text) for text in first]
+    if second:
+        lines += [Line(text) for text in second]
+    return Lyrics(tuple(lines))
+
+
+def _score(alignment: Alignment) -> float:
+    """Mean word score, weighted by nothing: how sure the recogniser is that these words are sung. -inf without words."""
+    return sum(w.score for w in alignment.words) / len(alignment.words) if alignment.words else float("-inf")
+
+
+def _voice_source(request: SingRequest, reference: Reference | None) -> str:
+    own = reference is not None and reference.has_voice
+    if request.speaker_files:
+        return "speaker files" if not own or request.speaker_alpha == 1 else "speaker files and reference"
+    return "reference" if own else "any (the reference has no voice to copy)"
+
+
+def _trained_with(meta: dict) -> dict:
+    return {k: meta[k] for k in ("steps", "seed", "source_hash") if k in meta}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def with_reference(request: SingRequest, path: Path) -> SingRequest:
+    """The same request over another reference."""
+    return replace(request, reference=path)

@@ -1,0 +1,17 @@
+"""Fixtures every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a forked child hangs in a thread pool that its parent had started
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real songs and fixtures beside the checkout; the test is skipped where they are absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real songs of ../shared/data, which are not beside this checkout")
+    return folder

@@ -1,0 +1,164 @@
+"""Decode loops: the same seed sings the same, every word is sung in time, given tokens are kept."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from autosing.errors import ConfigError
+from autosing.models.sm2a import SM2A, SM2AConfig
+from autosing.models.t2s import T2S, T2SConfig
+from autosing.singing.generate import Pacer, generate_codes, generate_semantic, window_text
+from autosing.tokens.text import LINE, PAUSE, TimedText
+from tests.sequence_rows import BAND, CODEC, SEMANTIC, VOICE, wake
+
+T2S_CONFIG = T2SConfig(
+    heads=1, encoder_depth=1, music_depth=0, decoder_depth=1, text="phones", text_vocab=43, semantic=SEMANTIC, accompaniment=BAND
+)
+SM2A_CONFIG = SM2AConfig(
+    heads=1, encoder_depth=1, music_depth=1, decoder_depth=1, semantic=SEMANTIC, codec=CODEC, voice=VOICE, accompaniment=BAND
+)
+FRAMES = CODEC.frames(2.0)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def text_of(words: int, phones: int = 3, line_at: int | None = None) -> TimedText:
+    ids: list[int] = []
+    for word in range(words):
+        if word == line_at:
+            ids.append(LINE)
+        ids += [4 + (word + i) % 30 for i in range(phones)] + [PAUSE]
+    unknown = np.full(len(ids), np.nan)
+    return TimedText(np.array(ids), unknown, unknown)
+
+
+@pytest.fixture(scope="module")
+def t2s() -> T2S:
+    torch.manual_seed(0)
+    return wake(T2S(T2S_CONFIG))
+
+
+@pytest.fixture(scope="module")
+def sm2a() -> SM2A:
+    torch.manual_seed(0)
+    return wake(SM2A(SM2A_CONFIG))
+
+
+def test_the_same_seed_sings_the_same_tokens(t2s: T2S) -> None:
+    sing = lambda seed: generate_semantic(t2s, text_of(4), None, steps=100, generator=seeded(seed), batch=2)  # noqa: E731
+    (first, track), (again, _), (other, _) = sing(1), sing(1), sing(2)
+    assert first.shape == (2, 100) and first.min() >= 0
+    assert torch.equal(first, again) and not torch.equal(first, other) and not torch.equal(first[0], first[1])
+    assert track.pointer is not None and (track.pointer.diff(dim=1) >= 0).all()
+
+
+@pytest.mark.parametrize("words", [3, 12, 24])
+def test_every_word_is_sung_before_its_half_is_over(t2s: T2S, words: int) -> None:
+    _tokens, track = generate_semantic(t2s, text_of(words, line_at=words // 2), None, steps=200, generator=seeded(), batch=2)
+    assert track.pointer is not None
+    half = int(np.flatnonzero(track.ids == LINE)[1])
+    sounds = np.flatnonzero((track.ids != LINE) & (track.ids != PAUSE))
+    for row, pointer in enumerate(track.pointer.numpy()):
+        assert pointer[99] < half <= pointer[101]
+        assert set(sounds) <= set(pointer.tolist())
+        times = track.words(row)
+        assert len(times) == words and all(end > start for start, end in times)
+
+
+def test_a_text_that_cannot_be_sung_in_time_is_cut_not_stalled(t2s: T2S) -> None:
+    _tokens, track = generate_semantic(t2s, text_of(80, line_at=70), None, steps=100, generator=seeded())
+    assert track.pointer is not None and track.pointer[0, 50] >= 280
+
+
+def test_a_prompt_is_kept_and_guidance_runs(t2s: T2S) -> None:
+    prompt = torch.arange(10)
+    tokens, _ = generate_semantic(
+        t2s, text_of(3), torch.zeros(1, 4, 128, dtype=torch.long), steps=60, generator=seeded(), batch=2, prompt=prompt, guidance=1.5
+    )
+    assert torch.equal(tokens[:, :10], prompt.expand(2, -1)) and tokens.shape == (2, 60)
+
+
+def test_a_sounding_token_is_not_repeated_for_ever() -> None:
+    torch.manual_seed(0)
+    model = wake(T2S(replace(T2S_CONFIG, pointer=False)))
+    with torch.no_grad():
+        model.semantic.bias[7] = 100.0
+    tokens, track = generate_semantic(model, text_of(3), None, steps=60, generator=seeded(), max_repeat=20)
+    same = (tokens[0, 1:] == tokens[0, :-1]).int().tolist()
+    assert max(len(run) for run in "".join(map(str, same)).split("0")) <= 20
+    with pytest.raises(ConfigError, match="no pointer"):
+        track.words(0)
+
+
+def test_one_line_governs_both_halves_of_a_long_window() -> None:
+    class Letters:
+        def ids_for(self, lines: list[str]) -> TimedText:
+            ids = [i for word in lines[0].split() for i in (*(ord(c) - 90 for c in word), PAUSE)]
+            return TimedText(np.array(ids), np.full(len(ids), np.nan), np.full(len(ids), np.nan))
+
+    front_end = Letters()
+    alone = window_text(front_end, (("la la la la",), ()), 30.0).ids  # type: ignore[arg-type]
+    assert (alone == LINE).sum() == 1 and (alone == PAUSE).sum() == 4 and alone[6] == LINE
+    both = window_text(front_end, (("la",), ("la la",)), 30.0).ids  # type: ignore[arg-type]
+    assert both[3] == LINE
+    assert (window_text(front_end, (("la",), ("la la",)), 15.0).ids == LINE).sum() == 0  # type: ignore[arg-type]
+
+
+def test_the_pacer_waits_for_the_half_and_skips_no_sound() -> None:
+    ids = np.array([LINE, 5, 6, PAUSE, LINE, 7, PAUSE])
+    pacer = Pacer(ids, 40, 1)
+    eager = torch.tensor([[0.0, 1.0, 2.0, 9.0]])
+    seen = []
+    for step in range(40):
+        seen.append(int(pacer.pointer[0]))
+        pacer.move(pacer.steer(eager, step).argmax(-1).numpy(), step)
+    assert seen[19] == 3 and seen[20] == 4 and set(seen) >= {1, 2, 5}
+
+
+def test_an_unknown_language_is_refused(t2s: T2S) -> None:
+    with pytest.raises(ConfigError, match="'de'"):
+        generate_semantic(t2s, text_of(2), None, steps=10, generator=seeded(), language="de")
+
+
+@pytest.mark.parametrize("pattern", ["bricks", "bricks_unrolled"])
+def test_codes_are_where_the_codec_has_them(sm2a: SM2A, pattern: str) -> None:
+    semantic = torch.randint(0, SEMANTIC.num_codes, (2, 50), generator=seeded())
+    voice = torch.nn.functional.normalize(torch.randn(1, 1, VOICE.width, generator=seeded()), dim=-1)
+    music = torch.zeros(1, 4, FRAMES, dtype=torch.long)
+    sing = lambda seed: generate_codes(sm2a, semantic, music, voice, frames=FRAMES, generator=seeded(seed), pattern=pattern)  # noqa: E731
+    codes = sing(1)
+    assert codes.shape == (2, 4, FRAMES)
+    for level, stride in enumerate(CODEC.strides):
+        on = torch.arange(FRAMES) % stride == 0
+        assert (codes[:, level, on] >= 0).all() and (codes[:, level, on] < CODEC.num_codes).all()
+        assert (codes[:, level, ~on] == CODEC.HOLE).all()
+    assert torch.equal(codes, sing(1)) and not torch.equal(codes, sing(2))
+
+
+def test_given_codes_are_kept_and_conditions_may_be_absent(sm2a: SM2A) -> None:
+    semantic = torch.zeros(1, 50, dtype=torch.long)
+    template = torch.full((1, 4, FRAMES), CODEC.HOLE)
+    template[:, 1, ::4] = 5
+    template[:, 0, :16:8] = 9
+    codes = generate_codes(sm2a, semantic, None, None, frames=FRAMES, generator=seeded(), template=template, guidance=1.5, top_k=8)
+    assert (codes[:, 1, ::4] == 5).all() and (codes[:, 0, :16:8] == 9).all()
+    assert (codes[:, 3] >= 0).all()
+
+
+def test_cold_singing_equals_the_likeliest_codes_of_one_forward(sm2a: SM2A) -> None:
+    """Feeding the generated grid back at once must predict that very grid."""
+    semantic = torch.randint(0, SEMANTIC.num_codes, (1, 50), generator=seeded())
+    codes = generate_codes(sm2a, semantic, None, None, frames=FRAMES, generator=seeded(), temperature=0.0)
+    pattern = sm2a.pattern("bricks")
+    grid = pattern.apply(codes, CODEC)
+    previous = torch.nn.functional.pad(grid[..., :-1], (1, 0), value=CODEC.HOLE)
+    with torch.no_grad():
+        music = sm2a.music_grid(None, 1, BAND.frames(CODEC.seconds(FRAMES)), torch.device("cpu"))
+        hidden = sm2a.decode(previous, 0, pattern, sm2a.encode(semantic, music, None, pattern, grid.shape[-1]))
+        for lane in range(grid.shape[1]):
+            live = grid[0, lane] >= 0
+            torch.testing.assert_close(sm2a.lane_logits(hidden[0, live], lane).argmax(-1), grid[0, lane, live])

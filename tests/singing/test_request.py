@@ -1,0 +1,72 @@
+"""What a sing request refuses, how lines are shared out, and the mix."""
+
+import pytest
+import torch
+
+from autosing.errors import ConfigError
+from autosing.singing.mix import PEAK, active_level, fade_edges, mix_tracks
+from autosing.singing.request import SingRequest
+
+
+@pytest.fixture
+def song(tmp_path):
+    path = tmp_path / "song.wav"
+    path.write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"reference": None}, "--reference"),
+        ({"lyrics": " \n [verse] \n"}, "--lyrics"),
+        ({"length_seconds": 1.0}, "--length"),
+        ({"temperature": 0.0}, "--temp"),
+        ({"candidates": 0}, "--batch-size"),
+        ({"speaker_alpha": 1.5}, "--spk-alpha"),
+        ({"start_seconds": -1.0}, "--start-time"),
+        ({"music_volume": float("nan")}, "--music-volume"),
+    ],
+)
+def test_bad_requests_name_their_flag(song, settings, named):
+    with pytest.raises(ConfigError, match=named):
+        SingRequest(**{"lyrics": "la la", "reference": song, **settings})
+
+
+def test_missing_files_are_named(song, tmp_path):
+    for settings in ({"reference": tmp_path / "no.mp3"}, {"semantic_file": tmp_path / "no.mp3"}, {"speaker_files": (tmp_path / "no.mp3",)}):
+        with pytest.raises(ConfigError, match=r"no\.mp3"):
+            SingRequest(**{"lyrics": "la la", "reference": song, **settings})
+
+
+def test_lines_govern_halves(song):
+    assert SingRequest("one", song).halves == (("one",), ())
+    assert SingRequest("one\ntwo", song).halves == (("one",), ("two",))
+    assert SingRequest("[verse]\none\\ntwo\n\nthree", song).halves == (("one", "two"), ("three",))
+
+
+def test_mix_is_the_sum_and_never_clips():
+    generator = torch.Generator().manual_seed(0)
+    vocals, band = torch.randn(1, 48000, generator=generator), torch.randn(2, 48000, generator=generator) * 3
+    mixed = mix_tracks(vocals, band, vocal_level=0.2, music_volume=0.8)
+    torch.testing.assert_close(mixed.mix, mixed.vocals + mixed.accompaniment)
+    assert float(mixed.mix.abs().max()) <= PEAK + 1e-6 and mixed.vocals.shape == (2, 48000)
+
+
+def test_vocals_take_the_level_they_are_asked_for():
+    tone = torch.sin(torch.arange(48000) * 0.05)[None] * 0.01
+    mixed = mix_tracks(tone, torch.zeros(2, 48000), vocal_level=0.1, music_volume=1.0)
+    assert active_level(mixed.vocals) == pytest.approx(0.1, rel=1e-3)
+    silent = mix_tracks(torch.zeros(1, 48000), torch.zeros(2, 48000), 0.1, 1.0)
+    assert torch.isfinite(silent.mix).all() and float(silent.mix.abs().max()) == 0
+
+
+def test_pauses_do_not_count_for_the_level():
+    wav = torch.zeros(1, 96000)
+    wav[:, :24000] = 0.5
+    assert active_level(wav) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_edges_are_faded():
+    faded = fade_edges(torch.ones(2, 1000), 100)
+    assert float(faded[0, 0]) == 0 and float(faded[1, -1]) == 0 and float(faded[0, 500]) == 1
