@@ -139,6 +139,7 @@ class SeparatorTask:
         band = band * (1 - narrow) + band.mean(1, keepdim=True) * narrow
         band = augment.equalise(band, augment.tone_curve(count, 33, rate, 3.0, device))
 
+        voice = self._sung_otherwise(voice)
         voice = voice / active_rms(voice, rate)[:, None]
         vocals = self._place(voice, spread=0.35)
         backed = augment.chance(count, 0.3, device) & (count > 1)
@@ -152,6 +153,21 @@ class SeparatorTask:
         mono = augment.chance(count, 0.12, device)[:, None, None]
         vocals, band = (torch.where(mono, stem.mean(1, keepdim=True), stem) for stem in (vocals, band))
         return self._level(vocals, band, level_db, 10.0)
+
+    def _sung_otherwise(self, voice: Tensor) -> Tensor:
+        """Some of the voices (B, n) whispered or breathy, some sliding or trembling in pitch: what the rendered singers do too little."""
+        count, device, rate = len(voice), voice.device, self.config.sample_rate
+        whispered = augment.chance(count, 0.2, device)
+        if whispered.any():
+            share = augment.uniform((int(whispered.sum()),), 0.2, 1.0, device)
+            voice = voice.index_put((whispered,), augment.whisper(voice[whispered], rate, share))
+        swaying = augment.chance(count, 0.3, device)
+        if swaying.any():
+            number = int(swaying.sum())
+            rate_hz = augment.decibels(augment.uniform((number,), -10, 17, device))  # 0.3 to 7 Hz
+            semitones = augment.uniform((number,), 0.2, 2.0, device)
+            voice = voice.index_put((swaying,), augment.sway(voice[swaying], rate, semitones, rate_hz))
+        return voice
 
     def _place(self, voice: Tensor, spread: float) -> Tensor:
         """A mono voice in a random stereo room: (B, n) -> (B, 2, n), doubled and distorted now and then."""

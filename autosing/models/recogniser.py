@@ -45,7 +45,7 @@ class RecogniserConfig:
     dilations: tuple[int, ...] = (1, 1, 2, 1, 4, 1)
     kernel: int = 15
     expansion: int = 3
-    dropout: float = 0.05
+    dropout: float = 0.0
 
 
 SIZES: dict[str, RecogniserConfig] = {

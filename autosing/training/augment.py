@@ -95,6 +95,35 @@ def distort(wav: Tensor, drive: Tensor) -> Tensor:
     return torch.where(drive[:, None] > 0, driven, wav)
 
 
+def whisper(wav: Tensor, sample_rate: int, share: Tensor) -> Tensor:
+    """Noise in place of the voice's pitch: (B, n) with (B,) share of the amplitude, 0 = as it is, 1 = whispered.
+
+    The noise has the short-time spectrum of the voice, smoothed over 300 Hz so that its harmonics are gone and its formants stay.
+    """
+    size = 1 << round(math.log2(0.04 * sample_rate))
+    window = torch.hann_window(size, device=wav.device)
+    spectrum = torch.stft(wav, size, size // 4, window=window, return_complex=True)
+    bins = round(300 * size / sample_rate) | 1
+    power = torch.nn.functional.avg_pool2d(spectrum.abs().square()[:, None], (bins, 1), 1, (bins // 2, 0), count_include_pad=False)[:, 0]
+    noise = torch.stft(torch.randn_like(wav), size, size // 4, window=window, return_complex=True) / window.square().sum().sqrt()
+    whispered = torch.istft(noise * power.sqrt(), size, size // 4, window=window, length=wav.shape[-1])
+    return wav * (1 - share[:, None]) + whispered * share[:, None]
+
+
+def sway(wav: Tensor, sample_rate: int, semitones: Tensor, rate_hz: Tensor) -> Tensor:
+    """Pitch that rises and falls: (B, n) played at a speed that swings by (B,) `semitones` to both sides `rate_hz` times a second."""
+    samples = wav.shape[-1]
+    time = torch.arange(samples, device=wav.device) / sample_rate
+    turn = 2 * math.pi * rate_hz[:, None]
+    phase = uniform((len(wav), 1), 0.0, 2 * math.pi, wav.device)
+    swing = torch.exp2(semitones / 12)[:, None] - 1  # speed is 1 + swing * cos(turn * t + phase)
+    places = torch.arange(samples, device=wav.device) + swing / turn * sample_rate * ((turn * time + phase).sin() - phase.sin())
+    places = places.clamp(0, samples - 1.001)
+    left = places.long()
+    share = places - left
+    return wav.gather(-1, left) * (1 - share) + wav.gather(-1, left + 1) * share
+
+
 def fast_length(samples: int) -> int:
     """The next length that is a power of two times 1, 3, 5 or 9."""
     best = 1 << (samples - 1).bit_length()
