@@ -9,6 +9,7 @@ Letters: B batch, K levels, T finest frames, N semantic tokens, W voice windows,
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from autosing.nn.mup import learning_rules
 from autosing.tokens.patterns import TokenPattern, load_pattern
 from autosing.tokens.specs import CodecSpec, SemanticSpec
 from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row
-from tasks.t2s import MupTunables, check_specs, fit, load_codebook, need, replace_codes, window_codes
+from tasks.t2s import MupTunables, check_specs, fit, load_code_features, load_codebook, need, replace_codes, window_codes
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class SM2AArgs:
         cross_layers: decoder layers with cross-attention; null = what the size says.
         music_encoder_ratio: layers of the music encoder per layer of the semantic encoder.
         span_seconds: how far attention reaches; null = any distance, or crop_seconds where rows are cropped.
+        codebooks: tell the model what each code stands for (the codec's own vectors), where the codec knows.
         level_temperatures: a factor on the sampling temperature for each level, kept in the checkpoint; [] = 1 each.
         p_no_cond: share of examples without accompaniment and singer.
         corrupt, corrupt_semantic: share of the decoder's input codes, of the semantic tokens, replaced by others while training.
@@ -55,6 +57,7 @@ class SM2AArgs:
     causal_music_encoder: bool = False
     span_seconds: float | None = None
     lane_projections: bool = True
+    codebooks: bool = True
     level_temperatures: tuple[float, ...] = ()
     p_no_cond: float = 0.1
     corrupt: float = 0.15
@@ -158,13 +161,25 @@ class TASK:
             span=None if span_seconds is None else -(-self.codec.frames(span_seconds) // group),
             lane_projections=args.lane_projections,
             level_temperatures=args.level_temperatures,
+            code_widths=tuple(f.shape[1] for f in self.features[0]),
+            accompaniment_widths=tuple(f.shape[1] for f in self.features[1]),
             dropout=args.dropout,
             mup=self.tunables.mup,
         )
 
+    @cached_property
+    def features(self) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """What is known of the voice's and of the accompaniment's codes; accompaniments in the voice's codec share its table."""
+        if not self.args.codebooks:
+            return (), ()
+        return load_code_features(self.codec), () if self.accompaniment == self.codec else load_code_features(self.accompaniment)
+
     def build_model(self) -> nn.Module:
         model = SM2A(self.config())
         model.semantic.load(load_codebook(self.semantic))
+        for geometry, features in zip((model.geometry, model.music_geometry), self.features, strict=True):
+            if geometry is not None:
+                geometry.load(features)
         return model
 
     def _view(self, model: SM2A) -> tuple[TokenPattern, int | None]:

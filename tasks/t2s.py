@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from autosing.config import nearest, to_mapping
 from autosing.errors import DataError, MismatchError
 from autosing.models.t2s import SIZES, T2S, T2SConfig, choose, layer_counts, tokens_per_second
+from autosing.nn.embeddings import code_features
 from autosing.nn.mup import Mup, learning_rules
 from autosing.song.alignment import Alignment
 from autosing.tokens.pointer import MAX_ADVANCE, pace_track, pointer_track, steps_since_advance, with_opening_line
@@ -106,6 +107,15 @@ def load_codebook(spec: SemanticSpec) -> Tensor:
     tokenizer = load_semantic(spec.name)
     require_same("semantic tokenizer", tokenizer.spec, f"the installed '{spec.name}'", spec, "the dataset")
     return tokenizer.codebook()
+
+
+def load_code_features(spec: CodecSpec) -> tuple[Tensor, ...]:
+    """What the codec a dataset was made with tells of its codes, a (num_codes, features) tensor a level; () where it tells nothing."""
+    from autosing.perception import load_codec
+
+    codec = load_codec(spec.name)
+    require_same("codec", codec.spec, f"the installed '{spec.name}'", spec, "the dataset")
+    return tuple(code_features(book) for book in codec.codebooks())
 
 
 def fit(values: np.ndarray, length: int, fill: int) -> np.ndarray:

@@ -33,17 +33,18 @@ def save_model(model: nn.Module, folder: Path, meta: dict[str, Any], card: str =
         folder: created if missing.
         meta: JSON values that describe what it was trained with.
         card: text of README.md.
-        dtype: floating tensors are stored as this: float16 halves a shipped file; int8 quarters it (matrices alone, each row
-            with a scale of its own; what is not a matrix is stored as float16).
+        dtype: floating tensors are stored as this: float16 halves a shipped file; int8 quarters it (learned matrices alone, each row
+            with a scale of its own; what is no matrix, or was not learned, is stored as float16).
     """
     from autosing.store import atomic_path
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    known = {name for name, _ in model.named_buffers()}
     state = {
         stored: tensor.contiguous().clone()
         for key, value in model.state_dict().items()
-        for stored, tensor in _stored(key, value.detach().cpu(), dtype).items()
+        for stored, tensor in _stored(key, value.detach().cpu(), torch.float16 if key in known and dtype is torch.int8 else dtype).items()
     }
     config = {"kind": model.kind, "config": to_mapping(model.config), "meta": meta}
     with atomic_path(folder / MODEL_FILE) as path:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from autosing.models.t2s import HEAD_WIDTH
 from autosing.nn.attention import Cache, Source, rotary_table, stack_optional, stack_sources
 from autosing.nn.blocks import Decoder, Encoder
-from autosing.nn.embeddings import FrozenCodebook, LaneEmbedding, interpolate
+from autosing.nn.embeddings import CodeGeometry, FrozenCodebook, LaneEmbedding, interpolate
 from autosing.nn.mup import Mup, init_linear
 from autosing.tokens.patterns import TokenPattern, load_pattern
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec
@@ -41,6 +41,8 @@ class SM2AConfig:
             look to every layer like what it has seen.
         level_temperatures: a factor on the sampling temperature for each level, where this checkpoint sings best; () = 1 each.
         lane_projections: every lane has a matrix of its own between the decoder and its head.
+        code_widths, accompaniment_widths: number of features that the codec tells of each level's codes
+            (`autosing.nn.embeddings.code_features`); () = codes are mere numbers.
     """
 
     heads: int
@@ -59,6 +61,8 @@ class SM2AConfig:
     span: int | None = None
     lane_projections: bool = True
     level_temperatures: tuple[float, ...] = ()
+    code_widths: tuple[int, ...] = ()
+    accompaniment_widths: tuple[int, ...] = ()
     text_weight: float = 0.8
     music_weight: float = 0.2
     dropout: float = 0.0
@@ -104,6 +108,11 @@ class SM2A(nn.Module):
             self.voice = init_linear(nn.Linear(c.voice.width, width), mup)
             self.embedding_no_voice = nn.Parameter(torch.zeros(width))
         self.codes_embedding = LaneEmbedding(lanes, c.codec.num_codes, width, mup)
+        self.geometry: CodeGeometry | None = None
+        if c.code_widths:
+            levels = [lane.level for lane in self.pattern(c.patterns[0]).lanes]
+            self.geometry = CodeGeometry(levels, c.code_widths, c.codec.num_codes, width, mup)
+        self.music_geometry: CodeGeometry | None = None
         if c.lane_projections:
             self.lane_projection = init_linear(nn.Linear(width, lanes * width), mup)
         self.music_pattern: TokenPattern | None = None
@@ -113,6 +122,9 @@ class SM2A(nn.Module):
             if c.accompaniment != c.codec:
                 music_lanes = len(self.music_pattern.lanes)
                 self.music_codes_embedding = LaneEmbedding(music_lanes, c.accompaniment.num_codes, width, mup, head=False)
+            if c.accompaniment_widths:
+                levels = [lane.level for lane in self.music_pattern.lanes]
+                self.music_geometry = CodeGeometry(levels, c.accompaniment_widths, c.accompaniment.num_codes, width, mup, heads=False)
             rate = c.accompaniment.frame_rate / self.music_pattern.hop
             self.music_encoder = Encoder(
                 c.music_depth, width, c.heads, mup, causal=c.causal_music_encoder, span=self._span(rate), dropout=c.dropout
@@ -196,7 +208,10 @@ class SM2A(nn.Module):
             embedding = self.music_codes_embedding if c.accompaniment != c.codec else self.codes_embedding
             rate = c.accompaniment.frame_rate / self.music_pattern.hop
             table = self._rotary((torch.arange(music.shape[-1], device=device) + 0.5) / rate / unit)
-            music_states = self.music_encoder(embedding.embed(music), table)
+            heard = embedding.embed(music)
+            if self.music_geometry is not None:
+                heard = heard + self.music_geometry.embed(music)
+            music_states = self.music_encoder(heard, table)
             parts.append((music_states, table, None))
             streams.append((music_states, rate, "aligned_music"))
         added = None
@@ -238,6 +253,8 @@ class SM2A(nn.Module):
             (B, s, D) for `lane_logits`.
         """
         x = self.codes_embedding.embed(previous)
+        if self.geometry is not None:
+            x = x + self.geometry.embed(previous)
         steps = previous.shape[-1]
         if source.added is not None:
             x = x + source.added[:, first_step - source_step : first_step - source_step + steps]
@@ -251,4 +268,5 @@ class SM2A(nn.Module):
             rows = slice(lane * width, (lane + 1) * width)
             projection = self.lane_projection
             hidden = hidden + nn.functional.linear(hidden, projection.weight[rows], projection.bias[rows])
-        return self.codes_embedding.logits(hidden, lane)
+        logits = self.codes_embedding.logits(hidden, lane)
+        return logits if self.geometry is None else logits + self.geometry.logits(hidden, lane)

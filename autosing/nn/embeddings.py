@@ -4,6 +4,9 @@ Codes outside a table (`CodecSpec.HOLE`, -1) have a row of their own, the last o
 how the learning rules find them; frozen codebooks are buffers: saved with a model, never trained.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,6 +82,72 @@ class LaneEmbedding(nn.Module):
             return self.heads[lane](hidden)
         first = lane * (self.num_codes + 1)
         return F.linear(hidden, self.embedding[first : first + self.num_codes]) * self.scale
+
+
+FOURIER_FEATURES = 64
+"""How many of the features of a code are `code_features`' cosines."""
+
+
+def code_features(book: Tensor) -> Tensor:
+    """What a network is told about codes whose vectors are known: (num_codes, w) -> (num_codes, 2 w + 64), each column standardised.
+
+    The principal coordinates of the vectors, their squares (a linear read-out of both is the logit of a Gaussian with any mean and
+    diagonal deviation) and random cosines one to eight times as wide as codes lie apart (Rahimi and Recht 2007), for what is sharper.
+    """
+    book = book.double().cpu()
+    centred = book - book.mean(0)
+    _, scales, axes = torch.linalg.svd(centred, full_matrices=False)
+    scales = scales / len(book) ** 0.5
+    whole = centred @ axes.T / scales.clamp(min=0.1 * float(scales.max()) + 1e-9)
+    apart = torch.cdist(whole, whole).topk(2, largest=False).values[:, 1].median().clamp(min=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    widths = apart * torch.exp2(torch.linspace(0, 3, FOURIER_FEATURES, dtype=torch.float64))
+    waves = torch.randn(whole.shape[1], FOURIER_FEATURES, generator=generator, dtype=torch.float64) / widths
+    phases = torch.rand(FOURIER_FEATURES, generator=generator, dtype=torch.float64) * 2 * math.pi
+    features = torch.cat([whole, whole.square(), (whole @ waves + phases).cos()], 1)
+    features = features - features.mean(0)
+    return (features / features.std(0).clamp(min=1e-3)).float()
+
+
+class CodeGeometry(nn.Module):
+    """What the codes of each level stand for, beside the learned tables: similar codes are heard, and expected, alike from the first step.
+
+    Args:
+        levels: level of each lane.
+        widths: number of features of each level's codes (columns of `code_features`).
+        heads: also score codes.
+    """
+
+    def __init__(self, levels: Sequence[int], widths: Sequence[int], num_codes: int, width: int, mup: Mup, heads: bool = True):
+        super().__init__()
+        self.levels, self.num_codes = tuple(levels), num_codes
+        for level, columns in enumerate(widths):
+            self.register_buffer(f"features{level}", torch.zeros(num_codes, columns))
+        self.into = init_linear(nn.Linear(sum(widths[level] for level in levels), width), mup)
+        self.out = nn.ModuleList(init_linear(nn.Linear(width, widths[level]), mup) for level in levels) if heads else None
+
+    def features(self, level: int) -> Tensor:
+        """(num_codes, columns)"""
+        return getattr(self, f"features{level}")
+
+    def load(self, features: Sequence[Tensor]) -> None:
+        """Take over the features of each level."""
+        for level, values in enumerate(features):
+            self.features(level).copy_(values)
+
+    def embed(self, grid: Tensor) -> Tensor:
+        """(B, R, S) codes, -1 = hole -> (B, S, D); a hole says nothing."""
+        told = [
+            F.embedding(grid[:, row].clamp(min=0), self.features(level)) * (grid[:, row] >= 0)[..., None]
+            for row, level in enumerate(self.levels)
+        ]
+        return self.into(torch.cat(told, -1))
+
+    def logits(self, hidden: Tensor, lane: int) -> Tensor:
+        """(..., D) -> (..., num_codes) of one lane."""
+        assert self.out is not None, "this geometry was made without heads"
+        features = self.features(self.levels[lane])
+        return F.linear(self.out[lane](hidden), features) * features.shape[1] ** -0.5
 
 
 def interpolate(states: Tensor, positions: Tensor) -> Tensor:

@@ -91,3 +91,12 @@ def test_wrong_shapes_and_codes_are_refused(codec):
     codes[0, 3, 0] = 1024
     with pytest.raises(ConfigError, match="1024 is no code of level 3"):
         codec.decode(codes)
+
+
+def test_what_codes_stand_for(codec):
+    """A vector for each code of each level, or nothing at all; no two codes stand for the same."""
+    books = codec.codebooks()
+    assert len(books) in (0, codec.spec.levels)
+    for book in books:
+        assert book.ndim == 2 and len(book) == codec.spec.num_codes and bool(book.isfinite().all())
+        assert len(torch.unique(book, dim=0)) > 0.95 * len(book)

@@ -56,6 +56,9 @@ class FakeCodec:
     def __init__(self, device: torch.device):
         del device
 
+    def codebooks(self) -> tuple[Tensor, ...]:
+        return ()
+
     def encode(self, wav: Tensor) -> Tensor:
         grain = self.spec.hop * self.spec.grain
         wav = torch.nn.functional.pad(wav[:, 0], (0, -wav.shape[-1] % grain))

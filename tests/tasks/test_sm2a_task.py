@@ -15,7 +15,7 @@ from autosing.training.optim import build_optimizer, set_learning_rate
 from tasks.sm2a import TASK, SM2AArgs, SM2ATunables, crop_starts
 from tests.sequence_rows import CODEC, SEMANTIC, toy_meta, toy_row
 
-ARGS = SM2AArgs(size="micro", p_no_cond=0.0, dropout=0.0, corrupt=0.0, corrupt_semantic=0.0)
+ARGS = SM2AArgs(size="micro", codebooks=False, p_no_cond=0.0, dropout=0.0, corrupt=0.0, corrupt_semantic=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -94,9 +94,12 @@ def test_q0_loss_mult_weighs_the_coarsest_level() -> None:
     torch.testing.assert_close(b.total - a.total, 2 * a.parts["level0"] / 8)
 
 
-def test_it_learns_four_rows() -> None:
+@pytest.mark.parametrize("codebooks", [False, True])
+def test_it_learns_four_rows(codebooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    task = TASK(replace(ARGS, crop_seconds=6.0), SM2ATunables(lr0=6e-3), toy_meta(10.0))
+    told = lambda spec: tuple(torch.randn(spec.num_codes, 8 + level) for level in range(spec.levels))  # noqa: E731
+    monkeypatch.setattr(tasks.sm2a, "load_code_features", told)
+    task = TASK(replace(ARGS, crop_seconds=6.0, codebooks=codebooks), SM2ATunables(lr0=6e-3), toy_meta(10.0))
     model = task.build_model()
     optimizer = build_optimizer(model, task.param_rules(model), task.tunables)
     batch = batch_of(task, [toy_row(seed, 10.0) for seed in range(4)])
@@ -109,6 +112,20 @@ def test_it_learns_four_rows() -> None:
         optimizer.step()
     for level in range(4):
         assert losses.metrics[f"level{level}_accuracy"] > 0.75, losses.metrics
+
+
+def test_what_the_codec_tells_of_its_codes_reaches_the_model() -> None:
+    """Of the embedded codecs: widths, values, and that the same codec for both stems shares one table."""
+    from autosing.perception import load_codec
+
+    specs = {name: load_codec(name).spec for name in ("builtin", "builtin_band")}
+    meta = replace(toy_meta(10.0), codec=specs["builtin"], accompaniment_codec=specs["builtin_band"])
+    task = TASK(replace(ARGS, codebooks=True), SM2ATunables(), meta)
+    model = task.build_model()
+    assert model.geometry.features(3).shape == (1024, model.config.code_widths[3])
+    assert torch.equal(model.geometry.features(2), task.features[0][2]) and model.music_geometry.features(0).std() > 0.9
+    alone = TASK(replace(ARGS, codebooks=True), SM2ATunables(), replace(meta, accompaniment_codec=None)).build_model()
+    assert alone.geometry is not None and alone.music_geometry is None
 
 
 def test_weights_made_with_another_codec_are_refused_by_name() -> None:

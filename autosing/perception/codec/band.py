@@ -198,6 +198,10 @@ class BandCodec:
         self._ears = BandEars(config, self.device)
         self.spec = CodecSpec("builtin_band", config.sample_rate, config.hop, STRIDES, config.num_codes, max(STRIDES))
 
+    def codebooks(self) -> tuple[Tensor, ...]:
+        books = self.books
+        return books.book0, books.book1, books.book2, books.book3
+
     def harmony(self) -> Tensor:
         """(1024, 24) what each code of level 0 says: 12 pitch classes from C (norm <= 1), then 12 of the bass, at equal weights."""
         weights = torch.cat([torch.ones(CLASSES), torch.full((CLASSES,), 1 / self.books.config.bass_weight)])

@@ -21,6 +21,10 @@ class Codec(Protocol):
     spec: CodecSpec
     accompaniment: str
 
+    def codebooks(self) -> tuple[Tensor, ...]:
+        """For each level (num_codes, width) what its codes stand for, such that near vectors sound alike; () where that is not known."""
+        ...
+
     def encode(self, wav: Tensor) -> Tensor:
         """(B, 1, n) float32 at `spec.sample_rate` -> (B, K, T) int64, `spec.HOLE` off stride, T = ceil of n to a whole grain."""
         ...

@@ -248,6 +248,13 @@ class BuiltinCodec:
         self._seed = noise_seed
         self.spec = CodecSpec("builtin", config.vocoder.sample_rate, config.vocoder.hop, STRIDES, config.num_codes, max(STRIDES))
 
+    def codebooks(self) -> tuple[Tensor, ...]:
+        """The four books; pitch and finest level with a column that says whether a code is voiced."""
+        books, number = self.books, torch.arange(self.spec.num_codes, device=self.device)[:, None]
+        sung = (number != NO_PITCH) * 1.0
+        voiced = (number < books.config.voiced_codes) * 1.0
+        return books.book0, torch.cat([books.book1, sung], 1), books.book2, torch.cat([books.book3, 3.0 * voiced], 1)
+
     @torch.no_grad()
     def encode(self, wav: Tensor) -> Tensor:
         """(B, 1, n) float32 -> (B, 4, T) int64, `spec.HOLE` off stride; T = n / hop, ceil to whole grains.
