@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autosing.models.io import load_model
 from autosing.models.recogniser import BLANK, CLASSES, SILENCE
+from autosing.tokens.edits import edit_distance
 from autosing.weights import weights_folder
 
 
@@ -31,26 +32,13 @@ class Judge:
         return tuple(CLASSES[c] for c in kept)
 
 
-def edit_distance(a: Sequence, b: Sequence) -> int:
-    """Levenshtein distance: insertions, deletions and substitutions cost 1."""
-    row = np.arange(len(b) + 1)
-    codes = {symbol: index for index, symbol in enumerate(dict.fromkeys([*a, *b]))}
-    other = np.array([codes[x] for x in b], dtype=np.int64)
-    for index, symbol in enumerate(a, start=1):
-        best = np.minimum(row[1:] + 1, row[:-1] + (other != codes[symbol]))
-        best = np.concatenate([[index], best])
-        # an insertion may follow any cell to its left: running minimum of best[j] - j, plus j
-        row = np.minimum.accumulate(best - np.arange(len(best))) + np.arange(len(best))
-    return int(row[-1])
-
-
 class ErrorRate(NamedTuple):
-    """`value` over all recordings, `low` and `high` the 95 % interval, `count` recordings."""
+    """`value` over all recordings, `low` and `high` the 95 % interval, `recordings` how many."""
 
     value: float
     low: float
     high: float
-    count: int
+    recordings: int
 
     def figures(self) -> dict[str, float]:
         return {k: round(v, 4) for k, v in self._asdict().items()}

@@ -171,11 +171,12 @@ def evaluate(
     if len(takes["clean"]) < 2:
         raise DataError("a tokenizer is evaluated on two songs or more; give more songs")
     codes = tokenizer.spec.num_codes
+    read_out = getattr(tokenizer, "read_out", None)  # of those that have one
     figures: dict[str, Any] = {"songs": len(takes["clean"]), "usage": usage(takes["clean"], codes)}
     for name, heard in takes.items():
         figures[name] = {"counted": counted_read_out(heard, codes)}
-        if hasattr(tokenizer, "read_out"):
-            figures[name]["own"] = read_out_scores(tokenizer.read_out().argmax(-1).cpu(), heard)
+        if read_out is not None:
+            figures[name]["own"] = read_out_scores(read_out().argmax(-1).cpu(), heard)
     figures["singer"] = {
         "tokens": singer_accuracy(takes["clean"], lambda song: histograms(song, codes)),
         "log_mel": singer_accuracy(takes["clean"], lambda song: song.spectra),

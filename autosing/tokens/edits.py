@@ -2,17 +2,21 @@
 
 from collections.abc import Hashable, Sequence
 
+import numpy as np
+
 
 def edit_distance(reference: Sequence[Hashable], found: Sequence[Hashable]) -> int:
     """Fewest insertions, deletions and substitutions that turn `reference` into `found` (Levenshtein 1966)."""
-    previous = list(range(len(found) + 1))
-    for row, expected in enumerate(reference, 1):
-        current = [row]
-        for column, item in enumerate(found, 1):
-            substituted = previous[column - 1] + (expected != item)
-            current.append(min(substituted, previous[column] + 1, current[-1] + 1))
-        previous = current
-    return previous[-1]
+    codes = {symbol: index for index, symbol in enumerate(dict.fromkeys([*reference, *found]))}
+    other = np.array([codes[x] for x in found], dtype=np.int64)
+    columns = np.arange(len(found) + 1)
+    row = columns
+    for index, symbol in enumerate(reference, start=1):
+        best = np.minimum(row[1:] + 1, row[:-1] + (other != codes[symbol]))
+        best = np.concatenate([[index], best])
+        # an insertion may follow any cell to its left: running minimum of best[j] - j, plus j
+        row = np.minimum.accumulate(best - columns) + columns
+    return int(row[-1])
 
 
 def error_rate(pairs: Sequence[tuple[Sequence[Hashable], Sequence[Hashable]]]) -> float:

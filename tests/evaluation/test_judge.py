@@ -1,0 +1,23 @@
+"""The judge's rates: pooled, with an interval that holds them; and silence holds no phones."""
+
+import pytest
+import torch
+
+from autosing.evaluation.judge import Judge, phone_error_rate
+
+
+def test_rates_are_pooled_over_recordings() -> None:
+    written = [tuple("abcdefgh"), tuple("ab")]
+    rate = phone_error_rate([tuple("abcdefgh"), ("x", "y")], written)
+    assert rate.value == pytest.approx(2 / 10) and rate.recordings == 2
+    assert rate.low <= rate.value <= rate.high
+    assert rate.figures()["recordings"] == 2
+
+
+def test_nothing_heard_is_all_wrong_and_repeats_are_insertions() -> None:
+    assert phone_error_rate([()], [tuple("abc")]).value == 1.0
+    assert phone_error_rate([tuple("abcabc")], [tuple("abc")]).value == 1.0
+
+
+def test_silence_has_no_phones() -> None:
+    assert Judge().phones(torch.zeros(48_000)) == ()

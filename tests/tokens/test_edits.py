@@ -1,0 +1,32 @@
+"""Edit distance against the table written out, and what must hold of any distance."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autosing.tokens.edits import edit_distance, error_rate
+
+SEQUENCES = st.lists(st.sampled_from("abcd"), max_size=9)
+
+
+def by_the_table(a: list[str], b: list[str]) -> int:
+    table = [[i + j if i * j == 0 else 0 for j in range(len(b) + 1)] for i in range(len(a) + 1)]
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(b) + 1):
+            table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (a[i - 1] != b[j - 1]))
+    return table[-1][-1]
+
+
+@given(SEQUENCES, SEQUENCES)
+def test_it_is_the_tables_last_cell(a: list[str], b: list[str]) -> None:
+    assert edit_distance(a, b) == by_the_table(a, b)
+
+
+@given(SEQUENCES, SEQUENCES, SEQUENCES)
+def test_it_is_a_distance(a: list[str], b: list[str], c: list[str]) -> None:
+    assert edit_distance(a, a) == 0 and edit_distance(a, b) == edit_distance(b, a)
+    assert edit_distance(a, c) <= edit_distance(a, b) + edit_distance(b, c)
+
+
+def test_rates_count_all_items_together() -> None:
+    assert error_rate([("abcd", "abcd"), ("ab", "")]) == 2 / 6
+    assert error_rate([]) != error_rate([])  # not a number
