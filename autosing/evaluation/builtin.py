@@ -47,15 +47,17 @@ def bar(value: float | None, sign: str, wanted: float) -> Figures:
 
 
 def alignment(m: Material) -> Figures:
-    from autosing.evaluation.alignment import measure, real_songs, rendered_songs, summary
-    from autosing.perception import load_aligner
+    from autosing.evaluation.alignment import measure, real_songs, rendered_songs, summary, with_separated
+    from autosing.perception import load_aligner, load_separator
 
     aligner = load_aligner("builtin")
-    rendered = summary(measure(aligner, rendered_songs(m.songs, limit=m.limit), ("none", "starts")))
+    songs = with_separated(rendered_songs(m.songs, limit=m.limit), load_separator("builtin"))
+    rendered = summary(measure(aligner, songs, ("none", "starts")))
     figures: Figures = {"rendered": rendered}
     bars = {
         "onset_rendered_vocals_s": bar(rendered["vocals/none"]["onset_mean"], "<=", 0.025),
         "onset_rendered_mixture_s": bar(rendered["mixture/none"]["onset_mean"], "<=", 0.040),
+        "onset_rendered_mixture_separated_first_s": bar(rendered["separated/none"]["onset_mean"], "<=", 0.040),
     }
     if m.real:
         rows = measure(aligner, real_songs(m.real), ("none", "starts"))

@@ -118,8 +118,8 @@ def sway(wav: Tensor, sample_rate: int, semitones: Tensor, rate_hz: Tensor) -> T
     phase = uniform((len(wav), 1), 0.0, 2 * math.pi, wav.device)
     swing = torch.exp2(semitones / 12)[:, None] - 1  # speed is 1 + swing * cos(turn * t + phase)
     places = torch.arange(samples, device=wav.device) + swing / turn * sample_rate * ((turn * time + phase).sin() - phase.sin())
-    places = places.clamp(0, samples - 1.001)
-    left = places.long()
+    places = places.clamp(0, samples - 1)
+    left = places.long().clamp(max=samples - 2)
     share = places - left
     return wav.gather(-1, left) * (1 - share) + wav.gather(-1, left + 1) * share
 

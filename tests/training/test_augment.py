@@ -44,3 +44,10 @@ def test_sway_swings_as_far_and_as_often_as_asked():
     turns = ((smooth[:-1] < 0) & (smooth[1:] >= 0)).sum()
     assert 3 <= int(turns) <= 5
     assert out.shape == wav[0].shape and torch.isfinite(out).all()
+
+
+def test_sway_stays_within_the_recording():
+    torch.manual_seed(2)
+    wav = torch.randn(16, 60_001)
+    out = augment.sway(wav, RATE, torch.full((16,), 2.0), torch.full((16,), 0.3))
+    assert torch.isfinite(out).all() and float(out.abs().max()) <= float(wav.abs().max())
