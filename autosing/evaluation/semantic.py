@@ -21,19 +21,23 @@ from torch import Tensor
 
 from autosing.errors import DataError
 from autosing.models.recogniser import CLASSES, SILENCE
+from autosing.models.semantic import neighbourhood
 from autosing.nn.spectra import FRONT_ENDS
 from autosing.perception.semantic.base import SemanticTokenizer
-from autosing.perception.semantic.fit import LabelledSong, count_read_out, list_songs, read_songs, with_leakage
+from autosing.perception.semantic.fit import (
+    LabelledSong,
+    fit_read_out,
+    linear_classifier,
+    list_songs,
+    read_songs,
+    with_leakage,
+)
 from autosing.perception.separation.base import Separator
 from autosing.tokens.edits import error_rate
 
 READ_OUT_BAR = 0.88
 PIECE_TOKENS = 125
 MIN_RUN_FRAMES = 2
-READ_OUT_REACH = 2
-"""Tokens to each side that the linear read-out sees."""
-READ_OUT_TOKENS = 12_000
-"""Tokens the linear read-out is fitted to at most."""
 
 
 @dataclass(frozen=True)
@@ -97,26 +101,15 @@ def crossed(heard: Sequence[Heard], fit: Callable[[Sequence[Heard]], Callable[[T
 def counted_read_out(heard: Sequence[Heard], num_codes: int) -> Callable[[Tensor], Tensor]:
     """The phones most often sung in each half of each code."""
     tokens, labels = torch.cat([s.tokens for s in heard]), torch.cat([s.labels for s in heard])
-    table = count_read_out(tokens, labels, num_codes, len(CLASSES)).argmax(-1)
+    cells = [torch.bincount(tokens * len(CLASSES) + labels[:, half], minlength=num_codes * len(CLASSES)) for half in range(2)]
+    table = torch.stack([counts.reshape(num_codes, len(CLASSES)).argmax(-1) for counts in cells], 1)
     return lambda tokens: table[tokens]
 
 
-def linear_read_out(heard: Sequence[Heard], codebook: Tensor, seed: int = 0) -> Callable[[Tensor], Tensor]:
+def linear_read_out(heard: Sequence[Heard], codebook: Tensor) -> Callable[[Tensor], Tensor]:
     """Logistic regression on the code vectors (num_codes, W) of a token and its neighbours."""
-
-    def context(tokens: Tensor) -> Tensor:
-        padded = F.pad(codebook[tokens], (0, 0, READ_OUT_REACH, READ_OUT_REACH))
-        return padded.unfold(0, 2 * READ_OUT_REACH + 1, 1).flatten(1)
-
-    points, labels = torch.cat([context(s.tokens) for s in heard]), torch.cat([s.labels for s in heard])
-    kept = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:READ_OUT_TOKENS]
-    weights = [linear_classifier(points[kept], labels[kept, half], len(CLASSES), 1e-5, 60) for half in range(2)]
-
-    def read(tokens: Tensor) -> Tensor:
-        seen = F.pad(context(tokens), (0, 1), value=1.0)
-        return torch.stack([(seen @ w).argmax(1) for w in weights], 1)
-
-    return read
+    weights = fit_read_out(codebook, [(s.tokens, s.labels) for s in heard], len(CLASSES))
+    return lambda tokens: torch.einsum("nw,hwc->nhc", neighbourhood(codebook, tokens), weights).argmax(-1)
 
 
 def singer_accuracy(heard: Sequence[Heard], describe: Callable[[Heard], Tensor]) -> dict[str, float]:
@@ -136,27 +129,11 @@ def singer_accuracy(heard: Sequence[Heard], describe: Callable[[Heard], Tensor])
         return {"singers": len(names), "accuracy": float("nan"), "chance": float("nan")}
     train, test = torch.cat(sides[0]), torch.cat(sides[1])
     mean, spread = train.mean(0), train.std(0) + 1e-3
-    weights = linear_classifier((train - mean) / spread, torch.tensor(targets[0]), len(names))
-    found = torch.cat([(test - mean) / spread, torch.ones(len(test), 1)], 1) @ weights
+    weights = linear_classifier(F.pad((train - mean) / spread, (0, 1), value=1.0), torch.tensor(targets[0]), len(names))
+    found = F.pad((test - mean) / spread, (0, 1), value=1.0) @ weights
     truth = torch.tensor(targets[1])
     chance = float(torch.bincount(truth).max() / len(truth))
     return {"singers": len(names), "accuracy": float((found.argmax(1) == truth).float().mean()), "chance": chance}
-
-
-def linear_classifier(points: Tensor, classes: Tensor, count: int, decay: float = 1e-2, steps: int = 200) -> Tensor:
-    """Multinomial logistic regression by L-BFGS: (M, W), (M,) -> (W + 1, count) weights, the last row the bias."""
-    inputs = torch.cat([points, torch.ones(len(points), 1)], 1)
-    weights = torch.zeros(inputs.shape[1], count, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=steps, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(inputs @ weights, classes) + decay * weights[:-1].square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return weights.detach()
 
 
 def histograms(song: Heard, num_codes: int) -> Tensor:
@@ -179,7 +156,7 @@ def evaluate(
     """All figures of a tokenizer on unseen rendered songs; `bars` names the one that must be reached.
 
     Args:
-        tokenizer: any; its own table is scored too where it has `read_out()`.
+        tokenizer: any; its own read-out is scored too where it has one (`phones`).
         songs: with truth; at least two.
         separator: its vocals are the second take; without one, vocals with some band left in.
         seed: of the leakage.
@@ -195,16 +172,15 @@ def evaluate(
     if len(takes["clean"]) < 2:
         raise DataError("a tokenizer is evaluated on two songs or more; give more songs")
     codes, codebook = tokenizer.spec.num_codes, tokenizer.codebook().cpu()
-    read_out = getattr(tokenizer, "read_out", None)  # of those that have one
+    own = getattr(tokenizer, "phones", None)  # of those that have a read-out
     figures: dict[str, Any] = {"songs": len(takes["clean"]), "usage": usage(takes["clean"], codes)}
     for name, heard in takes.items():
         figures[name] = {
             "counted": crossed(heard, lambda songs: counted_read_out(songs, codes)),
-            "linear": crossed(heard, lambda songs: linear_read_out(songs, codebook, seed)),
+            "linear": crossed(heard, lambda songs: linear_read_out(songs, codebook)),
         }
-        if read_out is not None:
-            table = read_out().argmax(-1).cpu()
-            figures[name]["own"] = read_out_scores(lambda tokens, table=table: table[tokens], heard)
+        if own is not None:
+            figures[name]["own"] = read_out_scores(lambda tokens: own(tokens).cpu().reshape(-1, 2), heard)
     figures["singer"] = {
         "tokens": singer_accuracy(takes["clean"], lambda song: histograms(song, codes)),
         "log_mel": singer_accuracy(takes["clean"], lambda song: song.spectra),

@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from autosing.tokens.specs import SemanticSpec
+
+READ_OUT_REACH = 2
+"""Tokens to each side that the phone read-out sees."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class SemanticCodebook(nn.Module):
         mean: (2 D,) mean of a pair of frames' features.
         projection: (2 D, directions), unit variance along every direction on the songs it was fitted to.
         codes: (num_codes, W).
-        read_out: (num_codes, 2, C) log-probabilities of the phone in the first and the second half of a token.
+        read_out: (2, (2 READ_OUT_REACH + 1) W + 1, C) a linear read-out of the phone in the first and the second half of a token.
     """
 
     kind: ClassVar[str] = "semantic"
@@ -69,7 +73,7 @@ class SemanticCodebook(nn.Module):
         self.register_buffer("mean", torch.zeros(2 * config.features))
         self.register_buffer("projection", torch.zeros(2 * config.features, config.directions))
         self.register_buffer("codes", torch.zeros(config.num_codes, config.width))
-        self.register_buffer("read_out", torch.zeros(config.num_codes, 2, config.classes))
+        self.register_buffer("read_out", torch.zeros(2, (2 * READ_OUT_REACH + 1) * config.width + 1, config.classes))
 
     def embed(self, features: Tensor, scores: Tensor) -> Tensor:
         """(F, D) features and (F, C) phone scores (logits) -> (F // 2, W)."""
@@ -78,9 +82,20 @@ class SemanticCodebook(nn.Module):
         directions = (features[: 2 * pairs].reshape(pairs, -1) - self.mean) @ self.projection
         return torch.cat([probabilities.sqrt().reshape(pairs, -1), directions * self.config.feature_scale], 1)
 
+    def phone_logits(self, tokens: Tensor) -> Tensor:
+        """(N,) tokens -> (N, 2, C) logits of the phone in each half of a token."""
+        return torch.einsum("nw,hwc->nhc", neighbourhood(self.codes, tokens), self.read_out)
+
     def forward(self, features: Tensor, scores: Tensor) -> Tensor:
         """(F, D), (F, C) -> (F // 2,) int64 tokens."""
         return nearest_code(self.embed(features, scores), self.codes)
+
+
+def neighbourhood(codes: Tensor, tokens: Tensor) -> Tensor:
+    """(K, W), (N,) -> (N, (2 READ_OUT_REACH + 1) W + 1): the code vectors around each token, zeros beyond the ends, and a one."""
+    reach = READ_OUT_REACH
+    around = nnf.pad(codes[tokens], (0, 0, reach, reach)).unfold(0, 2 * reach + 1, 1)  # (N, W, 2 reach + 1)
+    return nnf.pad(around.flatten(1), (0, 1), value=1.0)
 
 
 def nearest_code(points: Tensor, codes: Tensor, block: int = 8192) -> Tensor:

@@ -15,6 +15,7 @@ from autosing.errors import DataError, MismatchError
 from autosing.evaluation.semantic import evaluate_folder, runs
 from autosing.models.io import CONFIG_FILE, save_model
 from autosing.models.recogniser import CLASS_OF, SIZES, Recogniser
+from autosing.models.semantic import neighbourhood
 from autosing.perception import load_semantic
 from autosing.perception.semantic import fit as fitting
 
@@ -139,10 +140,14 @@ def test_discriminants_ignore_directions_that_say_nothing() -> None:
     assert abs(best[0]) * 1.0 > 20 * (best[1:].abs() * 30).max() / 30
 
 
-def test_read_out_counts_halves_apart() -> None:
-    table = fitting.count_read_out(torch.tensor([0, 0, 1]), torch.tensor([[1, 2], [1, 2], [0, 0]]), 3, 4)
-    assert table.argmax(-1)[:2].tolist() == [[1, 2], [0, 0]]
-    torch.testing.assert_close(table.exp().sum(-1), torch.ones(3, 2))
+def test_a_read_out_tells_halves_and_neighbours_apart() -> None:
+    """Class of the first half: the token's own; of the second: the next token's."""
+    torch.manual_seed(0)
+    codes, tokens = torch.randn(6, 5), torch.randint(0, 6, (800,))
+    labels = torch.stack([tokens, torch.cat([tokens[1:], tokens[:1]])], 1)
+    weights = fitting.fit_read_out(codes, [(tokens[:600], labels[:600])], 6)
+    found = torch.einsum("nw,hwc->nhc", neighbourhood(codes, tokens[600:]), weights).argmax(-1)
+    assert float((found == labels[600:])[:-1].float().mean()) > 0.98
 
 
 def test_runs_drop_silence_and_flicker() -> None:

@@ -74,13 +74,10 @@ class BuiltinSemantic:
         """(512, W) float32."""
         return self._book.codes
 
-    def read_out(self) -> Tensor:
-        """(512, 2, C) log-probabilities of the phone class (`models.recogniser.CLASSES`) in each half of a token."""
-        return self._book.read_out
-
+    @torch.inference_mode()
     def phones(self, tokens: Tensor) -> Tensor:
-        """(..., N) tokens -> (..., 2 N) most likely phone classes, 50 a second."""
-        return self._book.read_out.argmax(-1)[tokens].flatten(-2)
+        """(N,) tokens -> (2 N,) most likely phone classes (`models.recogniser.CLASSES`), 50 a second."""
+        return self._book.phone_logits(tokens.to(self.device)).argmax(-1).flatten()
 
     @torch.inference_mode()
     def _encode_one(self, wav: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 1. The recogniser hears each song twice: its clean vocals, and vocals with some of the band left in (or as `--separator` leaves them).
 2. The directions of its features that tell phones apart best (linear discriminants) are found from the true phones.
 3. Pairs of frames, as phone probabilities and those directions, are clustered by k-means.
-4. A read-out table is counted: which phone is truly sung in each half of each code.
+4. A linear read-out is fitted: which phone is truly sung in each half of a token, told from its code and its neighbours'.
 
 A song table is `<songs>/<i>/songs.parquet` as `autosing.rendering` writes it; rows without vocals or phones are passed over.
 """
@@ -14,7 +14,7 @@ import argparse
 import io
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -23,14 +23,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from autosing.errors import AutoSingError, DataError
 from autosing.models.io import CONFIG_FILE, MODEL_FILE, load_model, resolve, save_model
 from autosing.models.recogniser import CLASS_OF, CLASSES, SILENCE, Recogniser
-from autosing.models.semantic import SemanticCodebook, SemanticConfig, nearest_code
+from autosing.models.semantic import SemanticCodebook, SemanticConfig, nearest_code, neighbourhood
 from autosing.perception.semantic.builtin import checksum, recogniser_blocks
 from autosing.perception.separation.base import Separator
+
+RUN_TOKENS = 100
+"""Length of the pieces that the read-out is fitted to, two a song."""
+READ_OUT_DECAY = 1e-5
 
 COLUMNS = ("id", "artist", "sample_rate", "vocals", "accompaniment", "phones")
 
@@ -117,6 +122,10 @@ class Pairs:
     scores: Tensor
     labels: Tensor
 
+    def some(self, chosen: Tensor | slice) -> "Pairs":
+        """Those pairs alone, as float16."""
+        return Pairs(self.features[chosen].half(), self.scores[chosen].half(), self.labels[chosen])
+
 
 @torch.inference_mode()
 def listen(recogniser: Recogniser, wav: np.ndarray, song: LabelledSong, device: torch.device) -> Pairs:
@@ -181,19 +190,32 @@ def kmeans(points: Tensor, count: int, iterations: int, rng: np.random.Generator
     return centres
 
 
-def count_read_out(tokens: Tensor, labels: Tensor, num_codes: int, classes: int) -> Tensor:
-    """(M,) tokens, (M, 2) true classes -> (num_codes, 2, classes) log-probabilities (counts + 1/2 of the class's share)."""
-    table = torch.zeros(num_codes, 2, classes, dtype=torch.float64)
-    for half in range(2):
-        cells = tokens * classes + labels[:, half]
-        table[:, half] = torch.bincount(cells, minlength=num_codes * classes).reshape(num_codes, classes)
-    share = table.sum(0) / table.sum((0, 2))[:, None].clamp(min=1)
-    table = table + 0.5 * share + 1e-4
-    return (table / table.sum(-1, keepdim=True)).log().float()
+def linear_classifier(points: Tensor, classes: Tensor, count: int, decay: float = 1e-2, steps: int = 200) -> Tensor:
+    """Multinomial logistic regression by L-BFGS: (M, W), (M,) -> (W, count) weights; give a column of ones for a bias."""
+    weights = torch.zeros(points.shape[1], count, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nnf.cross_entropy(points @ weights, classes) + decay * weights.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weights.detach()
 
 
-def fit_codebook(pairs: Pairs, config: SemanticConfig, seed: int, iterations: int = 25) -> SemanticCodebook:
-    """Discriminants, k-means and read-out from listened pairs; values are rounded to float16, as they are stored."""
+def fit_read_out(codes: Tensor, runs: Sequence[tuple[Tensor, Tensor]], classes: int) -> Tensor:
+    """Runs of (N,) tokens and (N, 2) true classes -> `SemanticCodebook.read_out`."""
+    points = torch.cat([neighbourhood(codes, tokens) for tokens, _ in runs])
+    labels = torch.cat([labels for _, labels in runs])
+    return torch.stack([linear_classifier(points, labels[:, half], classes, READ_OUT_DECAY, 100) for half in range(2)])
+
+
+def fit_codebook(
+    pairs: Pairs, runs: Sequence[Pairs], config: SemanticConfig, seed: int, iterations: int = 25
+) -> SemanticCodebook:
+    """Discriminants and k-means from listened pairs, read-out from runs of them; values are rounded to float16, as they are stored."""
     rng = np.random.default_rng(seed)
     book = SemanticCodebook(config)
     frames, labels = pairs.features.float().flatten(0, 1), pairs.labels.flatten()
@@ -205,9 +227,14 @@ def fit_codebook(pairs: Pairs, config: SemanticConfig, seed: int, iterations: in
         book.projection[rows, side * half : (side + 1) * half] = basis.half().float()
     points = book.embed(frames, pairs.scores.float().flatten(0, 1))
     book.codes.copy_(kmeans(points, config.num_codes, iterations, rng).half())
-    tokens = nearest_code(points, book.codes)
-    book.read_out.copy_(count_read_out(tokens, pairs.labels, config.num_codes, config.classes).half())
+    told = [(tokens_of(book, run), run.labels) for run in runs]
+    book.read_out.copy_(fit_read_out(book.codes, told, config.classes).half())
     return book
+
+
+def tokens_of(book: SemanticCodebook, pairs: Pairs) -> Tensor:
+    """(M,) tokens of pairs of frames."""
+    return book(pairs.features.float().flatten(0, 1), pairs.scores.float().flatten(0, 1))
 
 
 def gather(
@@ -217,27 +244,30 @@ def gather(
     device: torch.device,
     seed: int,
     per_take: int,
-) -> tuple[Pairs, dict[str, float]]:
-    """Listen to every song twice and keep up to `per_take` random pairs of each; also how much was heard."""
+) -> tuple[Pairs, list[Pairs], dict[str, float]]:
+    """Listen to every song twice and keep up to `per_take` random pairs of each, and a run of pairs; also how much was heard."""
     kept: list[Pairs] = []
+    runs: list[Pairs] = []
     heard = {"songs": 0, "seconds": 0.0}
     for number, song in enumerate(songs):
         rng = np.random.default_rng([seed, number])
         for wav in (song.vocals, with_leakage(song, separator, rng)):
             pairs = listen(recogniser, wav, song, device)
             chosen = torch.from_numpy(np.sort(rng.permutation(len(pairs.labels))[:per_take]))
-            kept.append(Pairs(pairs.features[chosen].half(), pairs.scores[chosen].half(), pairs.labels[chosen]))
+            kept.append(pairs.some(chosen))
+            first = int(np.random.default_rng([seed, number, len(runs)]).integers(0, max(1, len(pairs.labels) - RUN_TOKENS + 1)))
+            runs.append(pairs.some(slice(first, first + RUN_TOKENS)))
         heard["songs"] += 1
         heard["seconds"] += len(song.vocals) / song.sample_rate
     if not kept:
         raise DataError("no song has vocals and phones to fit to; render songs first: python -m autosing.rendering songs")
-    return Pairs(*(torch.cat([getattr(p, name) for p in kept]) for name in ("features", "scores", "labels"))), heard
+    return Pairs(*(torch.cat([getattr(p, name) for p in kept]) for name in ("features", "scores", "labels"))), runs, heard
 
 
-def accuracy(book: SemanticCodebook, pairs: Pairs) -> float:
-    """Share of frames whose true class the read-out of their token names."""
-    tokens = book(pairs.features.float().flatten(0, 1), pairs.scores.float().flatten(0, 1))
-    return float((book.read_out.argmax(-1)[tokens] == pairs.labels).float().mean())
+def accuracy(book: SemanticCodebook, runs: Sequence[Pairs]) -> float:
+    """Share of frames whose true class the read-out of the tokens names."""
+    hits = [book.phone_logits(tokens_of(book, run)).argmax(-1) == run.labels for run in runs]
+    return float(torch.cat(hits).float().mean())
 
 
 CARD = """# Semantic tokenizer (builtin)
@@ -247,7 +277,7 @@ probabilities and features. Fitted by
 
     python -m autosing.perception.semantic.fit --songs <rendered songs> --out <this folder>{flags}
 
-to {songs} rendered songs ({minutes:.0f} minutes), each heard as clean vocals and as {take}. On those songs the read-out table names the true
+to {songs} rendered songs ({minutes:.0f} minutes), each heard as clean vocals and as {take}. On those songs the read-out names the true
 phone of {accuracy:.1%} of the 20 ms frames. It belongs to the recogniser with SHA-256 {recogniser}.
 """
 
@@ -292,13 +322,13 @@ def fit(args: argparse.Namespace) -> str:
     separator = load_separator(args.separator, device) if args.separator else None
     songs = read_songs(progress_bar(list_songs(args.songs, args.limit, args.seed)))
     per_take = max(1, args.pairs // (2 * max(1, args.limit)))
-    pairs, heard = gather(recogniser, songs, separator, device, args.seed, per_take)
+    pairs, runs, heard = gather(recogniser, songs, separator, device, args.seed, per_take)
     config = SemanticConfig(features=recogniser.width, classes=len(CLASSES), num_codes=args.num_codes)
     config = replace(config, feature_scale=args.feature_scale, temperature=args.temperature)
-    book = fit_codebook(pairs, config, args.seed)
+    book = fit_codebook(pairs, runs, config, args.seed)
     meta = {
         "recogniser": fitted_with, "songs": heard["songs"], "minutes": round(heard["seconds"] / 60, 1), "seed": args.seed,
-        "separator": args.separator, "read_out_accuracy": round(accuracy(book, pairs), 4),
+        "separator": args.separator, "read_out_accuracy": round(accuracy(book, runs), 4),
     }  # fmt: skip
     given = {"limit": args.limit, "pairs": args.pairs, "feature-scale": args.feature_scale, "seed": args.seed}
     given |= {"separator": args.separator} if args.separator else {}
@@ -309,7 +339,7 @@ def fit(args: argparse.Namespace) -> str:
         accuracy=meta["read_out_accuracy"], songs=meta["songs"], minutes=meta["minutes"], recogniser=meta["recogniser"],
     )  # fmt: skip
     save_model(book, args.out, meta, card, torch.float16)
-    used = len(torch.unique(book(pairs.features.float().flatten(0, 1), pairs.scores.float().flatten(0, 1))))
+    used = len(torch.unique(tokens_of(book, pairs)))
     return f"{args.out}: {heard['songs']} songs, read-out {meta['read_out_accuracy']:.1%} of frames, {used}/{config.num_codes} codes used"
 
 
