@@ -3,7 +3,7 @@
 Conventions: times are seconds; an estimate and its reference have the same number of words in the same order. `aae` is the mean and `mae` the
 median absolute error of the begins, `pco` the share within 0.3 s (mir_eval.alignment: percentage_correct, absolute_error). `even_spread` is
 the baseline: each line's words by letters from its stamp to its end. Real songs are read from the folders `ultrastar_cc` and
-`jamendolyrics`; nothing of them is ever used to tune anything.
+`jamendolyrics`; no number of the aligner was fitted to them, but they were looked at while it was written.
 
     python -m autosing.evaluation.alignment --rendered <songs dataset> --real <folder> --json
 """
@@ -262,7 +262,13 @@ def measure(aligner: Aligner, songs: Iterable[KnownSong], stamps: Sequence[str],
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over songs of each (input, stamps), the pooled AUC of line trust, and how many songs are worse than even spread."""
+    """Means over songs of each (input, stamps), the pooled AUC of line trust, and how many songs are worse than even spread.
+
+    Raises:
+        DataError: no rows.
+    """
+    if not rows:
+        raise DataError("no song to judge the aligner on; check the folders")
     out: dict[str, Any] = {}
     for key in dict.fromkeys((row["input"], row["stamps"]) for row in rows):
         own = [row for row in rows if (row["input"], row["stamps"]) == key]

@@ -10,8 +10,10 @@ and said so, where it is absent. The last line printed is one JSON object: versi
 import argparse
 import hashlib
 import json
+import math
+import os
 import platform
-import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,28 +24,44 @@ from typing import Any
 import torch
 
 import autosing
-from autosing.errors import AutoSingError, ConfigError
+from autosing import weights
+from autosing.errors import AutoSingError, ConfigError, DataError
 
 Figures = dict[str, Any]
+SEED = 0
 REAL_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is judged on: `songs` rendered test songs, `tokens` their token set, `real` the folder of real songs or None."""
+    """What is judged on: `songs` rendered test songs, `real` the folder of real songs or None; `given_tokens` their token set, or None."""
 
     songs: Path
-    tokens: Path
+    songs_hash: str
+    given_tokens: Path | None
     real: Path | None
     work: Path
     limit: int
     windows: int
 
+    def tokens(self) -> Path:
+        """The token set of the songs; made by the weights of today where it is not given."""
+        if self.given_tokens is not None:
+            return self.given_tokens
+        from autosing.rendering.tokens import write_tokens
+
+        tokens = self.work / f"tokens-{self.songs_hash}-{weights_hash()}"
+        for line in write_tokens(self.work / "no-training-songs", tokens, self.songs):
+            print(line, file=sys.stderr, flush=True)
+        return tokens
+
 
 def bar(value: float | None, sign: str, wanted: float) -> Figures:
     """A figure beside its bar; a figure that could not be measured is not ok."""
-    held = value is not None and (value >= wanted if sign == ">=" else value <= wanted)
-    return {"value": None if value is None else round(float(value), 4), "bar": f"{sign} {wanted:g}", "ok": bool(held)}
+    if value is None or not math.isfinite(value):
+        return {"value": None, "bar": f"{sign} {wanted:g}", "ok": False}
+    held = value >= wanted if sign == ">=" else value <= wanted
+    return {"value": round(float(value), 4), "bar": f"{sign} {wanted:g}", "ok": bool(held)}
 
 
 def alignment(m: Material) -> Figures:
@@ -60,16 +78,18 @@ def alignment(m: Material) -> Figures:
         "onset_rendered_mixture_separated_first_s": bar(rendered["separated/none"]["onset_mean"], "<=", 0.040),
     }
     if m.real:
-        rows = measure(aligner, real_songs(m.real), ("none", "starts"))
+        rows = measure(aligner, real_songs(m.real), ("none", "starts", "ends"))
         real = summary(rows)
         figures["real"] = real
         figures["real_songs"] = [
             {k: row[k] for k in ("song", "input", "stamps", "aae", "mae", "pco", "trust")} | {"even": row.get("even")} for row in rows
         ]
-        stamped = real["mixture/starts"]
+        stamped, to_the_end = real["mixture/starts"], real["mixture/ends"]["even"]
         bars |= {
             "real_songs_worse_than_even_spread": bar(len(stamped["worse_than_even"]), "<=", 0),
             "real_mean_pco_over_even_spread": bar(stamped["pco"] - stamped["even"]["pco"], ">=", 0.0),
+            # the aligner given line starts alone, against words spread up to each line's true end
+            "real_mean_pco_over_even_spread_to_line_ends": bar(stamped["pco"] - to_the_end["pco"], ">=", 0.0),
             "trust_auc_real_lines": bar(stamped["line_auc"], ">=", 0.8),
         }
     return {**figures, "bars": bars}
@@ -96,18 +116,22 @@ def separation(m: Material) -> Figures:
 
 
 def voice(m: Material) -> Figures:
-    from autosing.evaluation.voice import rendered_recordings, voice_figures
-    from autosing.perception import load_voice
+    from autosing.evaluation.voice import real_recordings, rendered_recordings, voice_figures
+    from autosing.perception import load_separator, load_voice
 
-    figures = voice_figures(load_voice("builtin"), rendered_recordings(m.songs, m.limit))
+    embedder = load_voice("builtin")
+    figures = voice_figures(embedder, rendered_recordings(m.songs, m.limit))
+    if m.real:
+        figures["real_separated"] = voice_figures(embedder, real_recordings(m.real, load_separator("builtin"), longest=60.0))
     return {**figures, "bars": {"voice_auc_rendered": bar(figures["auc_windows_across_songs"], ">=", 0.95)}}
 
 
 def codec(m: Material) -> Figures:
     from autosing.evaluation.codec import evaluate_codec
     from autosing.evaluation.judge import Judge
+    from autosing.perception import load_separator
 
-    figures = evaluate_codec(m.songs, m.real, Judge(), limit=m.limit)
+    figures = evaluate_codec(m.songs, m.real, Judge(), limit=m.limit, separator=load_separator("builtin"))
     bars = {
         "codec_kbps": bar(figures["kbps"], "<=", 2.0),
         "codec_encode_real_time_factor": bar(figures["rendered"]["encode_rtf"], "<=", 0.1),
@@ -119,7 +143,7 @@ def codec(m: Material) -> Figures:
 def chain(m: Material) -> Figures:
     from autosing.evaluation.chain import chain_figures
 
-    figures = chain_figures(m.tokens, m.windows, keep=m.work / "chain")
+    figures = chain_figures(m.tokens(), m.windows, seed=SEED, keep=m.work / "chain")
     rates = figures["phone_error"]
     bars = {
         "chain_phone_error": bar(rates["chain"]["value"], "<=", 0.45),
@@ -128,21 +152,26 @@ def chain(m: Material) -> Figures:
     return {**figures, "bars": bars}
 
 
+_SING = """
+import sys
+from autosing.cli.sing import main
+code = main(sys.argv[1:])
+print("peak", next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+sys.exit(code)
+"""
+
+
 def sing(m: Material) -> Figures:
     """`sing.py` as a person starts it: whole process, model loading and separation included."""
-    import subprocess
-
-    import pyarrow.parquet as pq
-
+    from autosing.evaluation.separation import rendered_pairs
     from autosing.song import audio
 
     reference = m.work / "reference.wav"
     real = m.real and next(iter(sorted((m.real / "ultrastar_cc").glob("*/audio.*"))), None)
     if not real:
-        row = pq.ParquetFile(next(m.songs.glob("*/songs.parquet"))).read_row_group(0).to_pylist()[0]
-        vocals, band = audio.decode(row["vocals"]), audio.decode(row["accompaniment"])
-        reference.write_bytes(audio.encode(band.samples + vocals.samples, band.sample_rate, "wav"))
-    command = [sys.executable, "-m", "autosing.cli.sing", "--reference", str(real or reference), "--start-time", "0" if not real else "20"]
+        pair = next(rendered_pairs(m.songs, 1))
+        reference.write_bytes(audio.encode(pair.vocals + pair.accompaniment, pair.sample_rate, "wav"))
+    command = [sys.executable, "-c", _SING, "--reference", str(real or reference), "--start-time", "0" if not real else "20"]
     command += ["--lyrics", "we are singing in the morning light\nand the river carries every song", "--output-dir", str(m.work / "sung")]
     begin = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -150,7 +179,7 @@ def sing(m: Material) -> Figures:
     if done.returncode:
         raise ConfigError(f"sing.py ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}")
     report = json.loads((m.work / "sung" / "request.json").read_text(encoding="utf-8"))
-    peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    peak_gb = int(done.stdout.split("peak")[-1]) * 1024 / 1e9
     factor = seconds / report["seconds"]
     return {
         "seconds": round(seconds, 2), "song_seconds": report["seconds"], "stage_seconds": report["stage_seconds"],
@@ -163,25 +192,22 @@ SECTIONS: dict[str, Callable[[Material], Figures]] = {
 }  # fmt: skip
 
 
-def prepare(songs: Path | None, tokens: Path | None, real: Path | None, work: Path, limit: int, windows: int) -> Material:
-    """Render test songs and their tokens where they are not given."""
-    work.mkdir(parents=True, exist_ok=True)
-    if songs is None:
-        from autosing.rendering.__main__ import main as render
+def rendered_into(work: Path) -> Path:
+    """Test songs, rendered where none are given.
 
-        songs = work / "songs"
-        if render(["songs", "--out", str(songs), "--hours", "0.5", "--seed", "1", "--split", "test", "--long", "1"]):
-            raise ConfigError("the test songs could not be rendered; give some with --songs, or install the extra 'render'")
-    if tokens is None:
-        from autosing.rendering.tokens import write_tokens
+    Raises:
+        ConfigError: they could not be rendered.
+    """
+    from autosing.rendering.__main__ import main as render
 
-        tokens = work / "tokens"
-        for line in write_tokens(work / "no-training-songs", tokens, songs):
-            print(line, file=sys.stderr, flush=True)
-    return Material(songs, tokens, real if real and real.is_dir() else None, work, limit, windows)
+    songs = work / "songs"
+    if render(["songs", "--out", str(songs), "--hours", "0.5", "--seed", "1", "--split", "test", "--long", "1"]):
+        raise ConfigError("the test songs could not be rendered; give some with --songs, or install the extra 'render'")
+    return songs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """0: every section was measured; 1: some could not be, the last line says why; 2: a mistake in the request."""
     p = argparse.ArgumentParser(prog="python -m autosing.evaluation builtin", description="Judge the embedded default.")
     p.add_argument("--songs", type=Path, help="unseen rendered songs; rendered into --work when left out")
     p.add_argument("--tokens", type=Path, help="their token set; made when left out")
@@ -190,44 +216,83 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--only", default=",".join(SECTIONS), help=f"sections, of: {','.join(SECTIONS)}")
     p.add_argument("--limit", type=int, default=24, help="rendered songs a section at most")
     p.add_argument("--windows", type=int, default=40, help="windows the chain sings")
+    p.add_argument("--threads", type=int, default=2)
     options = p.parse_args(argv)
     wanted = options.only.split(",")
     unknown = [name for name in wanted if name not in SECTIONS]
     if unknown:
         print(f"error: no section is called '{unknown[0]}'; choose of: {', '.join(SECTIONS)}", file=sys.stderr)
         return 2
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
     try:
-        material = prepare(options.songs, options.tokens, options.shared, options.work, options.limit, options.windows)
-        figures: Figures = {}
-        for name in wanted:
-            begin = time.perf_counter()
-            figures[name] = SECTIONS[name](material)
-            figures[name]["evaluation_seconds"] = round(time.perf_counter() - begin, 1)
-            print(f"{name}: {json.dumps(figures[name]['bars'])}", file=sys.stderr, flush=True)
+        songs = options.songs or rendered_into(options.work)
+        songs_hash = hash_of(sorted(songs.glob("*/songs.parquet")))
     except AutoSingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    bars = {key: value for section in figures.values() for key, value in section.pop("bars").items()}
+    real = options.shared if options.shared and options.shared.is_dir() else None
+    material = Material(songs, songs_hash, options.tokens, real, options.work, options.limit, options.windows)
+    figures: Figures = {}
+    bars: Figures = {}
+    for name in wanted:
+        begin = time.perf_counter()
+        try:
+            figures[name] = SECTIONS[name](material)
+            shown = figures[name].pop("bars")
+            bars |= shown
+        except AutoSingError as error:
+            figures[name] = shown = {"error": str(error)}
+        figures[name]["evaluation_seconds"] = round(time.perf_counter() - begin, 1)
+        print(f"{name}: {json.dumps(shown)}", file=sys.stderr, flush=True)
     result = {
         "evaluation": "builtin",
         "versions": {"autosing": autosing.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {"cpus": torch.get_num_threads(), "processor": platform.machine()},
+        "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": processor()},
         "protocol": {
-            "songs": material.songs.name, "real_songs": material.real is not None, "limit": material.limit,
-            "windows": material.windows, "songs_hash": _hash(material.songs),
+            "songs": songs.name, "songs_hash": songs_hash, "weights_hash": weights_hash(), "real_songs": real is not None,
+            "limit": material.limit, "windows": material.windows, "seed": SEED,
         },
         "figures": figures,
         "bars": bars,
     }  # fmt: skip
-    print(json.dumps(result))
-    return 0
+    print(json.dumps(finite(result), allow_nan=False))
+    return 1 if any("error" in section for section in figures.values()) else 0
 
 
-def _hash(songs: Path) -> str:
-    """Of the ids of the songs, in order."""
-    import pyarrow.parquet as pq
+def hash_of(files: Sequence[Path]) -> str:
+    """Of the contents of files, in order.
 
-    tables = sorted(songs.glob("*/songs.parquet"), key=lambda p: int(p.parent.name))
-    ids = [i for t in tables for i in pq.read_table(t, columns=["id"]).column("id").to_pylist()]
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+    Raises:
+        DataError: no files.
+    """
+    if not files:
+        raise DataError("no <i>/songs.parquet in the folder of --songs; render songs first: python -m autosing.rendering songs")
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def weights_hash() -> str:
+    """Of every weight in the package."""
+    return hash_of(sorted(Path(weights.__file__).parent.rglob("*.safetensors")))
+
+
+def finite(value: Any) -> Any:
+    """JSON values with what is no finite number as null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def processor() -> str:
+    """The processor's name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -2,17 +2,17 @@
 
 Windows come from a token set of unseen rendered songs: their lyrics, accompaniment codes and voice are the request, their own tokens are
 never shown to the models. Beside the chain stands what each stage adds: the codec alone (true codes decoded) and sm2a alone (true
-semantic tokens). `mismatched` compares what was sung with the lyrics of another window: what a chain without words would get.
+semantic tokens). `mismatched` compares what was sung with the lyrics of another song: what a chain without words would get.
 """
 
 import io
+import itertools
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from autosing.errors import DataError
 from autosing.evaluation.judge import Judge, phone_error_rate
+from autosing.evaluation.voice import area_under_curve
 from autosing.models.io import load_model
 from autosing.perception import load_codec, load_voice
 from autosing.singing.generate import generate_codes, generate_semantic
@@ -32,7 +33,9 @@ LEAST_PHONES = 20
 
 
 def validation_rows(tokens: Path, count: int) -> tuple[list[dict[str, Any]], DatasetMeta]:
-    """The first `count` validation windows of a token set that hold at least `LEAST_PHONES` sung phones, in order.
+    """`count` validation windows of a token set that hold at least `LEAST_PHONES` sung phones.
+
+    In order of songs; a song's second window comes after every song's first.
 
     Raises:
         DataError: no token set there.
@@ -41,12 +44,20 @@ def validation_rows(tokens: Path, count: int) -> tuple[list[dict[str, Any]], Dat
         values = json.loads((tokens / "dataset.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"no token set at '{tokens}'; make one with `python -m autosing.rendering tokens`") from error
-    rows: list[dict[str, Any]] = []
+    songs: dict[str, list[dict[str, Any]]] = {}
     for partition in values["partitions"]["validation"]:
         for row in pq.read_table(tokens / str(partition) / "main.parquet").to_pylist():
-            if len(row["alignment"]["tokens"]) >= LEAST_PHONES and len(rows) < count:
-                rows.append(row)
+            if len(row["alignment"]["tokens"]) >= LEAST_PHONES:
+                songs.setdefault(row["song"], []).append(row)
+    turns = itertools.zip_longest(*songs.values())
+    rows = [row for turn in turns for row in turn if row is not None][:count]
     return rows, DatasetMeta.from_json({**values, "rows": values["rows"]["train"]})
+
+
+def of_another_song(songs: Sequence[str], index: int) -> int:
+    """The next window, cyclically, that is of another song than window `index`."""
+    turns = (number % len(songs) for number in range(index + 1, index + len(songs)))
+    return next(number for number in turns if songs[number] != songs[index])
 
 
 def halves(row: dict[str, Any], seconds: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -74,8 +85,8 @@ def chain_figures(
     """
     judge = judge or Judge()
     rows, meta = validation_rows(tokens, count)
-    if len(rows) < 2:
-        raise DataError(f"'{tokens}' has fewer than two validation windows with words; render more songs")
+    if len({row["song"] for row in rows}) < 2:
+        raise DataError(f"'{tokens}' has fewer than two validation songs with words; render more songs")
     assert meta.codec and meta.accompaniment_codec and meta.semantic and meta.voice
     t2s, _ = load_model(t2s_model, "t2s")
     sm2a, _ = load_model(sm2a_model, "sm2a")
@@ -117,11 +128,14 @@ def chain_figures(
                     soundfile.write(buffer, take.numpy(), codec.spec.sample_rate, format="WAV")
                     (keep / f"{index}_{name}.wav").write_bytes(buffer.getvalue())
     length = len(rows) * meta.window_seconds
-    other = written[1:] + written[:1]
+    other = [written[of_another_song([row["song"] for row in rows], index)] for index in range(len(rows))]
     rates = {name: phone_error_rate(takes, written).figures() for name, takes in heard.items()}
     rates["mismatched"] = phone_error_rate(heard["chain"], other).figures()
+    rates["mismatched_truth"] = phone_error_rate(written, other).figures()  # what singing and hearing without a fault would get
     return {
         "windows": len(rows),
+        "songs": len({row["song"] for row in rows}),
+        "singers": len({row["artist"] for row in rows}),
         "phones": sum(map(len, written)),
         "temperature": temperature,
         "seed": seed,
@@ -152,5 +166,4 @@ def asked_voice_auc(voices: Sequence[tuple[Tensor, Tensor, str]]) -> float | Non
     ]
     if not apart:
         return None
-    greater = np.subtract.outer(np.array(same), np.array(apart))
-    return round(float((greater > 0).mean() + 0.5 * (greater == 0).mean()), 4)
+    return round(area_under_curve(torch.tensor(same), torch.tensor(apart)), 4)

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from autosing.errors import DataError
@@ -125,27 +124,3 @@ def cc0_pairs(data: Path) -> Iterator[StemPair]:
     for folder in sorted((Path(data) / "stems" / "everythingisfree_cc0").glob("*/")):
         vocals, rest = (audio.decode((folder / f"{stem}.flac").read_bytes()) for stem in ("vocals", "accompaniment"))
         yield StemPair(folder.name, vocals.samples, rest.samples, vocals.sample_rate)
-
-
-def stem_mp4_pair(path: Path) -> StemPair:
-    """A Native Instruments stem file: five AAC streams, mix, drums, bass, other, vocals. Needs PyAV (`pip install av`).
-
-    Raises:
-        DataError: PyAV is missing or the file does not hold five streams.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise DataError(f"'{path}' needs PyAV to be read: pip install av") from error
-    streams = []
-    with av.open(str(path)) as container:
-        count, rate = len(container.streams.audio), container.streams.audio[0].rate
-    for index in range(count):
-        with av.open(str(path)) as container:
-            frames = [torch.from_numpy(frame.to_ndarray()) for frame in container.decode(audio=index)]
-        streams.append(torch.cat(frames, -1).float())
-    if len(streams) != 5:
-        raise DataError(f"'{path}' holds {len(streams)} audio streams, a stem file has 5")
-    samples = min(stream.shape[-1] for stream in streams)
-    _, drums, bass, other, vocals = (stream[:, :samples] for stream in streams)
-    return StemPair(path.name, vocals, drums + bass + other, int(rate))

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from autosing.errors import DataError
+from autosing.evaluation.alignment import auc
 from autosing.evaluation.separation import rendered_rows
 from autosing.perception.separation.base import Separator
 from autosing.perception.voice.base import VoiceEmbedder
@@ -67,18 +69,14 @@ def real_songs(data: Path) -> list[tuple[Path, str]]:
 
 
 def area_under_curve(same: Tensor, different: Tensor) -> float:
-    """Chance that a same-singer similarity exceeds a different-singer one, ties counted half (Mann-Whitney U / (m n)).
+    """Chance that a same-singer similarity exceeds a different-singer one, ties counted half.
 
     Raises:
         DataError: one of the two is empty.
     """
     if not len(same) or not len(different):
         raise DataError(f"an AUC needs pairs of both kinds, found {len(same)} same and {len(different)} different")
-    ordered = different.double().sort().values
-    values = same.double()
-    below = torch.searchsorted(ordered, values, side="left")
-    up_to = torch.searchsorted(ordered, values, side="right")
-    return float((below + up_to).double().mean() / (2 * len(ordered)))
+    return auc(torch.cat([same, different]).numpy(), np.arange(len(same) + len(different)) < len(same))
 
 
 def windows(vocals: Tensor, sample_rate: int, seconds: Seconds = WINDOW_SECONDS) -> Tensor:
@@ -96,11 +94,6 @@ def windows(vocals: Tensor, sample_rate: int, seconds: Seconds = WINDOW_SECONDS)
     active = (power > power.max() * 10 ** (-ACTIVE_RANGE_DB / 10)).float().mean(1)
     keep = active >= ACTIVE_SHARE
     return cut[keep] if keep.any() else cut[active.argmax()][None]
-
-
-def embed_song(embedder: VoiceEmbedder, vocals: Tensor) -> Tensor:
-    """One embedding of a recording, the mean of its windows: (n,) -> (D,), unit norm."""
-    return functional.normalize(embedder.embed(windows(vocals, embedder.spec.sample_rate)).mean(0), dim=0)
 
 
 def voice_figures(embedder: VoiceEmbedder, recordings: Iterable[Recording]) -> dict[str, Any]:

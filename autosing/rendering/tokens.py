@@ -26,7 +26,7 @@ from torch import Tensor
 
 from autosing.perception import load_codec, load_semantic, load_voice
 from autosing.song.alignment import ALIGNMENT_TYPE, Alignment, Token, Word
-from autosing.store import atomic_path
+from autosing.store import atomic_path, sha256_of
 from autosing.tokens.specs import Seconds
 
 WINDOW_SECONDS: Seconds = 30.0
@@ -139,7 +139,7 @@ def write_tokens(
         "partitions": {"train": list(range(train)), "validation": list(range(train, len(sources)))},
         "rows": {"train": sum(counts[:train]), "validation": sum(counts[train:])},
         **tokeniser.meta(), "window_seconds": WINDOW_SECONDS, "seed": 0,
-        "source_hash": hashlib.sha256(repr([(str(t.relative_to(out)), c) for t, c in zip(targets, counts, strict=True)]).encode()).hexdigest(),
+        "source_hash": hashlib.sha256("".join(map(sha256_of, targets)).encode()).hexdigest(),
     }  # fmt: skip
     with atomic_path(out / "dataset.json") as path:
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
