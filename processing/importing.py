@@ -3,12 +3,16 @@
 Lyrics of `a/b.mp3` are `a/b.lrc` and `a/b.txt`; or a file of that name anywhere under a lyrics folder; or, where a folder holds a single
 audio file, its only `.lrc`, and its only `lyrics*.txt`. The artist is the tag's, or that of an "Artist - Title" name, or the folder's.
 Ids are made from the relative path, safe in file names, and stay with their file: `source`, the path from the imported folder's own name on
-(so folders brought into one dataset need different names). Importing again adds new songs in new partitions, rewrites only partitions whose
+(so folders brought into one dataset need different names, and `sources.json` of the dataset remembers which folder each name stands
+for). Importing again adds new songs in new partitions, rewrites only partitions whose
 files changed, and otherwise does nothing. Audio is stored as it is and not decoded; what is
 wrong with it is found by the first step.
 """
 
+import contextlib
 import hashlib
+import itertools
+import json
 import os
 import re
 import unicodedata
@@ -22,12 +26,14 @@ import pyarrow as pa
 
 from autosing.errors import ConfigError, DataError
 from autosing.song.lyrics import parse_lrc
-from autosing.store import Dataset, TableReader, TableWriter, locked, remove_temporaries
+from autosing.store import Dataset, TableReader, TableWriter, atomic_path, locked, remove_temporaries
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
 UNREADABLE_SUFFIXES = (".m4a", ".aac", ".wma", ".mp4", ".mka", ".webm")
 MAX_FILE_BYTES = 1 << 30
 """Larger files are left out: a Parquet cell must stay below 2 GiB, and nothing that long is accepted anyway."""
+SOURCES_FILE = "sources.json"
+SOURCES_FORMAT = "autosing-sources/1"
 INDEX_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -70,6 +76,7 @@ def import_songs(
     partition_size: int = 64,
     lyrics_folder: Path | None = None,
     seen: Callable[[int, int], None] = lambda done, total: None,
+    moved: bool = False,
 ) -> Imported:
     """Bring a folder of songs into a dataset.
 
@@ -79,10 +86,11 @@ def import_songs(
         partition_size: songs a partition.
         lyrics_folder: where lyrics of the same name are also looked for.
         seen: told how many of how many files are done.
+        moved: the folder is the one imported before under the same name from another place.
 
     Raises:
         ConfigError: no such folder, or a size below 1.
-        DataError: no audio file in it.
+        DataError: no audio file in it; another folder of the same name was imported before; the dataset cannot be written.
     """
     if partition_size < 1:
         raise ConfigError(f"--partition-size must be at least 1, found {partition_size}")
@@ -92,16 +100,19 @@ def import_songs(
     found, left_out = _search(folder, lyrics_folder)
     if not found:
         raise DataError(f"no audio file under '{folder}'; it must hold {', '.join(s[1:] for s in AUDIO_SUFFIXES)} files")
-    dataset.path.mkdir(parents=True, exist_ok=True)
+    try:
+        dataset.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the dataset '{dataset.path}' ({error.strerror}); name a folder that is there or can be made") from error
     with locked(dataset.path):
+        _remember(dataset, folder, moved)
         return _import(found, left_out, dataset, partition_size, seen)
 
 
 def _import(
     found: list[_Found], left_out: list[tuple[str, str]], dataset: Dataset, partition_size: int, seen: Callable[[int, int], None]
 ) -> Imported:
-    numbers = [int(p.name) for p in dataset.path.iterdir() if p.is_dir() and p.name.isdecimal()]
-    there = [n for n in sorted(numbers) if dataset.table(n, "index").is_file()]
+    there = _partitions(dataset)
     by_source = {f.source: f for f in found}
     taken: set[str] = set()
     known: set[str] = set()
@@ -115,12 +126,9 @@ def _import(
         seen(len(known & by_source.keys()), len(found))
     fresh = [f for f in found if f.source not in known]
     with_lyrics = done = 0
-    next_number = max(numbers, default=-1) + 1
     for begin in range(0, len(fresh), partition_size):
-        path = dataset.table(next_number, "index")
-        path.parent.mkdir(exist_ok=True)
-        remove_temporaries(path.parent)
-        with TableWriter(path, INDEX_SCHEMA) as writer:
+        number = next(n for n in itertools.count() if not dataset.folder(n).exists())
+        with _new_partition(dataset, number) as writer:
             for item in fresh[begin : begin + partition_size]:
                 row = _row(item)
                 row["id"] = _new_id(item, taken)
@@ -129,10 +137,60 @@ def _import(
                 writer.write(row)
                 done += 1
                 seen(len(found) - len(fresh) + done, len(found))
-        written.append(next_number)
-        next_number += 1
+        written.append(number)
     unchanged = len(found) - len(fresh) - changed
     return Imported(len(fresh), changed, unchanged, with_lyrics, tuple(written), tuple(left_out))
+
+
+def _partitions(dataset: Dataset) -> list[int]:
+    """The partitions that have an index. Empty folders, left by an import that was killed, are removed, so that numbers have no gaps."""
+    there = []
+    for number in sorted(int(p.name) for p in dataset.path.iterdir() if p.is_dir() and p.name.isdecimal() and p.name.isascii()):
+        if dataset.table(number, "index").is_file():
+            there.append(number)
+        elif dataset.folder(number).is_dir():
+            remove_temporaries(dataset.folder(number))
+            with contextlib.suppress(OSError):  # holds something else
+                dataset.folder(number).rmdir()
+    return there
+
+
+@contextlib.contextmanager
+def _new_partition(dataset: Dataset, number: int) -> Iterator[TableWriter]:
+    """The index of a partition that is not there yet; of a failed one nothing remains."""
+    try:
+        with TableWriter(dataset.table(number, "index"), INDEX_SCHEMA) as writer:
+            yield writer
+    except BaseException:
+        with contextlib.suppress(OSError):
+            dataset.folder(number).rmdir()
+        raise
+
+
+def _remember(dataset: Dataset, folder: Path, moved: bool) -> None:
+    """Note which folder its name stands for in `source` and refuse another one of that name, whose songs would replace the first's."""
+    path = dataset.path / SOURCES_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["sources"] if path.exists() else {}
+        sources = {str(name): {"folder": str(about["folder"])} for name, about in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"'{path}' is damaged ({error}); delete it, then import each folder from where it was") from error
+    name, place = _base_name(folder), _decodable(str(folder.resolve()))
+    known = sources.get(name, {}).get("folder", place)
+    if known != place and not moved:
+        raise DataError(
+            f"'{name}' of '{dataset.path}' stands for '{known}', not for '{place}'; rename one of the two folders, or give --moved if it is "
+            "the same folder at another place"
+        )
+    if sources.get(name) != {"folder": place}:
+        sources[name] = {"folder": place}
+        with atomic_path(path) as temporary:
+            text = json.dumps({"format": SOURCES_FORMAT, "sources": sources}, indent=1, sort_keys=True, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _base_name(folder: Path) -> str:
+    return _decodable(folder.resolve().name)
 
 
 def _refresh(dataset: Dataset, number: int, by_source: dict[str, _Found]) -> tuple[set[str], set[str], int]:
@@ -176,7 +234,7 @@ def _search(folder: Path, lyrics_folder: Path | None) -> tuple[list[_Found], lis
         audio = [p for p in paths if p.suffix.lower() in AUDIO_SUFFIXES]
         for path in paths:
             relative = _decodable(path.relative_to(folder).as_posix())
-            source = f"{_decodable(folder.resolve().name)}/{relative}"
+            source = f"{_base_name(folder)}/{relative}"
             if path.suffix.lower() in UNREADABLE_SUFFIXES:
                 left_out.append((relative, f"{path.suffix} cannot be read; convert it to flac, ogg or mp3"))
             if path not in audio:

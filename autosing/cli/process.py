@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     bring.add_argument("dataset", type=Path)
     bring.add_argument("--partition-size", type=int, default=64, help="songs a partition (default 64)")
     bring.add_argument("--lyrics-folder", type=Path, help="look here too for lyrics of the same name")
+    bring.add_argument("--moved", action="store_true", help="the folder was imported before from another place; go on with its songs")
     bring.add_argument("--strict", action="store_true", help="exit 1 if a file was left out")
     helps = {
         "run": "every step that is due, in order",
@@ -127,7 +128,9 @@ def _import(options: argparse.Namespace) -> int:
             progress.append(Progress(total))
         progress[0].update(done, "songs read")
 
-    report = import_songs(options.folder, Dataset(options.dataset), options.partition_size, options.lyrics_folder, seen)
+    report = import_songs(
+        options.folder, Dataset(options.dataset), options.partition_size, options.lyrics_folder, seen, moved=options.moved
+    )
     for path, reason in report.left_out:
         print(f"left out {path}: {reason}")
     where = f", partitions {_ranges(report.partitions)}" if report.partitions else ""
