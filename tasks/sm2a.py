@@ -8,6 +8,7 @@ as many steps in "bricks_unrolled". A share `p_no_cond` of the examples goes wit
 Letters: B batch, K levels, T finest frames, N semantic tokens, W voice windows, R lanes, S steps.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -248,6 +249,13 @@ class TASK:
     def checkpoint_meta(self) -> dict[str, Any]:
         dataset = replace(self.meta, accompaniment_codec=self.accompaniment)
         return {"task": self.name, "args": to_mapping(self.args), "dataset": dataset.to_json()}
+
+    @staticmethod
+    def args_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that a checkpoint was trained with; whether one from before `codebooks` has any is told by its shape."""
+        args, config = dict(checkpoint.get("meta", {}).get("args", {})), checkpoint["config"]
+        args.setdefault("codebooks", bool(config.get("code_widths") or config.get("accompaniment_widths")))
+        return args
 
     def check_loaded(self, meta: dict[str, Any], where: str) -> None:
         """Refuse weights trained with another codec, semantic tokenizer or voice embedder than this dataset.

@@ -6,6 +6,7 @@ is understood with `_` and with `-`. A resumed run (`--resume-from`) takes every
 
 import argparse
 import dataclasses
+import re
 import signal
 import sys
 import time
@@ -19,14 +20,20 @@ from autosing.config import from_mapping, nearest, parse_json, to_mapping
 from autosing.device import pick_device
 from autosing.errors import AutoSingError, ConfigError, MismatchError, WeightsError
 from autosing.models.io import load_weights, read_config, resolve
+from autosing.nn.mup import ONLY_AT_THE_START
 from autosing.training import dist
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
 from autosing.training.log import Progress, Wandb
 from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, resumable
 from autosing.training.schedule import DECAYS
 from autosing.training.state import read_numbers
-from autosing.training.task import Task
+from autosing.training.task import OptimTunables, Task
 from tasks import TASKS
+
+TOKENIZER_TABLES = re.compile(r"(^|\.)(codebook|features\d+)$")
+"""Buffers in which a model keeps what its tokenizer or codec tells of the codes."""
+SAME_FIT = 1e-2
+"""Mean square difference, relative to their mean square, up to which such tables are of one fit (shipped weights are rounded)."""
 
 EXAMPLE = """example:
   python train.py --task_name t2s --task_args '{"size": "tiny"}' --dataset-config '{"path": "data/train"}' --tunables '{"lr0": 4e-3}'
@@ -140,11 +147,9 @@ def _train(argv: Sequence[str]) -> int:
     dataset_values = parse_json(given["dataset_config"], "--dataset-config") if "dataset_config" in given else saved.get("dataset_config", {})
     config, more_args = split_config(dataset_values, cls.Args, "--dataset-config")
     if "load_from" in given and not resume:  # what the checkpoint was trained with is the default of what is not given
-        loaded = read_config(given["load_from"], getattr(cls, "model_kind", name)).get("meta", {}).get("args", {})
-        saved = {**saved, "args": {**loaded, **(parse_json(given["task_args"], "--task-args") if "task_args" in given else {})}}
+        saved = {**saved, **_adopted(cls, read_config(given["load_from"], getattr(cls, "model_kind", name)))}
     args = _task_args(cls, given, saved, more_args)
-    tunables_values = parse_json(given["tunables"], "--tunables") if "tunables" in given else saved.get("tunables", {})
-    tunables = from_mapping(cls.Tunables, tunables_values, "--tunables")
+    tunables = from_mapping(cls.Tunables, _values("tunables", given, saved), "--tunables")
     settings = _settings(given, saved)
     ranks = dist.Ranks.from_environment()
     device = dist.start(ranks, pick_device(given.get("device", "auto")))
@@ -152,8 +157,7 @@ def _train(argv: Sequence[str]) -> int:
         task, data = _open(cls, args, tunables, config)
         torch.manual_seed(settings.seed)
         model = task.build_model()
-        if "load_from" in given and not resume:
-            load_from(model, task, given["load_from"])
+        notes = load_from(model, task, given["load_from"]) if "load_from" in given and not resume else ()
         identity = {
             "task": name,
             "args": _plain(args),
@@ -174,7 +178,7 @@ def _train(argv: Sequence[str]) -> int:
             progress=progress,
             wandb=_wandb(given, ranks, folder, name, identity),
         )
-        for line in (*describe(trainer), f"run folder: {folder}"):
+        for line in (*describe(trainer), *notes, f"run folder: {folder}"):
             progress.line(line)
         if device.type == "cpu" and PRECISIONS[trainer.precision] is not None:
             progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
@@ -204,15 +208,35 @@ def _place(given: Mapping[str, Any]) -> tuple[bool, Path | None]:
     return resumable(folder), folder
 
 
+def _values(name: str, given: Mapping[str, Any], saved: Mapping[str, Any], saved_name: str = "") -> dict[str, Any]:
+    """A JSON flag over what a loaded checkpoint was trained with, or instead of what a resumed run was."""
+    known = dict(saved.get(saved_name or name, {}))
+    if name not in given:
+        return known
+    values = parse_json(given[name], f"--{name.replace('_', '-')}")
+    return {**known, **values} if "load_from" in given else values
+
+
 def _task_args(cls: Any, given: Mapping[str, Any], saved: Mapping[str, Any], from_dataset: Mapping[str, Any]) -> Any:
-    values = dict(saved.get("args", {}))
-    if "task_args" in given and "load_from" not in given:
-        values = parse_json(given["task_args"], "--task-args")
+    values = _values("task_args", given, saved, "args")
+    said = parse_json(given["task_args"], "--task-args") if "task_args" in given else {}
     for key, value in from_dataset.items():
-        if "task_args" in given and key in values and values[key] != value:
-            raise ConfigError(f"'{key}' is {values[key]!r} in --task-args and {value!r} in --dataset-config; give it once")
+        if key in said and said[key] != value:
+            raise ConfigError(f"'{key}' is {said[key]!r} in --task-args and {value!r} in --dataset-config; give it once")
         values[key] = value
     return from_mapping(cls.Args, values, "--task-args")
+
+
+def _adopted(cls: Any, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run takes over from the `config.json` of the checkpoint it starts from.
+
+    Tunables that every task has (learning rate, decay, ...) are of the run; a task's own ones belong to its model's arithmetic.
+    """
+    meta = checkpoint.get("meta", {})
+    args = cls.args_of(checkpoint) if hasattr(cls, "args_of") else meta.get("args", {})
+    tunables = meta.get("training", {}).get("identity", {}).get("tunables", {})
+    of_the_run = {f.name for f in dataclasses.fields(OptimTunables)}
+    return {"args": args, "tunables": {k: v for k, v in tunables.items() if k not in of_the_run}}
 
 
 def _settings(given: Mapping[str, Any], saved: Mapping[str, Any]) -> Settings:
@@ -234,11 +258,11 @@ def _open(cls: Any, args: Any, tunables: Any, config: DatasetConfig) -> tuple[Ta
     return task, open_dataset(task, config, meta)
 
 
-def load_from(model: Any, task: Task, name: str) -> None:
-    """Copy the weights of a checkpoint of the same kind into `model`.
+def load_from(model: Any, task: Task, name: str) -> list[str]:
+    """Copy the weights of a checkpoint of the same kind into `model`; returns lines about settings that differ and fit all the same.
 
     Raises:
-        MismatchError: made with other specs or another config; names the field and both values.
+        MismatchError: made with other specs, another config, other arithmetic or another fit of a tokenizer; names what differs.
     """
     values = read_config(name, model.kind)
     meta = values.get("meta", {})
@@ -255,14 +279,30 @@ def load_from(model: Any, task: Task, name: str) -> None:
     check = getattr(task, "check_loaded", None)
     if check is not None:
         check(meta, f"checkpoint '{name}'")
+    theirs, ours = values["config"], _plain(model.config)
+    there, here = theirs.get("mup", {}), ours.get("mup", {})
+    for field in here:
+        if field not in ONLY_AT_THE_START and field in there and there[field] != here[field]:
+            raise MismatchError(
+                f"checkpoint '{name}' was trained with {field} = {there[field]!r}, --tunables say {here[field]!r}; leave it out, or "
+                "train from scratch"
+            )
+    fitted = {key: value.clone() for key, value in model.named_buffers() if TOKENIZER_TABLES.search(key)}
     try:
         load_weights(model, resolve(name, model.kind))
     except WeightsError as error:
-        theirs, ours = values["config"], _plain(model.config)
         different = [f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in ours if theirs.get(k) != ours.get(k)]
         if different:
             raise MismatchError(f"checkpoint '{name}' has another model config ({'; '.join(different)}); give the same --task-args") from error
         raise
+    for key, table in fitted.items():
+        if (model.get_buffer(key) - table).square().mean() > SAME_FIT * table.square().mean():
+            raise MismatchError(
+                f"checkpoint '{name}' was trained with another fit of the tokenizer ({key} differs though its layout is the same); "
+                "tokenise with the one it knows, or train from scratch"
+            )
+    differing = [k for k in ours if k in theirs and k not in ("mup", "dropout") and theirs[k] != ours[k]]
+    return [f"checkpoint '{name}' was trained with {k} = {theirs[k]!r}, this run has {ours[k]!r}" for k in differing]
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 BASE_WIDTH = 3 * 64
+ONLY_AT_THE_START = ("init_std", "embeddings_std")
+"""The fields of `Mup` that a trained model no longer depends on."""
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,14 @@ def test_what_the_codec_tells_of_its_codes_reaches_the_model() -> None:
     assert alone.geometry is not None and alone.music_geometry is None
 
 
+@pytest.mark.parametrize("widths, told", [([], False), ([3], True)])
+def test_checkpoints_from_before_codebooks_say_by_their_shape_whether_they_have_them(widths: list[int], told: bool) -> None:
+    old = {"config": {"code_widths": widths} if widths else {}, "meta": {"args": {"size": "micro"}}}
+    assert TASK.args_of(old) == {"size": "micro", "codebooks": told}
+    new = {"config": {"code_widths": widths}, "meta": {"args": {"codebooks": True}}}
+    assert TASK.args_of(new) == {"codebooks": True}
+
+
 def test_weights_made_with_another_codec_are_refused_by_name() -> None:
     task = TASK(ARGS, SM2ATunables(), toy_meta())
     meta = task.checkpoint_meta()

@@ -1,6 +1,6 @@
 """A task small enough to train in a test: a two-layer regression on rendered-song-like rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from autosing.errors import DataError
+from autosing.nn.mup import Mup
 from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row
 
 
 @dataclass(frozen=True)
 class ToyArgs:
-    """`unfit`, `poison`, `broken`: numbers of rows that are unfit, give NaN, or cannot be read."""
+    """`unfit`, `poison`, `broken`: numbers of rows that are unfit, give NaN, or cannot be read; `span` changes nothing."""
 
     width: int = 4
     noise: float = 0.01
@@ -24,17 +25,21 @@ class ToyArgs:
     poison: tuple[int, ...] = ()
     broken: tuple[int, ...] = ()
     multiscale: bool = False
+    span: int = 0
 
 
 @dataclass(frozen=True)
 class ToyTunables(OptimTunables):
     lr0: float = 1e-2
     init_std: float = 0.5
+    output_mult: float = 5.6
 
 
 @dataclass(frozen=True)
 class ToyConfig:
     width: int = 4
+    span: int = 0
+    mup: Mup = field(default_factory=Mup)
 
 
 class Toy(nn.Module):
@@ -49,6 +54,7 @@ class Toy(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.out = nn.Linear(config.width, 1)
         self.frozen = nn.Parameter(torch.ones(1))
+        self.register_buffer("codebook", torch.ones(8, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.drop(self.norm(torch.tanh(self.hidden(x))))) * self.frozen
@@ -75,7 +81,7 @@ class ToyTask:
         return {"x": x, "y": y * float("nan") if number in self.args.poison else y, "number": torch.tensor(number)}
 
     def build_model(self) -> nn.Module:
-        return Toy(ToyConfig(self.args.width))
+        return Toy(ToyConfig(self.args.width, self.args.span, Mup(output_mult=self.tunables.output_mult)))
 
     def losses(self, model: nn.Module, batch: Batch) -> Losses:
         error = model(batch["x"]) - batch["y"]
