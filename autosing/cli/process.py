@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     bring.add_argument("dataset", type=Path)
     bring.add_argument("--partition-size", type=int, default=64, help="songs a partition (default 64)")
     bring.add_argument("--lyrics-folder", type=Path, help="look here too for lyrics of the same name")
+    bring.add_argument("--lyrics-encoding", help="of lyrics that are neither UTF-8 nor UTF-16, such as gbk, shift_jis, cp1251")
     bring.add_argument("--moved", action="store_true", help="the folder was imported before from another place; go on with its songs")
     bring.add_argument("--strict", action="store_true", help="exit 1 if a file was left out")
     helps = {
@@ -129,10 +130,18 @@ def _import(options: argparse.Namespace) -> int:
         progress[0].update(done, "songs read")
 
     report = import_songs(
-        options.folder, Dataset(options.dataset), options.partition_size, options.lyrics_folder, seen, moved=options.moved
+        options.folder,
+        Dataset(options.dataset),
+        options.partition_size,
+        options.lyrics_folder,
+        seen,
+        moved=options.moved,
+        lyrics_encoding=options.lyrics_encoding,
     )
     for path, reason in report.left_out:
         print(f"left out {path}: {reason}")
+    for path in report.not_unicode:
+        print(f"note: {path} is not UTF-8 and was read as Windows-1252; say --lyrics-encoding if it is another one")
     where = f", partitions {_ranges(report.partitions)}" if report.partitions else ""
     print(
         f"imported {report.added} songs ({report.with_lyrics} with lyrics){where}; {report.changed} changed, {report.unchanged} unchanged, "

@@ -24,18 +24,18 @@ def partitions(dataset: Path) -> dict[str, list[str]]:
 
 def test_a_failed_import_leaves_no_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     music, dataset = folder_of(tmp_path / "m", "a.flac", "b.flac"), tmp_path / "ds"
-    row = importing._row
+    who = importing._who
 
-    def fails_at_b(item, *rest):  # type: ignore[no-untyped-def]
+    def fails_at_b(item):  # type: ignore[no-untyped-def]
         if item.path.name == "b.flac":
             raise RuntimeError("a defect")
-        return row(item, *rest)
+        return who(item)
 
-    monkeypatch.setattr(importing, "_row", fails_at_b)
+    monkeypatch.setattr(importing, "_who", fails_at_b)
     with pytest.raises(RuntimeError):
         main(["import", str(music), str(dataset), "--partition-size", "1"])
     assert partitions(dataset) == {"0": ["a"]}
-    monkeypatch.setattr(importing, "_row", row)
+    monkeypatch.setattr(importing, "_who", who)
     assert main(["import", str(music), str(dataset), "--partition-size", "1"]) == 0
     assert partitions(dataset) == {"0": ["a"], "1": ["b"]}
 
