@@ -6,6 +6,7 @@ Reads wav, flac, mp3, ogg and opus from bytes with libsndfile (inside the soundf
 
 import io
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -26,7 +27,14 @@ MAX_RATE = 96_000
 """Audio at a higher rate may last accordingly less, so that the limit bounds memory too (whatever rate a header claims)."""
 _RATIO_STEPS = 1000  # resampling kernels grow with both terms of the ratio of rates; a standard pair has at most 640
 _BLOCK = 1 << 18  # frames decoded or encoded at a time: bounds memory, and long Vorbis writes overflow libsndfile's stack
-_OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+_WRITES: dict[str, Callable[[int], bool]] = {  # rates a format can hold; beyond 200 kHz libsndfile's Vorbis writer crashes
+    "opus": (8000, 12000, 16000, 24000, 48000).__contains__,
+    "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000).__contains__,
+    "ogg": lambda rate: rate <= 192_000,
+    "flac": lambda rate: rate <= 192_000,
+    "wav": lambda rate: True,
+}
+_FALLBACK_RATE = 48_000
 
 
 class Audio(NamedTuple):
@@ -98,7 +106,7 @@ def require_sound(audio: Audio) -> Audio:
 def encode(samples: Tensor, sample_rate: int, audio_format: str = "flac") -> bytes:
     """Samples (C, n) or (n,) -> bytes of `audio_format`: "wav" and "flac" (16 bit), "ogg" (Vorbis), "opus", "mp3".
 
-    Samples are clipped to [-1, 1]; opus is resampled to 48 kHz where it does not know the rate.
+    Samples are clipped to [-1, 1]; they are resampled to 48 kHz where the format cannot hold the rate.
     """
     subtypes = {
         "wav": ("WAV", "PCM_16"),
@@ -110,8 +118,8 @@ def encode(samples: Tensor, sample_rate: int, audio_format: str = "flac") -> byt
     if audio_format not in subtypes:
         raise AudioError("format", f"cannot write audio as '{audio_format}'; choose one of: {', '.join(subtypes)}")
     samples = torch.atleast_2d(samples.detach().cpu().float())
-    if audio_format == "opus" and sample_rate not in _OPUS_RATES:
-        samples, sample_rate = resample(samples, sample_rate, 48000), 48000
+    if not _WRITES[audio_format](sample_rate):
+        samples, sample_rate = resample(samples, sample_rate, _FALLBACK_RATE), _FALLBACK_RATE
     values = samples.clamp(-1, 1).numpy().T
     container, subtype = subtypes[audio_format]
     buffer = io.BytesIO()

@@ -28,6 +28,23 @@ def test_round_trip(audio_format, channels):
         torch.testing.assert_close(out.samples, wav, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("audio_format", "rate", "written"),
+    [
+        ("ogg", 250_000, 48_000),
+        ("ogg", 192_000, 192_000),
+        ("flac", 700_000, 48_000),
+        ("mp3", 96_000, 48_000),
+        ("mp3", 44_100, 44_100),
+        ("opus", 44_100, 48_000),
+        ("wav", 700_000, 700_000),
+    ],
+)
+def test_rates_that_a_format_cannot_hold_are_resampled(audio_format, rate, written):
+    out = audio.decode(audio.encode(tone(0.5, rate), rate, audio_format))
+    assert out.sample_rate == written and out.seconds == pytest.approx(0.5, abs=0.15)
+
+
 def code_of(data, **options):
     with pytest.raises(AudioError) as error:
         audio.require_sound(audio.decode(data, **options))
