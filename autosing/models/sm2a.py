@@ -42,7 +42,8 @@ class SM2AConfig:
         level_temperatures: a factor on the sampling temperature for each level, where this checkpoint sings best; () = 1 each.
         lane_projections: every lane has a matrix of its own between the decoder and its head.
         code_widths, accompaniment_widths: number of features that the codec tells of each level's codes
-            (`autosing.nn.embeddings.code_features`); () = codes are mere numbers.
+            (`autosing.nn.embeddings.code_features`); () = codes are mere numbers. An accompaniment in the voice's codec has none of
+            its own: it shares the voice's features, as it does the lane embeddings.
     """
 
     heads: int
@@ -122,7 +123,7 @@ class SM2A(nn.Module):
             if c.accompaniment != c.codec:
                 music_lanes = len(self.music_pattern.lanes)
                 self.music_codes_embedding = LaneEmbedding(music_lanes, c.accompaniment.num_codes, width, mup, head=False)
-            if c.accompaniment_widths:
+            if c.accompaniment_widths and c.accompaniment != c.codec:
                 levels = [lane.level for lane in self.music_pattern.lanes]
                 self.music_geometry = CodeGeometry(levels, c.accompaniment_widths, c.accompaniment.num_codes, width, mup, heads=False)
             rate = c.accompaniment.frame_rate / self.music_pattern.hop
@@ -209,8 +210,9 @@ class SM2A(nn.Module):
             rate = c.accompaniment.frame_rate / self.music_pattern.hop
             table = self._rotary((torch.arange(music.shape[-1], device=device) + 0.5) / rate / unit)
             heard = embedding.embed(music)
-            if self.music_geometry is not None:
-                heard = heard + self.music_geometry.embed(music)
+            geometry = self.geometry if c.accompaniment == c.codec else self.music_geometry
+            if geometry is not None:
+                heard = heard + geometry.embed(music)
             music_states = self.music_encoder(heard, table)
             parts.append((music_states, table, None))
             streams.append((music_states, rate, "aligned_music"))

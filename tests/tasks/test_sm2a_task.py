@@ -115,7 +115,7 @@ def test_it_learns_four_rows(codebooks: bool, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_the_codec_tells_of_its_codes_reaches_the_model() -> None:
-    """Of the embedded codecs: widths, values, and that the same codec for both stems shares one table."""
+    """Of the embedded codecs: widths and values."""
     from autosing.perception import load_codec
 
     specs = {name: load_codec(name).spec for name in ("builtin", "builtin_band")}
@@ -124,8 +124,23 @@ def test_what_the_codec_tells_of_its_codes_reaches_the_model() -> None:
     model = task.build_model()
     assert model.geometry.features(3).shape == (1024, model.config.code_widths[3])
     assert torch.equal(model.geometry.features(2), task.features[0][2]) and model.music_geometry.features(0).std() > 0.9
-    alone = TASK(replace(ARGS, codebooks=True), SM2ATunables(), replace(meta, accompaniment_codec=None)).build_model()
-    assert alone.geometry is not None and alone.music_geometry is None
+
+
+def test_an_accompaniment_in_the_voices_codec_is_heard_through_the_voices_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    told = lambda spec: tuple(torch.randn(spec.num_codes, 8) for _ in range(spec.levels))  # noqa: E731
+    monkeypatch.setattr(tasks.sm2a, "load_code_features", told)
+    model = TASK(replace(ARGS, codebooks=True), SM2ATunables(), toy_meta(10.0, band=None)).build_model().eval()
+    assert model.geometry is not None and model.music_geometry is None
+    pattern, semantic = model.pattern("bricks"), torch.zeros(1, 25, dtype=torch.long)
+    music = model.music_grid(torch.ones(1, 4, 96, dtype=torch.long), 1, 96, torch.device("cpu"))
+
+    def heard() -> torch.Tensor:
+        return model.encode(semantic, music, None, pattern, 24).added
+
+    before = heard()
+    model.geometry.load([torch.randn_like(model.geometry.features(level)) for level in range(4)])
+    assert not torch.allclose(heard(), before, atol=1e-3)
 
 
 @pytest.mark.parametrize("widths, told", [([], False), ([3], True)])
