@@ -24,7 +24,7 @@ class FrozenCodebook(nn.Module):
 
     def __init__(self, num_codes: int, code_width: int, width: int, mup: Mup, head: bool = True):
         super().__init__()
-        self.num_codes = num_codes
+        self.num_codes, self.mup = num_codes, mup
         self.register_buffer("codebook", torch.randn(num_codes, code_width, generator=torch.Generator().manual_seed(0)))
         self.into = init_linear(nn.Linear(code_width, width), mup)
         self.embedding_hole = nn.Parameter(torch.empty(width))
@@ -49,10 +49,10 @@ class FrozenCodebook(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., num_codes)."""
         if self.head is not None:
-            return self.head(hidden)
+            return self.mup.scaled(self.head(hidden))
         # the dot product with code_width standardised numbers grows with its root; output_scale expects unit embeddings
         scale = 1.0 / self.codebook.shape[1] ** 0.5
-        return F.linear(self.out(hidden), self.codebook * scale, self.bias)
+        return self.mup.scaled(F.linear(self.out(hidden), self.codebook * scale, self.bias))
 
 
 class LaneEmbedding(nn.Module):
@@ -62,7 +62,7 @@ class LaneEmbedding(nn.Module):
 
     def __init__(self, lanes: int, num_codes: int, width: int, mup: Mup, head: bool = True):
         super().__init__()
-        self.lanes, self.num_codes = lanes, num_codes
+        self.lanes, self.num_codes, self.mup = lanes, num_codes, mup
         self.embedding = nn.Parameter(torch.empty(lanes * (num_codes + 1), width))
         init_embedding(self.embedding, mup)
         self.scale = mup.output_scale(width)
@@ -79,7 +79,7 @@ class LaneEmbedding(nn.Module):
     def logits(self, hidden: Tensor, lane: int) -> Tensor:
         """(..., D) -> (..., num_codes) of one lane."""
         if self.heads is not None:
-            return self.heads[lane](hidden)
+            return self.mup.scaled(self.heads[lane](hidden))
         first = lane * (self.num_codes + 1)
         return F.linear(hidden, self.embedding[first : first + self.num_codes]) * self.scale
 
@@ -120,7 +120,7 @@ class CodeGeometry(nn.Module):
 
     def __init__(self, levels: Sequence[int], widths: Sequence[int], num_codes: int, width: int, mup: Mup, heads: bool = True):
         super().__init__()
-        self.levels, self.num_codes = tuple(levels), num_codes
+        self.levels, self.num_codes, self.mup = tuple(levels), num_codes, mup
         for level, columns in enumerate(widths):
             self.register_buffer(f"features{level}", torch.zeros(num_codes, columns))
         self.into = init_linear(nn.Linear(sum(widths[level] for level in levels), width), mup)
@@ -147,7 +147,7 @@ class CodeGeometry(nn.Module):
         """(..., D) -> (..., num_codes) of one lane."""
         assert self.out is not None, "this geometry was made without heads"
         features = self.features(self.levels[lane])
-        return F.linear(self.out[lane](hidden), features) * features.shape[1] ** -0.5
+        return self.mup.scaled(F.linear(self.out[lane](hidden), features) * features.shape[1] ** -0.5)
 
 
 def interpolate(states: Tensor, positions: Tensor) -> Tensor:

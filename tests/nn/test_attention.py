@@ -7,6 +7,8 @@ from autosing.nn.attention import attention_mask, rotary_table, rotate
 from autosing.nn.blocks import Decoder, Encoder
 from autosing.nn.embeddings import LaneEmbedding, interpolate, pick
 from autosing.nn.mup import Mup, learning_rules
+from autosing.training.optim import rule_for
+from autosing.training.task import ParamRule
 
 MUP = Mup()
 
@@ -93,3 +95,11 @@ def test_pick_takes_each_rows_own_states() -> None:
 def test_wider_models_learn_their_hidden_matrices_slower() -> None:
     scale = {width: dict((p, s) for p, s, _ in learning_rules(width, 10.0))["weight$"] for width in (192, 384)}
     assert scale == {192: 1.0, 384: 0.5}
+
+
+def test_linear_heads_learn_like_hidden_matrices_and_tables_like_embeddings() -> None:
+    rules = [ParamRule(*rule) for rule in learning_rules(384, 10.0)]
+    found = {name: rule_for(f"codes_embedding.{name}", rules) for name in ("embedding", "heads.3.weight", "heads.3.bias")}
+    assert {name: (rule.lr_scale, rule.decay) for name, rule in found.items()} == {
+        "embedding": (10.0, False), "heads.3.weight": (0.5, True), "heads.3.bias": (1.0, False)
+    }

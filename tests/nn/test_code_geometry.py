@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autosing.nn.embeddings import CodeGeometry, code_features
+from autosing.nn.embeddings import CodeGeometry, FrozenCodebook, LaneEmbedding, code_features
 from autosing.nn.mup import Mup
 
 
@@ -52,3 +52,19 @@ def test_geometry_scores_and_embeds_by_level_and_holes_say_nothing() -> None:
     torch.testing.assert_close(geometry.logits(hidden, 2), geometry.out[2](hidden) @ geometry.features(1).T / 7**0.5)
     with pytest.raises(AssertionError, match="without heads"):
         CodeGeometry((0,), (5,), 10, 8, Mup(), heads=False).logits(hidden, 0)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_output_mult_scales_every_kind_of_logits_over_codes(linear: bool) -> None:
+    hidden = torch.randn(3, 8)
+
+    def logits(mult: float) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        mup = Mup(output_mult=mult, linear_heads=linear)
+        geometry = CodeGeometry((0,), (5,), 10, 8, mup)
+        geometry.load([torch.randn(10, 5)])
+        return [FrozenCodebook(10, 4, 8, mup).logits(hidden), LaneEmbedding(2, 10, 8, mup).logits(hidden, 1), geometry.logits(hidden, 0)]
+
+    for plain, doubled in zip(logits(5.6), logits(11.2), strict=True):
+        assert plain.abs().max() > 0
+        torch.testing.assert_close(doubled, 2 * plain)
