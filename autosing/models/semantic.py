@@ -94,6 +94,8 @@ class SemanticCodebook(nn.Module):
 def neighbourhood(codes: Tensor, tokens: Tensor) -> Tensor:
     """(K, W), (N,) -> (N, (2 READ_OUT_REACH + 1) W + 1): the code vectors around each token, zeros beyond the ends, and a one."""
     reach = READ_OUT_REACH
+    if not len(tokens):  # less to see than `unfold` needs
+        return codes.new_zeros(0, (2 * reach + 1) * codes.shape[1] + 1)
     around = nnf.pad(codes[tokens], (0, 0, reach, reach)).unfold(0, 2 * reach + 1, 1)  # (N, W, 2 reach + 1)
     return nnf.pad(around.flatten(1), (0, 1), value=1.0)
 
