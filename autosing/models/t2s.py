@@ -38,16 +38,19 @@ class Size(NamedTuple):
         heads: of width 64.
         cross_layers: decoder layers with cross-attention (None = all).
         music_depth: layers of the music encoder (None = as many as the other encoder has).
+        rounds: half an encoder layer counts as one, where the original drops it.
     """
 
     depth: int
     heads: int
     cross_layers: int | None = None
     music_depth: int | None = None
+    rounds: bool = False
 
 
 SIZES: dict[str, Size] = {
-    "builtin": Size(3, 4, cross_layers=0, music_depth=0),  # what one core can train in half an hour; leans on the alignment aids
+    # what one core can train in half an hour; leans on the alignment aids
+    "builtin": Size(3, 4, cross_layers=0, music_depth=0, rounds=True),
     "micro": Size(2, 3),
     "tiny": Size(4, 6),
     "base": Size(6, 8),
@@ -62,7 +65,8 @@ HEAD_WIDTH = 64
 
 def layer_counts(size: Size, encoder_depth_ratio: float) -> tuple[int, int]:
     """(encoder, decoder) layers of a size; at least one each."""
-    encoder = max(1, min(2 * size.depth - 1, int(2 * size.depth * encoder_depth_ratio + 0.5)))
+    encoder = int(2 * size.depth * encoder_depth_ratio + (0.5 if size.rounds else 0.0))
+    encoder = max(1, min(2 * size.depth - 1, encoder))
     return encoder, 2 * size.depth - encoder
 
 

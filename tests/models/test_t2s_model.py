@@ -98,4 +98,6 @@ def test_sizes_share_their_layers_as_the_original() -> None:
     for name, (depth, heads) in table.items():
         assert SIZES[name][:2] == (depth, heads)
         encoder, decoder = layer_counts(SIZES[name], 0.25)
-        assert encoder + decoder == 2 * depth and encoder == round(depth / 2 + 1e-9)
+        assert encoder + decoder == 2 * depth and encoder == depth // 2
+    assert layer_counts(SIZES["large"], 0.25) == (16, 50)
+    assert layer_counts(SIZES["builtin"], 0.25) == (2, 4)  # what the shipped weights have
