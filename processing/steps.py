@@ -4,6 +4,7 @@ Our order separates first and aligns on the vocals; `align_on="mixture"` gives t
 then separate). A new step is one file, one row of `_MAKERS` and its place in `ORDER`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ class Choices:
         audio_src: sources that atoks encodes.
         batch_size: windows a model sees at once.
         max_seconds: longer recordings are rejected.
+        require_lyrics: songs without lyrics are rejected.
     """
 
     separator: str = "builtin"
@@ -51,6 +53,7 @@ class Choices:
     audio_src: tuple[str, ...] = ("vocals", "no_vocals")
     batch_size: int = 8
     max_seconds: Seconds = MAX_SECONDS
+    require_lyrics: bool = False
 
     def __post_init__(self) -> None:
         checks = (
@@ -58,7 +61,7 @@ class Choices:
             (0 < self.min_occupancy <= 1, "--min-occupancy must be in (0, 1]"),
             (self.audio_format in ("opus", "ogg", "flac", "wav", "mp3"), "--audio-format must be opus, ogg, flac, wav or mp3"),
             (self.batch_size >= 1, "--batch-size must be at least 1"),
-            (self.max_seconds > 0, "--max-minutes must be above 0"),
+            (0 < self.max_seconds < math.inf, "--max-minutes must be a number above 0"),
         )
         for holds, message in checks:
             if not holds:
@@ -70,7 +73,7 @@ class Choices:
 
 _MAKERS: dict[str, Callable[[Choices], list[Any]]] = {
     "src_sep": lambda c: [SourceSeparation(c.separator, c.max_seconds)],
-    "align": lambda c: [AlignLyrics(c.aligner, c.align_on, c.max_seconds)],
+    "align": lambda c: [AlignLyrics(c.aligner, c.align_on, c.max_seconds, c.require_lyrics)],
     "vad_extract": lambda c: [
         ExtractWindows(c.aligner, c.align_on, c.chunk_length, c.min_occupancy, c.audio_format, c.max_seconds)
     ],

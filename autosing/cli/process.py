@@ -75,6 +75,7 @@ def _add_step_options(command: argparse.ArgumentParser) -> None:
         what.add_argument(f"--{name}", default=getattr(default, name), help=f"default {getattr(default, name)}")
     what.add_argument("--audio-src", help=f"what atoks encodes: vocals, no_vocals, chunked (default {','.join(default.audio_src)})")
     what.add_argument("--align-on", choices=("vocals", "mixture"), default=default.align_on, help="mixture = the original's order")
+    what.add_argument("--require-lyrics", action="store_true", help="reject songs without lyrics (code no_lyrics), which only sm2a can use")
     what.add_argument("--chunk-length", type=int, default=default.chunk_length, help="seconds of a window (default 30)")
     what.add_argument(
         "--min-occupancy", type=float, default=default.min_occupancy, help="share of a window that is sung (default 0.5, the original's 0.8)"
@@ -105,6 +106,7 @@ def _main(argv: Sequence[str]) -> int:
         audio_src=tuple(options.audio_src.split(",")) if options.audio_src else Choices().audio_src,
         batch_size=options.batch_size,
         max_seconds=options.max_minutes * 60,
+        require_lyrics=options.require_lyrics,
     )
     name = options.command.replace("-", "_")
     return _process(options, all_steps(choices) if name == "run" else make_steps(name, choices))
