@@ -22,7 +22,7 @@ from autosing.tokens.pointer import MAX_ADVANCE, SINCE_BUCKETS, pace_bucket, sec
 from autosing.tokens.specs import CodecSpec, Seconds
 from autosing.tokens.text import LINE, PAD, PAUSE, UNKNOWN, TextFrontEnd, TimedText, load_text
 
-HALVES_FROM_SECONDS: Seconds = 20.0  # longer windows have a line break at the half
+HALVES_FROM_SECONDS: Seconds = 20.0  # windows longer than this have a line break at the half even where one text governs them whole
 BRISK = 0.4  # text tokens a step (10 a second) from which the loop pushes the pointer on
 LONGEST_STEPS = 50  # a sound held longer (2 s) is urged on
 
@@ -62,14 +62,17 @@ class Track:
 
 
 def window_text(front_end: TextFrontEnd, halves: Sequence[Sequence[str]], seconds: Seconds) -> TimedText:
-    """The tokens of a window as training windows have them: words and PAUSEs, in long windows one LINE between the halves.
+    """The tokens of a window as training windows have them: words and PAUSEs, one LINE between the halves.
+
+    Two texts always get that LINE, however short the window: it is what makes each of them govern its half.
 
     Args:
-        halves: lines of the first half, and of the second; a second half left out or empty: the first governs the whole window.
+        halves: lines of the first half, and of the second; a second half left out or empty: the first governs the whole window,
+            which has no LINE up to `HALVES_FROM_SECONDS`.
     """
     texts = [front_end.ids_for([" ".join(lines)]) for lines in halves if lines]
-    if seconds <= HALVES_FROM_SECONDS:
-        ids = np.concatenate([t.ids for t in texts]) if texts else np.zeros(0, dtype=np.int64)
+    if len(texts) < 2 and seconds <= HALVES_FROM_SECONDS:
+        ids = texts[0].ids if texts else np.zeros(0, dtype=np.int64)
     else:
         if len(texts) == 1:  # one text for both halves: break it at the word nearest its middle
             whole = texts[0].ids

@@ -94,18 +94,34 @@ def test_a_sounding_token_is_not_repeated_for_ever() -> None:
         track.words(0)
 
 
-def test_one_line_governs_both_halves_of_a_long_window() -> None:
-    class Letters:
-        def ids_for(self, lines: list[str]) -> TimedText:
-            ids = [i for word in lines[0].split() for i in (*(ord(c) - 90 for c in word), PAUSE)]
-            return TimedText(np.array(ids), np.full(len(ids), np.nan), np.full(len(ids), np.nan))
+class Letters:
+    """A front end that reads letters."""
 
+    def ids_for(self, lines: list[str]) -> TimedText:
+        ids = [i for word in lines[0].split() for i in (*(ord(c) - 90 for c in word), PAUSE)]
+        return TimedText(np.array(ids), np.full(len(ids), np.nan), np.full(len(ids), np.nan))
+
+
+def test_one_line_governs_both_halves_of_a_long_window() -> None:
     front_end = Letters()
     alone = window_text(front_end, (("la la la la",), ()), 30.0).ids  # type: ignore[arg-type]
     assert (alone == LINE).sum() == 1 and (alone == PAUSE).sum() == 4 and alone[6] == LINE
     both = window_text(front_end, (("la",), ("la la",)), 30.0).ids  # type: ignore[arg-type]
     assert both[3] == LINE
-    assert (window_text(front_end, (("la",), ("la la",)), 15.0).ids == LINE).sum() == 0  # type: ignore[arg-type]
+    assert (window_text(front_end, (("la la la la",), ()), 15.0).ids == LINE).sum() == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [4.0, 15.0, 20.0])
+def test_two_lines_govern_a_half_each_in_short_windows_too(t2s: T2S, seconds: float) -> None:
+    text = window_text(Letters(), (("la la",), ("li li",)), seconds)  # type: ignore[arg-type]
+    assert text.ids[6] == LINE and (text.ids == LINE).sum() == 1
+    steps = round(seconds * SEMANTIC.token_rate)
+    _tokens, track = generate_semantic(t2s, text, None, steps=steps, generator=seeded(), batch=2)
+    assert track.pointer is not None
+    for row, pointer in enumerate(track.pointer.numpy()):
+        assert pointer[steps // 2 - 1] < 7 <= pointer[(steps + 1) // 2]
+        starts = [start for start, _ in track.words(row)]
+        assert max(starts[:2]) < seconds / 2 <= min(starts[2:])
 
 
 def test_the_pacer_waits_for_the_half_and_skips_no_sound() -> None:
