@@ -2,8 +2,9 @@
 
 The LRC rule is the common specification: any number of stamps a line, 1-3 fraction digits after `.` or `:`, minutes of any width,
 `[offset:]` in milliseconds (positive = lyrics appear earlier), header tags, enhanced `<mm:ss.xx>` word stamps (square ones inside a
-line too). A stamped line without text ends the line before it. Junk is ignored; parsing never raises. Section tags such as
-`[verse]` are kept as sections and never sung.
+line too); a line with word stamps alone begins at its first. A stamped line without text ends the line before it. Junk is ignored; parsing
+never raises and takes time in proportion to the text. Section tags such as `[verse]` are kept as sections; nothing else in square brackets is
+sung either. Marks that show nothing (direction, zero-width space) are dropped; the joiners that change letters are kept.
 """
 
 import re
@@ -48,9 +49,14 @@ class Lyrics:
 
 _CLOCK = r"\s*(\d+)\s*:\s*(\d{1,3})(?:\s*[.:]\s*(\d{1,3}))?\s*"
 _STAMP = re.compile(rf"\[{_CLOCK}\]")
+_LEADING_STAMP = re.compile(rf"\s*\[{_CLOCK}\]")
+_LEADING_WORD_STAMP = re.compile(rf"\s*<{_CLOCK}>")
 _WORD_STAMP = re.compile(rf"[<\[]{_CLOCK}[>\]]")
-_TAG = re.compile(r"\[\s*([A-Za-z#][\w #-]*?)\s*:(.*)\]\s*$")
-_BRACKET = re.compile(r"\[\s*([^\[\]]*?)\s*\]")
+_TAG = re.compile(r"\[\s*([A-Za-z#][\w #-]*):(.*)\]\s*$")
+_BRACKET = re.compile(r"\[([^\[\]]*)\]")
+_INVISIBLE = dict.fromkeys(
+    [0, 0x61C, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+)
 _SECTIONS = [
     "verse",
     "chorus",
@@ -59,8 +65,10 @@ _SECTIONS = [
     "outro",
     "prechorus",
     "pre-chorus",
+    "pre chorus",
     "postchorus",
     "post-chorus",
+    "post chorus",
     "hook",
     "refrain",
     "interlude",
@@ -84,11 +92,13 @@ def parse_lrc(text: str) -> Lyrics:
     stamped: list[tuple[Seconds, int, Line | None]] = []  # None: a stamped empty line
     section: str | None = None
     for order, raw in enumerate(_clean(text)):
-        stamps, rest = _leading_stamps(raw)
-        rest, found = _take_section(rest)
+        stamps, bare = _leading_stamps(raw)
+        rest, found = _take_brackets(bare)
         section = found or section
+        if not stamps and (first := _LEADING_WORD_STAMP.match(rest)):
+            stamps = [_seconds(first)]
         if not stamps:
-            tag = _TAG.match(rest)
+            tag = _TAG.match(bare)
             if tag and not found:
                 tags[tag.group(1).strip().lower()] = tag.group(2).strip()
             continue
@@ -114,14 +124,13 @@ def parse_lrc(text: str) -> Lyrics:
 
 
 def parse_raw(text: str) -> Lyrics:
-    """Read plain lyrics: one sung line a line, `[verse]`-like lines become sections, other bracketed lines are ignored."""
+    """Read plain lyrics: one sung line a line, `[verse]`-like lines become sections, other brackets and stamps are left out."""
     lines: list[Line] = []
     section: str | None = None
     for raw in _clean(text):
-        rest, found = _take_section(raw)
+        rest, found = _take_brackets(raw)
         section = found or section
-        rest = _BRACKET.sub(" ", rest)
-        sung = " ".join(rest.split())
+        sung = " ".join(_WORD_STAMP.sub(" ", rest).split())
         if any(c.isalnum() for c in sung):
             lines.append(Line(sung, section=section))
     return Lyrics(tuple(lines))
@@ -180,7 +189,7 @@ def clock(seconds: Seconds) -> str:
 
 
 def _clean(text: str) -> Iterable[str]:
-    lines = text.replace("\ufeff", "").replace("\x00", "").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = text.translate(_INVISIBLE).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return (line.strip() for line in lines)
 
 
@@ -191,17 +200,29 @@ def _seconds(match: re.Match[str]) -> Seconds:
 
 def _leading_stamps(line: str) -> tuple[list[Seconds], str]:
     stamps: list[Seconds] = []
-    while match := _STAMP.match(line):
+    position = 0
+    while match := _LEADING_STAMP.match(line, position):
         stamps.append(_seconds(match))
-        line = line[match.end() :].lstrip()
-    return stamps, line
+        position = match.end()
+    return stamps, line[position:].strip()
 
 
-def _take_section(line: str) -> tuple[str, str | None]:
-    match = _BRACKET.match(line)
-    if match and _SECTION.match(match.group(1)):
-        return line[match.end() :].strip(), match.group(1).strip().lower()
-    return line, None
+def _take_brackets(line: str) -> tuple[str, str | None]:
+    """-> the line without square brackets that are not stamps, and the section named before its first word, if any."""
+    pieces: list[str] = []
+    section: str | None = None
+    position, sung = 0, False
+    for match in _BRACKET.finditer(line):
+        if _STAMP.fullmatch(match.group()):
+            continue
+        pieces.append(line[position : match.start()])
+        position = match.end()
+        sung = sung or any(c.isalnum() for c in _WORD_STAMP.sub("", pieces[-1]))
+        name = match.group(1).strip()
+        if section is None and not sung and _SECTION.match(name):
+            section = name.lower()
+    pieces.append(line[position:])
+    return " ".join(pieces).strip(), section
 
 
 def _words(text: str) -> tuple[list[str], list[Seconds | None]]:

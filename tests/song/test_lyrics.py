@@ -43,6 +43,50 @@ def test_sections_are_kept_and_never_sung():
     assert [(line.section, line.text) for line in raw.lines] == [("verse", "hello you"), ("chorus: x2", "la la")]
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "section"),
+    [
+        ("[00:01.00]a b [chorus]", "a b", None),
+        ("[00:01.00]<00:01.00>[Chorus] hello", "hello", "chorus"),
+        ("[00:01.00][Chorus] [x2] hello", "hello", "chorus"),
+        ("[00:01.00][Pre Chorus]hello", "hello", "pre chorus"),
+        ("[00:01.00][Post Chorus 2]hello", "hello", "post chorus 2"),
+        ("[00:01.00]a [guitar] b", "a b", None),
+    ],
+)
+def test_nothing_in_brackets_is_sung(text, words, section):
+    assert [(line.text, line.section) for line in parse_lrc(text).lines] == [(words, section)]
+    assert [(line.text, line.section) for line in parse_raw(text).lines] == [(words, section)]
+
+
+def test_lines_with_word_stamps_alone():
+    lyrics = parse_lrc("<00:01.00>Hello <00:01.80>world\n[chorus] <00:03.00>again\n<00:04.00>")
+    found = [(line.text, line.start, line.end, line.word_starts) for line in lyrics.lines]
+    assert found == [("Hello world", 1.0, None, (1.0, 1.8)), ("again", 3.0, 4.0, (3.0,))]
+    assert parse_raw("<00:01.00>Hello <00:01.80>world").text == "Hello world"
+
+
+MARKS = "\u200f\u200e\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c\u200b\u2060\ufeff"
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_marks_that_show_nothing_do_not_hide_a_line(mark):
+    line = parse_lrc(f"{mark}[00:01.00]{mark}שלום{mark}").lines[0]
+    assert (line.text, line.start) == ("שלום", 1.0)
+    assert parse_raw(f"{mark}[chorus]{mark}\nשלום{mark}").lines[0] == Line("שלום", section="chorus")
+
+
+def test_joiners_that_change_letters_are_kept():
+    assert parse_raw("می\u200cخواهم क्\u200dष").text == "می\u200cخواهم क्\u200dष"
+
+
+@pytest.mark.parametrize("junk", ["[" + " " * 200_000, "[a" + " " * 200_000, "[ " * 100_000, "[00:01.00]" * 20_000, "[verse" + ": " * 100_000])
+def test_junk_is_read_at_once(junk):
+    for text in (junk, junk + "x", "[00:01.00]" + junk):
+        parse(text, None)
+        parse_raw(text)
+
+
 def test_word_stamps_square_and_angle():
     angle = parse_lrc("[00:12.00]<00:12.50>Word<00:13.00>by word").lines[0]
     assert angle.text == "Word by word" and angle.word_starts == (12.5, 13.0, None)
