@@ -85,3 +85,11 @@ def test_blocks_leave_no_seam(separator: Separator, tmp_path: Path) -> None:
     assert float((whole - blocks).square().mean()) < 0.03 * float(whole.square().mean())
     jumps = (blocks - whole).diff(dim=1).abs()
     assert float(jumps.max()) < 0.5 * float(whole.diff(dim=1).abs().max())
+
+
+def test_the_mask_floor_leaves_that_much_of_the_rest() -> None:
+    """Of the embedded separator: 0 is what the network says, 1 is the mix."""
+    mix = 0.1 * torch.randn(2, 24_000, generator=torch.Generator().manual_seed(3))
+    bare, floor, all_of_it = (load_separator("builtin", mask_floor=share).separate(mix) for share in (0.0, 0.25, 1.0))
+    torch.testing.assert_close(floor.vocals, bare.vocals + 0.25 * bare.accompaniment, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(all_of_it.vocals, mix, atol=1e-5, rtol=1e-4)

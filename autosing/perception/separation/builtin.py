@@ -16,6 +16,9 @@ from autosing.tokens.specs import Seconds
 BLOCK_SECONDS: Seconds = 12.0
 FADE_SECONDS: Seconds = 0.25
 MARGIN_SECONDS: Seconds = 1.0
+MASK_FLOOR = 0.1
+"""Of what the network takes for accompaniment, the share of the amplitude that stays in the vocals (-20 dB). On voices unlike the rendered ones the
+network errs by taking voice away; leaving this much costs half a dB of SI-SDR on rendered songs and saves more than that on real ones."""
 SILENCE_RMS = 1e-5  # a song below this (-100 dB) has nothing to separate
 
 
@@ -24,17 +27,25 @@ class BuiltinSeparator:
 
     name = "builtin"
 
-    def __init__(self, device: torch.device | str = "cpu", weights: str = "builtin", block_seconds: Seconds = BLOCK_SECONDS):
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        weights: str = "builtin",
+        block_seconds: Seconds = BLOCK_SECONDS,
+        mask_floor: float = MASK_FLOOR,
+    ):
         """
         Args:
             weights: `builtin` or a checkpoint folder of a separator.
             block_seconds: what the network sees at a time, margins aside; about 25 MB of memory a second.
+            mask_floor: see `MASK_FLOOR`.
         """
         self.device = torch.device(device)
         self.net: SeparatorNet
         self.net, _ = load_model(weights, SeparatorNet.kind, self.device)
         self.sample_rate = self.net.config.sample_rate
         self._block_seconds = block_seconds
+        self._mask_floor = mask_floor
 
     @torch.inference_mode()
     def separate(self, mix: Tensor) -> Stems:
@@ -72,4 +83,5 @@ class BuiltinSeparator:
         """(C, n) at an RMS near 1 -> its vocals (C, n)."""
         stereo = block.expand(2, -1)[None].to(self.device)
         found = waveform(self.net(spectrum(stereo, self.net.config)), block.shape[1], self.net.config)[0].cpu()
-        return found.mean(0, keepdim=True) if block.shape[0] == 1 else found
+        found = found.mean(0, keepdim=True) if block.shape[0] == 1 else found
+        return found + self._mask_floor * (block - found)
