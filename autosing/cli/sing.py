@@ -96,9 +96,15 @@ def write(folder: Path, singer, request) -> None:
     from autosing.song import audio
     from autosing.song.lyrics import format_lrc, from_alignment
     from autosing.store import atomic_path
+    from autosing.training.log import Progress
 
     print(f"singing over {request.reference or 'silence'} ...", file=sys.stderr, flush=True)
-    sung = singer.sing(request)
+    bar, outcome = Progress(1000), "not sung"
+    try:
+        sung = singer.sing(request, lambda share, stage: bar.update(round(1000 * share), stage))
+        outcome = "sung"
+    finally:
+        bar.line(outcome)
     files = {"mix.wav": sung.mix, "vocals.wav": sung.vocals, "accompaniment.wav": sung.accompaniment}
     files |= {f"candidates/{i:02d}.wav": mix for i, mix in enumerate(sung.others, start=2)}
     for name, wav in files.items():

@@ -7,7 +7,7 @@ every token of a section is sung before the section's time is over; rests stay w
 Letters: B candidates, L text tokens, K levels, T finest frames, N semantic steps, R lanes, S grid steps, W voice windows, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,6 +159,7 @@ def generate_semantic(
     language: str | None = None,
     prompt: Tensor | None = None,
     max_repeat: int = 75,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Track]:
     """Sing a text as semantic tokens.
 
@@ -170,6 +171,7 @@ def generate_semantic(
         language: of `model.config.languages`; None = the first.
         prompt: (P,) or (B, P) tokens the song starts with.
         max_repeat: a sounding token repeated this often in a row is not chosen again; 0 = no guard.
+        progress: told (steps done, steps) after every step.
 
     Returns:
         (B, N) tokens, and the `Track` of the text.
@@ -225,6 +227,8 @@ def generate_semantic(
         if c.pointer:
             moves = pacer.steer(model.advance_logits(hidden[:batch]), step)
             pacer.move(sample(moves, generator, pointer_temperature).cpu().numpy(), step)
+        if progress is not None:
+            progress(step + 1, steps)
     return tokens, Track(ids, torch.from_numpy(track) if c.pointer else None, c.semantic.token_rate)
 
 
@@ -262,6 +266,7 @@ def generate_codes(
     guidance: float = 1.0,
     template: Tensor | None = None,
     pattern: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Sing semantic tokens as codec tokens.
 
@@ -274,6 +279,7 @@ def generate_codes(
         guidance: 1 = none; more leans towards the accompaniment and the singer (two decoder rows a candidate).
         template: (1 or B, K, T) codes that are given (a prompt, or whole levels); holes are to be sung.
         pattern: "bricks" or "bricks_unrolled"; None = what the model was trained to sing with.
+        progress: told (steps done, steps) after every step.
 
     Returns:
         (B, K, T) codes, HOLE off stride.
@@ -313,4 +319,6 @@ def generate_codes(
                 chosen = torch.where(given[:, lane, step] >= 0, given[:, lane, step], chosen)
             grid[:, lane, step] = chosen
         previous = grid[:, :, step : step + 1]
+        if progress is not None:
+            progress(step + 1, steps)
     return token_pattern.invert(grid, c.codec, frames)

@@ -5,6 +5,7 @@ seed. Letters: B candidates, C channels, n samples, K codec levels, T finest cod
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,8 @@ CONTEXT_SECONDS: Seconds = 2.0  # the separator hears this much around the stret
 VOICE_WINDOW_SECONDS: Seconds = 10.0
 SINGING_SHARE = 0.15  # below this share of frames with singing, a recording has no voice to copy
 FADE_SECONDS: Seconds = 0.01
+SHARES = {"separate": 0.1, "condition": 0.05, "t2s": 0.3, "sm2a": 0.45, "decode": 0.02, "align": 0.08}
+"""The stages of singing in order, each with about the share of the time that it takes; they sum to 1."""
 
 
 class Reference(NamedTuple):
@@ -67,43 +70,52 @@ class Singer:
         require_same("codec", sm2a.codec, places[1], self.codec.spec, "this installation")
         require_same("voice embedding", sm2a.voice, places[1], self.voice.spec, "this installation")
 
-    def sing(self, request: SingRequest) -> Sung:
+    def sing(self, request: SingRequest, progress: Callable[[float, str], None] | None = None) -> Sung:
         """Sing the request.
+
+        Args:
+            request: what to sing.
+            progress: told how much is done, from 0 to 1, and the name of the stage at work.
 
         Raises:
             AudioError, DataError: the reference or another recording cannot be used.
         """
-        clock = _Stopwatch()
+        clock = _Stages(progress)
         generator = torch.Generator(self.device).manual_seed(request.seed)
         assert self.meta.codec and self.meta.accompaniment_codec and self.meta.semantic
+        clock.begin("separate")
         reference = None if request.reference is None else self._reference(request)
         length = request.length_seconds if reference is None else reference.band.shape[-1] / reference.rate
         steps, frames = self.meta.semantic.tokens(length), self.meta.codec.frames(length)
-        clock.lap("separate")
 
+        clock.begin("condition")
         band = None if request.tts or reference is None else reference.band
         accompaniment = self._band_codes(band, reference.rate if reference else 1, length)
         voice = self._voice(request, reference)
-        clock.lap("condition")
 
+        clock.begin("t2s")
         if request.semantic_file is not None:
             semantic = self._semantic_of(request.semantic_file, steps).expand(request.candidates, -1)
         else:
             semantic, _ = generate_semantic(
                 self.t2s, request.halves, accompaniment, steps=steps, temperature=request.temperature,
-                generator=generator, batch=request.candidates,
+                generator=generator, batch=request.candidates, progress=clock.within,
             )  # fmt: skip
-        clock.lap("t2s")
+        clock.begin("sm2a")
         codes = generate_codes(
-            self.sm2a, semantic, accompaniment, voice, frames=frames, temperature=request.temperature, generator=generator
-        )
-        clock.lap("sm2a")
+            self.sm2a, semantic, accompaniment, voice, frames=frames, temperature=request.temperature, generator=generator,
+            progress=clock.within,
+        )  # fmt: skip
+        clock.begin("decode")
         vocals = torch.cat([self.codec.decode(one[None])[0] for one in codes]).cpu()  # (B, n)
-        clock.lap("decode")
+        clock.begin("align")
         lyrics = _lyrics_for_alignment(request, length)
-        heard = [self._words(one, lyrics) for one in vocals]
+        heard: list[Alignment] = []
+        for one in vocals:
+            heard.append(self._words(one, lyrics))
+            clock.within(len(heard), len(vocals))
         order = sorted(range(len(heard)), key=lambda i: (-_score(heard[i]), i))
-        clock.lap("align")
+        clock.end()
 
         sung = [self._mix(vocals[i][None], reference, request) for i in order]
         best = sung[0]
@@ -215,15 +227,33 @@ class Singer:
         return mix_tracks(fade_edges(vocals, edge), fade_edges(band, edge), level, request.music_volume)
 
 
-class _Stopwatch:
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
+class _Stages:
+    """Times the stages of `SHARES`, begun in that order, and tells how far the whole is."""
 
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = round(now - self._last, 3)
-        self._last = now
+    def __init__(self, progress: Callable[[float, str], None] | None) -> None:
+        self.laps: dict[str, float] = {}
+        self._progress = progress
+        self._name = ""
+        self._before = 0.0
+        self._begun = 0.0
+
+    def begin(self, name: str) -> None:
+        """End the stage at work, if any, and begin `name`."""
+        if self._name:
+            self.end()
+        self._name, self._begun = name, time.perf_counter()
+        self.within(0, 1)
+
+    def within(self, done: int, total: int) -> None:
+        """`done` of `total` of the stage at work."""
+        if self._progress is not None:
+            self._progress(min(1.0, self._before + SHARES[self._name] * done / total), self._name)
+
+    def end(self) -> None:
+        self.laps[self._name] = round(time.perf_counter() - self._begun, 3)
+        self.within(1, 1)
+        self._before += SHARES[self._name]
+        self._name = ""
 
 
 def _decode(path: Path) -> audio.Audio:

@@ -178,3 +178,15 @@ def test_cold_singing_equals_the_likeliest_codes_of_one_forward(sm2a: SM2A) -> N
         for lane in range(grid.shape[1]):
             live = grid[0, lane] >= 0
             torch.testing.assert_close(sm2a.lane_logits(hidden[0, live], lane).argmax(-1), grid[0, lane, live])
+
+
+def test_progress_is_told_every_step_and_changes_nothing(t2s: T2S, sm2a: SM2A) -> None:
+    told: list[tuple[int, int]] = []
+    tell = lambda done, total: told.append((done, total))  # noqa: E731
+    sing = lambda progress: generate_semantic(t2s, text_of(2), None, steps=50, generator=seeded(), progress=progress)[0]  # noqa: E731
+    semantic = sing(tell)
+    assert told == [(done, 50) for done in range(1, 51)] and torch.equal(semantic, sing(None))
+    told.clear()
+    code = lambda progress: generate_codes(sm2a, semantic, None, None, frames=FRAMES, generator=seeded(), progress=progress)  # noqa: E731
+    codes = code(tell)
+    assert [done for done, _ in told] == list(range(1, told[-1][1] + 1)) and torch.equal(codes, code(None))

@@ -1,0 +1,21 @@
+"""From a request to what is sung, with the shipped weights: what is told on the way and what the report holds."""
+
+import pytest
+
+from autosing.singing.pipeline import SHARES, Singer
+from autosing.singing.request import SingRequest
+
+
+@pytest.fixture(scope="module")
+def singer() -> Singer:
+    return Singer()
+
+
+def test_progress_goes_through_every_stage_to_the_end(singer: Singer) -> None:
+    told: list[tuple[float, str]] = []
+    request = SingRequest("la la\nla la", tts=True, length_seconds=4.0, candidates=1)
+    sung = singer.sing(request, lambda share, stage: told.append((share, stage)))
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1) and max(shares) <= 1
+    assert list(dict.fromkeys(stage for _, stage in told)) == list(SHARES) == list(sung.report["stage_seconds"])
+    assert sum(stage == "t2s" for _, stage in told) > 50 and sum(stage == "sm2a" for _, stage in told) > 50
