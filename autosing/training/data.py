@@ -586,7 +586,7 @@ def prefetch(batches: Dataset[MicroBatch], numbers: range, workers: int, pin: bo
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_interrupts if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent if workers else None,
         generator=torch.Generator().manual_seed(0),  # keeps the loader off the global generator
     )
     for batch in loader:
@@ -599,7 +599,9 @@ def _as_is(batch: MicroBatch) -> MicroBatch:
     return batch
 
 
-def _ignore_interrupts(worker: int) -> None:
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C, and what a cluster sends before it ends a job, reach the whole group; a worker leaves when its parent says so or is gone."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -54,6 +55,15 @@ def test_both_spellings_of_every_flag():
         (["--task_name", "tox"], "no task is called 'tox'; did you mean 'toy'"),
         (["--batch-size", "0"], "--batch-size cannot be 0"),
         (["--task_args", '{"noise": 1}', "--dataset-config", '{"path": "x", "noise": 2.0}'], "give it once"),
+        (["--threads", "0"], "--threads must be at least 1, found 0"),
+        (["--epochs", "inf"], "--epochs cannot be inf"),
+        (["--seed", "100000000000000000000"], "--seed cannot be 100000000000000000000"),
+        (["--clip-gradient-norm", "-1"], "--clip-gradient-norm cannot be -1"),
+        (["--tunables", '{"clip_gradient_norm": -1}'], "'clip_gradient_norm' must be at least 0, found -1"),
+        (["--tunables", '{"lr0": -1}'], "'lr0' must be at least 0, found -1"),
+        (["--tunables", '{"lr0": NaN}'], "'lr0' must be a finite number, found nan"),
+        (["--tunables", '{"beta1": 2}'], "'beta1' must be at least 0 and below 1, found 2"),
+        (["--output-dir", "/dev/null"], "a run cannot be written to '/dev/null/toy/a' (Not a directory)"),
         (["--resume-from", "/nowhere"], "no run to resume"),
         (["--load-from", "/nowhere"], "no toy checkpoint at '/nowhere'"),
         (["--wandb", "offline"], "pip install 'autosing"),
@@ -231,8 +241,22 @@ def test_a_signal_saves_and_stops(runs, monkeypatch, number, code):
     runs.same("a", "whole")
 
 
+def test_sigterm_to_the_whole_group_saves_and_stops(runs):
+    """As a cluster ends a job: the workers that read ahead get the signal too."""
+    values = {"steps": 400, "workers": 1}
+    process = runs.apart("a", before=os.setsid, **values)
+    metrics = runs.path("a") / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (metrics.is_file() and metrics.read_bytes().count(b"\n") > 3):
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 143
+    assert json.loads((runs.path("a") / "state" / "state.json").read_text())["step"] == runs.records("a")[-1]["step"] < 400
+
+
 def test_settings_refuse_nonsense():
-    for wrong in ({"ema": 1.0}, {"steps": 0}, {"seed": -1}, {"lr_schedule": "x"}, {"precision": "8"}, {"minutes": 0.0}):
+    for wrong in ({"minutes": float("inf")}, {"clip_gradient_norm": float("nan")}, {"ema": 1.0}, {"steps": 0}, {"seed": -1}, {"lr_schedule": "x"}, {"precision": "8"}, {"minutes": 0.0}):
         with pytest.raises(ConfigError):
             Settings(**wrong)
     assert Settings(epochs=2.0, batch_size=4, accumulate=2).total_steps(37) == 10
