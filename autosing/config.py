@@ -1,15 +1,16 @@
 """JSON settings -> frozen dataclasses.
 
 One function reads every JSON a user writes (`--task_args`, `--dataset-config`, `--tunables`): unknown keys are refused with the
-nearest valid key, wrong types are refused by name, nothing is silently converted except int -> float.
+nearest valid key, wrong types and numbers that are not finite are refused by name, nothing is silently converted except int -> float.
 """
 
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from autosing.errors import ConfigError
@@ -32,7 +33,7 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or an integer of thousands of digits
         raise ConfigError(f"{where} is not valid JSON ({error}): {text!r}") from error
     if not isinstance(value, dict):
         raise ConfigError(f'{where} must be a JSON object like {{"key": value}}, found {type(value).__name__}')
@@ -59,6 +60,33 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         return cls(**built)
     except ValueError as error:  # a dataclass refuses its values in __post_init__
         raise ConfigError(f"{where}: {error}") from error
+
+
+def require_fields(values: Any, must: str, ok: Callable[[Any], bool], *names: str) -> None:
+    """For a dataclass's `__post_init__`: every named field that is not None is `ok`.
+
+    Raises:
+        ValueError: "'<name>' must be <must>, found <value>"; `from_mapping` makes a `ConfigError` of it.
+    """
+    for name in names:
+        value = getattr(values, name)
+        if value is not None and not ok(value):
+            raise ValueError(f"'{name}' must be {must}, found {value!r}")
+
+
+def require_shares(values: Any, *names: str) -> None:
+    """`require_fields` for shares and probabilities."""
+    require_fields(values, "between 0 and 1", lambda value: 0 <= value <= 1, *names)
+
+
+def require_at_least(values: Any, least: float, *names: str) -> None:
+    """`require_fields` for amounts."""
+    require_fields(values, f"at least {least:g}", lambda value: value >= least, *names)
+
+
+def require_dropout(values: Any, *names: str) -> None:
+    """`require_fields` for shares that may not be everything."""
+    require_fields(values, "at least 0 and below 1", lambda value: 0 <= value < 1, *names)
 
 
 def to_mapping(value: Any) -> dict[str, Any]:
@@ -107,9 +135,11 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             raise ConfigError(f"{where} must be null, found {value!r}")
         return None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if abs(value) < 1 << 1000 else math.inf
     if hint in (int, float, str, bool) and (type(value) is not hint):
         raise ConfigError(f"{where} must be {_name(hint)}, found {value!r}")
+    if isinstance(value, float) and hint is float and not math.isfinite(value):
+        raise ConfigError(f"{where} must be a finite number, found {value!r}")
     return value
 
 

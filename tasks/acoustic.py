@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from autosing.config import nearest, to_mapping
+from autosing.config import nearest, require_at_least, require_shares, to_mapping
 from autosing.errors import ConfigError
 from autosing.models.recogniser import BLANK, CLASS_OF, SILENCE, SIZES, Recogniser
 from autosing.nn.disturb import Disturbance, mix_batch
@@ -54,6 +54,11 @@ class AcousticArgs:
     self_align: bool = False
     ctc_weight: float = 0.3
 
+    def __post_init__(self) -> None:
+        require_at_least(self, 0.1, "crop_seconds")
+        require_at_least(self, 1, "crops")
+        require_at_least(self, 0, "ctc_weight")
+
 
 @dataclass(frozen=True)
 class AcousticTunables(OptimTunables):
@@ -66,6 +71,11 @@ class AcousticTunables(OptimTunables):
     beta2: float = 0.98
     label_smoothing: float = 0.05
     disturb: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_shares(self, "label_smoothing")
+        require_at_least(self, 0, "disturb")
 
 
 class Acoustic:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autosing.config import require_at_least, require_dropout
 from autosing.errors import DataError
 from autosing.models.g2p import G2P, G2PConfig, decode
 from autosing.tokens.edits import edit_distance
@@ -38,6 +39,10 @@ class G2PArgs:
     width: int = 160
     blocks: int = 4
     dropout: float = 0.25
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "width", "blocks")
+        require_dropout(self, "dropout")
 
 
 @dataclass(frozen=True)

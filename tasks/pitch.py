@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autosing.config import require_at_least, require_fields, require_shares
 from autosing.models.pitch import PitchConfig, PitchNet
 from autosing.perception.codec.leakage import through_mask
 from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row
@@ -34,6 +35,11 @@ class PitchArgs:
     speed: float = 1.6
     min_voiced: float = 0.3
 
+    def __post_init__(self) -> None:
+        require_at_least(self, 0.1, "seconds")
+        require_at_least(self, 1, "speed")
+        require_shares(self, "min_voiced")
+
 
 @dataclass(frozen=True)
 class PitchTunables(OptimTunables):
@@ -51,6 +57,12 @@ class PitchTunables(OptimTunables):
     leak: float = 0.35
     blur_bins: float = 0.9
     voicing_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_shares(self, "clean", "leak")
+        require_fields(self, "above 0", lambda bins: bins > 0, "blur_bins")
+        require_at_least(self, 0, "voicing_weight")
 
 
 class PitchTask:

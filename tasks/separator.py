@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autosing.config import require_at_least, require_shares
 from autosing.errors import ConfigError, DataError
 from autosing.models.separator import SIZES, SeparatorNet, active_rms, spectrum
 from autosing.song import audio
@@ -45,6 +46,9 @@ class SeparatorArgs:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ValueError(f"no separator size '{self.size}'; choose one of: {', '.join(SIZES)}")
+        require_at_least(self, 0.1, "crop_seconds")
+        require_at_least(self, 1, "crops")
+        require_shares(self, "music_share")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,11 @@ class SeparatorTunables(OptimTunables):
     magnitude_weight: float = 0.3
     silent_voice: float = 0.08
     silent_band: float = 0.04
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_shares(self, "silent_voice", "silent_band")
+        require_at_least(self, 0, "magnitude_weight")
 
 
 class SeparatorTask:

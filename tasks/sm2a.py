@@ -4,7 +4,8 @@
 
 A row gives its semantic tokens, the codes of both stems and the singer embeddings, cut to a random passage of `crop_seconds` (the
 same passage of all four). With `multiscale` a share `p_coarse` of the batches is the whole passage in "bricks" and the rest a piece of
-as many steps in "bricks_unrolled". A share `p_no_cond` of the examples goes without accompaniment and singer (for guidance).
+as many steps in "bricks_unrolled", which is also what is validated (the first steps of each passage). A share `p_no_cond` of the examples
+goes without accompaniment and singer (for guidance).
 Letters: B batch, K levels, T finest frames, N semantic tokens, W voice windows, R lanes, S steps.
 """
 
@@ -18,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autosing.config import nearest, to_mapping
+from autosing.config import nearest, require_at_least, require_dropout, require_fields, require_shares, to_mapping
+from autosing.errors import ConfigError
 from autosing.models.sm2a import SM2A, VOICE_WINDOW_SECONDS, SM2AConfig
 from autosing.models.t2s import SIZES, choose, layer_counts
 from autosing.nn.mup import learning_rules
@@ -70,6 +72,11 @@ class SM2AArgs:
             raise ValueError(f"no size is called '{self.size}'{nearest(self.size, SIZES)}")
         if not self.aligned and choose(self.cross_layers, SIZES[self.size].cross_layers, 1) == 0:
             raise ValueError("with neither aligned states nor cross-attention nothing is heard; set aligned true or cross_layers 1")
+        require_shares(self, "p_coarse", "p_no_cond", "corrupt", "corrupt_semantic")
+        require_dropout(self, "dropout")
+        require_at_least(self, 0, "cross_layers", "music_encoder_ratio")
+        require_fields(self, "above 0", lambda seconds: seconds > 0, "crop_seconds", "span_seconds")
+        require_fields(self, "above 0 each", lambda factors: min(factors, default=1.0) > 0, "level_temperatures")
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,10 @@ class SM2ATunables(MupTunables):
 
     q0_loss_mult: float = 1.0
     causal_encoder: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 0, "q0_loss_mult")
 
 
 def crop_starts(codec: CodecSpec, semantic: SemanticSpec, block: int, seconds: float, crop_frames: int) -> np.ndarray:
@@ -108,6 +119,13 @@ class TASK:
         self.frames = self.codec.frames(self.seconds)
         self.starts = crop_starts(self.codec, self.semantic, block, meta.window_seconds, self.frames)
         self.steps = self.semantic.tokens(self.seconds)
+        if not self.frames or not self.steps:
+            raise ConfigError(f"--task-args: 'crop_seconds' {self.seconds:g} is shorter than a block of codes; take a few seconds")
+        if len(args.level_temperatures) not in (0, self.codec.levels):
+            raise ConfigError(
+                f"--task-args: 'level_temperatures' must have {self.codec.levels} values, one for each level of codec "
+                f"'{self.codec.name}', or none; found {list(args.level_temperatures)}"
+            )
         self.music_frames = self.accompaniment.frames(self.seconds)
         self.windows = int(-(-self.seconds // VOICE_WINDOW_SECONDS))
 
@@ -184,12 +202,12 @@ class TASK:
         return model
 
     def _view(self, model: SM2A) -> tuple[TokenPattern, int | None]:
-        """The pattern of this batch and, for a piece, its steps; drawn from torch's generator in training."""
+        """The pattern of this batch and, for a piece, its steps; drawn from torch's generator in training, else the one to sing with."""
         if not self.args.multiscale:
             return model.pattern(self.args.pattern), None
-        if not model.training or torch.rand(()).item() < self.args.p_coarse:
+        if model.training and torch.rand(()).item() < self.args.p_coarse:
             return model.pattern("bricks"), None
-        return model.pattern("bricks_unrolled"), model.pattern("bricks").steps(self.frames)
+        return model.pattern(self.patterns[0]), model.pattern("bricks").steps(self.frames)
 
     def losses(self, model: nn.Module, batch: Batch) -> Losses:
         assert isinstance(model, SM2A)
@@ -202,7 +220,8 @@ class TASK:
         previous = F.pad(grid[..., :-1], (1, 0), value=CodecSpec.HOLE)
         first = 0
         if piece is not None and piece < grid.shape[-1]:
-            first = int(torch.randint(0, (grid.shape[-1] - piece) // pattern.block + 1, ())) * pattern.block
+            if model.training:
+                first = int(torch.randint(0, (grid.shape[-1] - piece) // pattern.block + 1, ())) * pattern.block
             grid, previous = grid[..., first : first + piece], previous[..., first : first + piece]
         semantic = batch["semantic"]
         if model.training:

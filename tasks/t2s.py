@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autosing.config import nearest, to_mapping
+from autosing.config import nearest, require_at_least, require_dropout, require_shares, to_mapping
 from autosing.errors import DataError, MismatchError
 from autosing.models.t2s import SIZES, T2S, T2SConfig, choose, layer_counts, tokens_per_second
 from autosing.nn.embeddings import code_features
@@ -69,6 +69,10 @@ class T2SArgs:
             raise ValueError(f"no size is called '{self.size}'{nearest(self.size, SIZES)}")
         if self.language not in self.languages:
             raise ValueError(f"language '{self.language}' is not among languages {list(self.languages)}; add it there")
+        require_shares(self, "p_no_text", "p_no_cond", "corrupt")
+        require_dropout(self, "dropout")
+        require_at_least(self, 1, "text_length")
+        require_at_least(self, 0, "cross_layers", "music_depth", "mask_finegrained", "advance_weight")
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,11 @@ class MupTunables(OptimTunables):
     rope: bool = True
     embeddings_lr_scale: float = 10.0
     encoder_depth_ratio: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 0, "init_std", "embeddings_std", "embeddings_lr_scale")
+        require_shares(self, "encoder_depth_ratio")
 
     @property
     def mup(self) -> Mup:

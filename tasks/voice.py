@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autosing.config import require_at_least, require_fields, require_shares
 from autosing.errors import MismatchError
 from autosing.models.separator import active_rms
 from autosing.models.voice import SIZES, VoiceNet
@@ -49,6 +50,10 @@ class VoiceArgs:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ValueError(f"no voice size '{self.size}'; choose one of: {', '.join(SIZES)}")
+        require_at_least(self, 0.1, "shortest_seconds")
+        require_at_least(self, self.shortest_seconds, "longest_seconds")
+        require_at_least(self, 1, "crops", "classes")
+        require_fields(self, "above 0 each", lambda speeds: min(speeds, default=0.0) > 0, "speeds")
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,10 @@ class VoiceTunables(OptimTunables):
     leak: float = 0.6
     leak_low_db: float = 5.0
     leak_high_db: float = 25.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_shares(self, "leak")
 
 
 class VoiceTask:

@@ -24,7 +24,7 @@ from autosing.nn.mup import ONLY_AT_THE_START
 from autosing.training import dist
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
 from autosing.training.log import Progress, Wandb
-from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, resumable
+from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, make_folder, resumable
 from autosing.training.schedule import DECAYS
 from autosing.training.state import read_numbers
 from autosing.training.task import OptimTunables, Task
@@ -140,6 +140,8 @@ def _train(argv: Sequence[str]) -> int:
         folder = Path(given.get("output_dir", "./models/")) / name / run_name
     if not resume and resumable(folder) and not given.get("overwrite"):
         raise ConfigError(f"'{folder}' holds a run already: --resume-from auto goes on with it, --overwrite starts anew, --name names another")
+    if given.get("threads", 1) < 1:
+        raise ConfigError(f"--threads must be at least 1, found {given['threads']}")
     if "threads" in given:
         torch.set_num_threads(given["threads"])
 
@@ -318,7 +320,7 @@ def _plain(value: Any) -> Any:
 def _wandb(given: Mapping[str, Any], ranks: dist.Ranks, folder: Path, task: str, config: Mapping[str, Any]) -> Wandb:
     mode = given.get("wandb", "off") if ranks.first else "off"
     if mode != "off":
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     name = folder.name + (f"-{given['wandb_suffix']}" if "wandb_suffix" in given else "")
     return Wandb(mode, folder, name, given.get("wandb_task_name", task), config)
 

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,10 +122,11 @@ class Settings:
     def __post_init__(self) -> None:
         checks = {
             "batch_size": self.batch_size >= 1,
-            "epochs": self.epochs is None or self.epochs > 0,
+            "epochs": self.epochs is None or 0 < self.epochs < math.inf,
             "steps": self.steps is None or self.steps >= 1,
-            "minutes": self.minutes is None or self.minutes > 0,
-            "seed": self.seed >= 0,
+            "minutes": self.minutes is None or 0 < self.minutes < math.inf,
+            "seed": 0 <= self.seed < 1 << 63,
+            "clip_gradient_norm": self.clip_gradient_norm is None or 0 <= self.clip_gradient_norm < math.inf,
             "accumulate": self.accumulate >= 1,
             "ema": 0 <= self.ema < 1,
             "validate_every": self.validate_every >= 1,
@@ -267,9 +269,10 @@ class Trainer:
         Raises:
             NotFiniteError: a loss or gradient is not finite; names the rows of the batch.
             MismatchError: `resume` with something that differs; names it.
+            ConfigError: the folder cannot be written.
         """
         if self.ranks.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             for folder in (self.folder, *(self.folder / name for name in ("state", "last", "best"))):
                 remove_temporaries(folder)
             if not resume:
@@ -614,6 +617,21 @@ class Trainer:
         if self.metrics_file is not None and (force or time.monotonic() - self._drawn > PICTURE_SECONDS):
             draw_losses(self.metrics_file.records, self.folder / "loss.png", f"{self.task.name} · {self.folder.name}")
             self._drawn = time.monotonic()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a run's folder.
+
+    Raises:
+        ConfigError: it, or a file in it, cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(f"a run cannot be written to '{folder}' ({why}); choose another --output-dir or --checkpoint-dir") from error
 
 
 def resumable(folder: Path) -> bool:

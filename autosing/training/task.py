@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from autosing.config import require_at_least, require_dropout
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec
 
 Row = Mapping[str, Any]
@@ -81,6 +82,10 @@ class OptimTunables:
     beta1: float = 0.9
     beta2: float = 0.95
     extra: dict[str, Any] = field(default_factory=dict, repr=False, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "lr0", "weight_decay", "warmup_steps", "clip_gradient_norm")
+        require_dropout(self, "beta1", "beta2")
 
 
 class Task(Protocol):

@@ -73,6 +73,33 @@ def test_both_scales_have_finite_losses_over_every_level() -> None:
         assert losses.total.isfinite() and set(losses.parts) == {f"level{k}" for k in range(4)}
 
 
+def test_multiscale_validates_what_it_sings_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first piece in "bricks_unrolled", as many steps as the whole passage has in "bricks", without any chance."""
+    torch.manual_seed(0)
+    task = TASK(replace(ARGS, multiscale=True), SM2ATunables(), toy_meta(15.0))
+    model, batch, seen = task.build_model().eval(), batch_of(task, [toy_row(1, 15.0)]), []
+    score = task._score
+    monkeypatch.setattr(task, "_score", lambda model, pattern, hidden, grid: (seen.append((pattern, grid)), score(model, pattern, hidden, grid))[1])
+    totals = {task.losses(model, batch).total.item() for _ in range(2)}
+    unrolled = model.pattern("bricks_unrolled")
+    steps = model.pattern("bricks").steps(task.frames)
+    assert len(totals) == 1
+    for pattern, grid in seen:
+        assert pattern == unrolled and torch.equal(grid, unrolled.apply(batch["codes"], CODEC)[..., :steps])
+
+
+def test_level_temperatures_are_one_for_each_level_or_none() -> None:
+    for count in (0, 4):
+        TASK(replace(ARGS, level_temperatures=(0.9,) * count), SM2ATunables(), toy_meta())
+    with pytest.raises(ConfigError, match="must have 4 values"):
+        TASK(replace(ARGS, level_temperatures=(0.9,) * 3), SM2ATunables(), toy_meta())
+
+
+def test_a_crop_without_a_single_code_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'crop_seconds' 0\.01 is shorter than a block"):
+        TASK(replace(ARGS, crop_seconds=0.01), SM2ATunables(), toy_meta())
+
+
 def test_codes_that_are_not_there_are_not_scored() -> None:
     task = TASK(ARGS, SM2ATunables(), toy_meta(30.0))
     model = task.build_model().eval()
