@@ -378,9 +378,13 @@ class TableReader:
 
 def _cells(array: pa.Array) -> list[Any]:
     kind = array.type
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":  # finer than Python's times
+        return array.cast(pa.timestamp("us", kind.tz), safe=False).to_pylist()
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_number(kind.value_type) and not array.null_count:
-        values = array.flatten().to_numpy(zero_copy_only=False)
-        return np.split(values, np.cumsum(array.value_lengths().to_numpy())[:-1]) if len(array) else []
+        values = array.flatten()
+        if not values.null_count:
+            ends = np.cumsum(array.value_lengths().to_numpy())[:-1]
+            return np.split(values.to_numpy(zero_copy_only=False), ends) if len(array) else []
     return array.to_pylist()
 
 

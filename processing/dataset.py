@@ -3,7 +3,8 @@
 Rows are the windows of `chunked.parquet` joined with their tokens and embeddings by id. Nothing depends on the partitions they came from: a
 song (or artist) is put into validation by a hash of its id and the seed, and rows are ordered by a hash of their id and the seed, then dealt
 evenly to the output partitions 0 ... N - 1; partition N holds validation. `dataset.json`, written last, names the partitions and carries the
-specs; while it is missing there is no dataset. A window that lacks one of its tables is counted by reason and reported.
+specs; while it is missing there is no dataset. A window that lacks one of its tables is counted by reason and reported. Columns of the
+user's own in the index are carried into every row (categories as their values); those that cannot be are named.
 
 Memory: one row group a table, plus the rows of one output bucket; rows wait on disk in `BUCKETS` Arrow files while they are shuffled.
 """
@@ -52,9 +53,10 @@ _FIXED = pa.schema(
         ("trust", pa.float32()),
     ]
 )
-_NOT_KEPT = {"id", "audio", "lrc_lyrics", "raw_lyrics", "source", *_FIXED.names}
+_OURS = {"id", "audio", "lrc_lyrics", "raw_lyrics", "artist", "source"}
 _KEPT_TYPES: tuple[Callable[[pa.DataType], bool], ...] = (
-    pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string
+    pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_string, pa.types.is_large_string,
+    pa.types.is_date, pa.types.is_time, pa.types.is_timestamp, pa.types.is_duration,
 )  # fmt: skip
 
 
@@ -156,9 +158,13 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
     validation = _validation_groups({key.group for key in keys}, plan.seed, plan.validation_share)
     if not validation and plan.validation_share > 0:
         notes.append(f"all rows come from one {plan.split_by}: everything is in train, the validation partition is empty")
-    extra = _extra_columns(parts)
+    extra, refused = _extra_columns(parts)
+    notes += [f"the index column '{name}' is not carried over: {reason}" for name, reason in refused.items()]
     schema = pa.schema([*_FIXED, *extra])
-    plan.output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder '{plan.output_dir}' ({error.strerror}); name one that is there or can be made") from error
     with locked(plan.output_dir):
         before = _written_before(plan.output_dir)
         (plan.output_dir / DATASET_FILE).unlink(missing_ok=True)
@@ -304,18 +310,42 @@ def _validation_groups(groups: set[str], seed: int, share: float) -> set[str]:
     return set(ordered[: min(max(1, count), len(ordered) - 1)])
 
 
-def _extra_columns(parts: Sequence[_Partition]) -> list[pa.Field]:
-    """Columns of the index that are not ours and hold plain values, kept in every row; text where partitions differ in type."""
+def _extra_columns(parts: Sequence[_Partition]) -> tuple[list[pa.Field], dict[str, str]]:
+    """Columns of the index that are not ours, kept in every row (text where partitions differ in type), and why others are not."""
     kinds: dict[str, pa.DataType] = {}
+    refused: dict[str, str] = {}
     for part in parts:
         with part.open(INDEX) as reader:
             for field in reader.schema:
-                if field.name in _NOT_KEPT or not any(fits(field.type) for fits in _KEPT_TYPES):
+                name = field.name
+                if name in _OURS or pa.types.is_null(field.type):
                     continue
-                known = kinds.setdefault(field.name, field.type)
-                if known != field.type:
-                    kinds[field.name] = pa.string()
-    return [pa.field(name, kind) for name, kind in sorted(kinds.items())]
+                kind = _carried(field.type)
+                if name in _FIXED.names:
+                    refused[name] = "training rows have a column of that name of their own"
+                elif kind is None:
+                    refused[name] = f"{field.type} cannot be"
+                elif kinds.setdefault(name, kind) != kind:
+                    if pa.types.is_nested(kind) or pa.types.is_nested(kinds[name]):
+                        refused[name] = f"it is {kinds[name]} in one partition and {kind} in another"
+                    kinds[name] = pa.string()
+    return [pa.field(name, kind) for name, kind in sorted(kinds.items()) if name not in refused], dict(sorted(refused.items()))
+
+
+def _carried(kind: pa.DataType) -> pa.DataType | None:
+    """The type that a column of type `kind` has in the rows; None if it is left out."""
+    if pa.types.is_dictionary(kind):
+        return _carried(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)  # Python's times end there
+    if pa.types.is_nested(kind):
+        inner = [kind.field(i).type for i in range(kind.num_fields)]
+        return kind if not pa.types.is_union(kind) and all(_carried(part) == part for part in inner) else None
+    if str(kind) in ("duration[ns]", "time64[ns]"):
+        return None
+    return kind if any(fits(kind) for fits in _KEPT_TYPES) else None
 
 
 def _joined(
@@ -446,14 +476,17 @@ class _Spool:
         folder.mkdir()
         self.rows = 0
         self._folder = folder
-        self._schema = schema.append(pa.field("place", pa.float64()))
+        self._place = "place"
+        while self._place in schema.names:
+            self._place += "_"
+        self._schema = schema.append(pa.field(self._place, pa.float64()))
         self._waiting: dict[int, list[dict[str, Any]]] = {}
         self._bytes = 0
         self._chunks: Counter[int] = Counter()
 
     def add(self, place: float, row: Mapping[str, Any]) -> None:
         self.rows += 1
-        self._waiting.setdefault(int(place * BUCKETS), []).append({**row, "place": place})
+        self._waiting.setdefault(int(place * BUCKETS), []).append({**row, self._place: place})
         self._bytes += 8192 + sum(np.asarray(row[name]).nbytes for name in ("stoks", "atoks", "mtoks", "embs"))
         if self._bytes >= _SPOOL_BYTES:
             self._flush()
@@ -479,16 +512,18 @@ class _Spool:
                     tables.append(pa.ipc.open_file(file).read_all())
             if not tables:
                 continue
-            table = pa.concat_tables(tables).combine_chunks().sort_by([("place", "ascending"), ("id", "ascending")])
-            for batch in table.drop_columns(["place"]).to_batches(max_chunksize=64):
+            table = pa.concat_tables(tables).combine_chunks().sort_by([(self._place, "ascending"), ("id", "ascending")])
+            for batch in table.drop_columns([self._place]).to_batches(max_chunksize=64):
                 for i in range(batch.num_rows):
                     yield {name: _cell(batch.column(j), i) for j, name in enumerate(batch.schema.names)}
 
 
 def _cell(array: pa.Array, i: int) -> Any:
     kind = array.type
-    if pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type) and array[i].is_valid:
-        return array[i].values.to_numpy(zero_copy_only=False)
+    if pa.types.is_list(kind) and (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        values = array[i].values
+        if values is not None and not values.null_count:
+            return values.to_numpy(zero_copy_only=False)
     return array[i].as_py()
 
 
