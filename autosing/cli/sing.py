@@ -113,7 +113,7 @@ def write(folder: Path, singer, request) -> None:
     with atomic_path(folder / "lyrics.lrc") as path:
         path.write_text(format_lrc(from_alignment(sung.alignment)), encoding="utf-8")
     with atomic_path(folder / "request.json") as path:
-        path.write_text(json.dumps(sung.report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(sung.report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     title = f"{request.reference.name if request.reference else 'no accompaniment'} - seed {request.seed}"
     draw(folder / "picture.png", sung.mix, sung.vocals, sung.sample_rate, sung.alignment, title)
     seconds = sum(sung.report["stage_seconds"].values())

@@ -4,6 +4,7 @@ The models of the request are loaded by `Singer` once; `sing` may be called many
 seed. Letters: B candidates, C channels, n samples, K codec levels, T finest codec frames, N semantic tokens, W windows, D width.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -122,11 +123,11 @@ class Singer:
         report = {
             "autosing": autosing.__version__,
             "torch": torch.__version__,
-            "request": {k: _plain(v) for k, v in asdict(request).items()},
+            "request": _plain(asdict(request)),
             "seconds": length,
             "chosen": order[0],
-            "word_scores": [round(_score(a), 4) for a in heard],
-            "words": [list(word) for word in heard[order[0]].words],
+            "word_scores": [_plain(round(_score(a), 4)) for a in heard],  # None: none of its words could be found
+            "words": [_plain(word) for word in heard[order[0]].words],
             "voice_from": _voice_source(request, reference),
             "models": {"t2s": _trained_with(self.t2s_meta), "sm2a": _trained_with(self.sm2a_meta)},
             "stage_seconds": clock.laps,
@@ -291,9 +292,14 @@ def _trained_with(meta: dict) -> dict:
 
 
 def _plain(value: object) -> object:
+    """A value as JSON knows it; a number that is not finite becomes None."""
     if isinstance(value, Path):
         return str(value)
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def with_reference(request: SingRequest, path: Path) -> SingRequest:

@@ -89,7 +89,8 @@ class Sung:
         mix, vocals, accompaniment: mix == vocals + accompaniment as they stand here (levels baked in).
         alignment: the words at the times at which they are sung, found by aligning the vocals.
         others: the candidates that were not chosen, as mixes, best first.
-        report: JSON values: scores of every candidate, chosen one, seconds spent on each stage, versions.
+        report: JSON values (no NaN or infinity): scores of every candidate (None: no word of it was found), chosen one, seconds spent
+            on each stage, versions.
     """
 
     mix: Tensor

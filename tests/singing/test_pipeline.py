@@ -1,9 +1,14 @@
 """From a request to what is sung, with the shipped weights: what is told on the way and what the report holds."""
 
+import json
+from pathlib import Path
+
 import pytest
+import torch
 
 from autosing.singing.pipeline import SHARES, Singer
 from autosing.singing.request import SingRequest
+from autosing.song import audio
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +24,16 @@ def test_progress_goes_through_every_stage_to_the_end(singer: Singer) -> None:
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1) and max(shares) <= 1
     assert list(dict.fromkeys(stage for _, stage in told)) == list(SHARES) == list(sung.report["stage_seconds"])
     assert sum(stage == "t2s" for _, stage in told) > 50 and sum(stage == "sm2a" for _, stage in told) > 50
+
+
+@pytest.fixture(scope="module")
+def tone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten seconds of something that is not silent."""
+    path = tmp_path_factory.mktemp("songs") / "tone.wav"
+    path.write_bytes(audio.encode(torch.sin(torch.arange(160000) * 0.1)[None] * 0.3, 16000, "wav"))
+    return path
+
+
+def test_a_report_without_words_is_json(singer: Singer, tone: Path) -> None:
+    sung = singer.sing(SingRequest("", tts=True, semantic_file=tone, length_seconds=4.0, candidates=2))
+    assert json.loads(json.dumps(sung.report, allow_nan=False))["word_scores"] == [None, None]
