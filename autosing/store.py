@@ -2,7 +2,8 @@
 
 A dataset is `<dataset>/<i>/<table>.parquet`, i = 0, 1, .... Every write goes `.<name>.<pid>.tmp` in the same folder -> close -> fsync ->
 verify -> `os.replace` -> fsync of the folder, so a table is either whole or absent. Parquet pages carry checksums, which are checked
-on every read: a damaged table is a `DataError` that names it, never wrong data. Writers and readers stream: memory is bounded by one
+on every read: a damaged table is a `DataError` that names it, never wrong data. Text of other writers that is not UTF-8 is read with
+replacement characters, so that it costs its own cell alone. Writers and readers stream: memory is bounded by one
 row group (`ROW_GROUP_BYTES`, or one row if that is larger), and no Arrow array ever holds 2 GiB of binary cells.
 
 Specs (codec, semantic, voice) travel as JSON in the schema metadata under `META_PREFIX`. What was made from what is not known here
@@ -13,6 +14,7 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,7 +257,7 @@ class TableReader:
     def __init__(self, path: Path):
         """
         Raises:
-            DataError: no such table, or it is damaged.
+            DataError: no such table, or it is damaged, or two columns have one name.
         """
         self.path = Path(path)
         if not self.path.is_file():
@@ -263,6 +265,10 @@ class TableReader:
         with self._damage():
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True, pre_buffer=False, buffer_size=1 << 20)
             self.schema: pa.Schema = self._file.schema_arrow
+        repeated = [name for name, count in Counter(self.schema.names).items() if count > 1]
+        if repeated:
+            self.close()
+            raise DataError(f"'{self.path}' has the column '{repeated[0]}' more than once; rename or drop the others")
         self._groups: dict[tuple[str, ...], tuple[int, list[dict[str, Any]]]] = {}
         self._positions: dict[str, dict[str, list[int]]] = {}
         sizes = [self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)]
@@ -283,7 +289,7 @@ class TableReader:
     @property
     def meta(self) -> dict[str, str]:
         """The texts given to `TableWriter` as `meta`."""
-        found = {k.decode(): v.decode() for k, v in (self.schema.metadata or {}).items()}
+        found = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in (self.schema.metadata or {}).items()}
         return {k[len(META_PREFIX) :]: v for k, v in found.items() if k.startswith(META_PREFIX)}
 
     def require(self, *columns: str) -> None:
@@ -373,7 +379,9 @@ class TableReader:
             yield
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"'{self.path}' is damaged ({first}); delete it and make it again") from error
+            yours = self.path.stem == "index"  # no step can make it again
+            advice = "restore it from where it came from" if yours else "delete it and make it again"
+            raise DataError(f"'{self.path}' is damaged ({first}); {advice}") from error
 
 
 def _cells(array: pa.Array) -> list[Any]:
@@ -385,7 +393,14 @@ def _cells(array: pa.Array) -> list[Any]:
         if not values.null_count:
             ends = np.cumsum(array.value_lengths().to_numpy())[:-1]
             return np.split(values.to_numpy(zero_copy_only=False), ends) if len(array) else []
-    return array.to_pylist()
+    try:
+        return array.to_pylist()
+    except UnicodeDecodeError:
+        plain = array.dictionary_decode() if pa.types.is_dictionary(kind) else array
+        if not (pa.types.is_string(plain.type) or pa.types.is_large_string(plain.type) or pa.types.is_string_view(plain.type)):
+            raise
+        cells = plain.cast(pa.large_binary()).to_pylist()
+        return [None if cell is None else cell.decode(errors="replace") for cell in cells]
 
 
 def _is_number(kind: pa.DataType) -> bool:

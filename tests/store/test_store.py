@@ -94,6 +94,30 @@ def test_cut_and_empty_files_are_data_errors(tmp_path: Path, damage) -> None:  #
         TableReader(path).verify()
 
 
+def test_text_that_is_not_utf8_costs_its_own_cell(tmp_path: Path) -> None:
+    text = pa.array([b"good", b"caf\xe9", None, "é".encode()], pa.binary()).view(pa.string())
+    columns = {"id": ["a", "b", "c", "d"], "plain": text, "large": text.cast(pa.large_string()), "category": text.dictionary_encode()}
+    pq.write_table(pa.table(columns), tmp_path / "index.parquet")
+    with TableReader(tmp_path / "index.parquet") as reader:
+        for name in ("plain", "large", "category"):
+            assert reader.column(name) == ["good", "caf\ufffd", None, "é"]
+
+
+def test_nobody_is_told_to_delete_an_index(tmp_path: Path) -> None:
+    for name, said in (("index", "restore it"), ("vocals", "delete it")):
+        path = tmp_path / f"{name}.parquet"
+        path.write_bytes(b"PAR1 no table")
+        with pytest.raises(DataError, match=said):
+            TableReader(path)
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array([b"x"]), pa.array([b"y"])], names=["id", "audio", "audio"]), path)
+    with pytest.raises(DataError, match="has the column 'audio' more than once"):
+        TableReader(path)
+
+
 def test_missing_tables_and_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no table"):
         TableReader(tmp_path / "t.parquet")
