@@ -69,8 +69,8 @@ class PartitionReport:
     """The standing of a partition after a run.
 
     Attributes:
-        songs: rows of its index (at most `limit`).
-        rejected: rejection code -> songs, each song counted once.
+        songs: rows of its index; with a `limit`, the songs that the last step worked on and those rejected before it.
+        rejected: rejection code -> songs, each song counted once; with a `limit`, by the index and the steps of this job alone.
         windows: rows of chunked.parquet, 0 while there is none.
     """
 
@@ -224,13 +224,15 @@ class Runner:
         return StepReport(partition, step.key, "done", count, len(rejected), rows_written, dict(notes), seconds)
 
     def _summary(self, partition: int, manifest: Manifest, total: int, reports: Sequence[StepReport]) -> PartitionReport:
-        total = min(total, self._job.limit or total)
+        mine = {step.key for step in self._job.steps}
         codes: Counter[str] = Counter(row.code for row in manifest.rejected.get(INDEX, ()))
         seen: set[str | None] = set()
         for key in sorted(manifest.rejected, key=sort_key):
-            for row in () if key == INDEX else manifest.rejected[key]:
-                if row.id not in seen:
+            for row in manifest.rejected[key]:
+                if key != INDEX and row.id not in seen and (not self._job.limit or key in mine):
                     seen.add(row.id)
                     codes[row.code] += 1
         windows = manifest.entries["vad_extract"].tables["chunked"]["rows"] if "vad_extract" in manifest.entries else 0
+        if self._job.limit:  # refused rows are not counted against it, and other steps saw other songs
+            total = reports[-1].songs - reports[-1].rejected + sum(codes.values())
         return PartitionReport(partition, total, dict(codes), windows, tuple(reports))

@@ -9,12 +9,15 @@ failed or `--strict` found rejected rows, 2 a mistake in the request.
 """
 
 import argparse
+import difflib
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from autosing.cli.arguments import run_command, underscores_too
+from autosing.config import nearest
 from autosing.errors import ConfigError, DataError
 from autosing.faults import Faults
 from autosing.store import Dataset
@@ -119,8 +122,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         place = next((i for i, word in enumerate(argv) if word.replace("-", "_") in words), None)
         if place is not None:  # <dataset> <step> <partition>
             argv.insert(0, argv.pop(place))
+        else:
+            raise ConfigError(_no_command(argv[:2], words))
     sub = top._subparsers._group_actions[0].choices.get(argv[0]) if argv else None  # type: ignore[union-attr,index,call-overload]
     return top.parse_args(underscores_too(sub, argv) if sub else argv)
+
+
+def _no_command(spoken: Sequence[str], words: Sequence[str]) -> str:
+    """What to say where neither of the first two words is a command: the one meant is that which is most like one."""
+    likeness = {said: max(difflib.SequenceMatcher(None, said.replace("-", "_"), word).ratio() for word in words) for said in spoken}
+    meant = max(spoken, key=lambda said: likeness[said])
+    return f"no command is called '{meant}'{nearest(meant.replace('-', '_'), words)}"
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -198,13 +210,19 @@ def _choose(dataset: Dataset, options: argparse.Namespace) -> tuple[int, ...]:
     if options.partitions is not None and (options.partition is not None or options.num_partitions is not None):
         raise ConfigError("give --partitions, or a first partition and --num-partitions, not both")
     if options.partitions is not None:
-        wanted = parse_ranges(options.partitions)
+        pieces = _read_ranges(options.partitions)
     elif options.partition is not None or options.num_partitions is not None:
         first = options.partition if options.partition is not None else there[0]
         count = options.num_partitions if options.num_partitions is not None else 1
-        wanted = list(range(first, first + count))
+        pieces = [(first, first + count - 1)]
     else:
         return there
+    for first, last in pieces:
+        if first <= last and last > there[-1]:  # said before a range of any length is spelt out
+            beyond = max(first, there[-1] + 1)
+            which = f"{beyond}-{last}" if last > beyond else f"{last}"
+            raise DataError(f"'{dataset.path}' has no partition {which}; it has {_ranges(there)}")
+    wanted = sorted({number for first, last in pieces for number in range(first, last + 1)})
     missing = [number for number in wanted if number not in there]
     if missing or not wanted:
         raise DataError(f"'{dataset.path}' has no partition {_ranges(missing) or 'to work on'}; it has {_ranges(there)}")
@@ -217,13 +235,17 @@ def parse_ranges(text: str) -> list[int]:
     Raises:
         ConfigError: not of that form.
     """
-    numbers: set[int] = set()
+    return sorted({number for first, last in _read_ranges(text) for number in range(first, last + 1)})
+
+
+def _read_ranges(text: str) -> list[tuple[int, int]]:
+    pieces = []
     for piece in text.split(","):
-        first, dash, last = piece.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ConfigError(f"--partitions must look like 0-7,9, found {text!r}")
-        numbers.update(range(int(first), int(last or first) + 1))
-    return sorted(numbers)
+        found = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", piece, re.ASCII)
+        if not found:
+            raise ConfigError(f"--partitions must look like 0-7,9, found {text[:80]!r}")
+        pieces.append((int(found.group(1)), int(found.group(2) or found.group(1))))
+    return pieces
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -152,6 +152,19 @@ def test_num_limits_the_songs(songs: Path, capsys: pytest.CaptureFixture[str]) -
     assert {r["song"] for r in read(songs / "0" / "stoks.parquet")} == {"alpha"}
 
 
+def test_num_counts_the_songs_it_worked_on(songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows refused for their ids and rejections of other steps are not counted against the limit."""
+    flac = audio_bytes(tone(5))
+    rows = [{"id": name, "audio": flac} for name in ("a", "a", "a", "b", "c")]
+    write_index(songs / "0", [{"id": "bad", "audio": b"no"}, *rows])
+    flags = ["--partitions", "0", *SMALL]
+    assert main(["run", str(songs), *flags, "--num", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "accepted 1 songs (1 windows), rejected 3 (duplicate_id 2, not_audio 1)"
+    assert main(["src_sep", str(songs), *flags]) == 0
+    assert main(["align", str(songs), *flags, "--num", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("accepted 2 songs (1 windows), rejected 2 (duplicate_id 2)")
+
+
 def test_partition_ranges() -> None:
     assert parse_ranges("0-2,7, 9-9") == [0, 1, 2, 7, 9]
     for text in ("", "a", "3-", "-3", "1,,2"):
@@ -168,6 +181,12 @@ def test_partition_ranges() -> None:
         (["atoks", "{songs}", "--audio-src", "vocal"], "did you mean 'vocals'?"),
         (["run", "{songs}", "--min-occupancy", "2"], "--min-occupancy must be in (0, 1]"),
         (["import", "nowhere", "x"], "there is no folder"),
+        (["{songs}", "algn", "0"], "no command is called 'algn'; did you mean 'align'?"),
+        (["rn", "{songs}"], "no command is called 'rn'; did you mean 'run'?"),
+        (["{songs}", "vad-extrakt"], "did you mean 'vad_extract'?"),
+        (["run", "{songs}", "--partitions", "0-1000000000000"], "has no partition 2-1000000000000; it has 0-1"),
+        (["run", "{songs}", "--num-partitions", "1000000000000"], "has no partition 2-999999999999; it has 0-1"),
+        (["run", "{songs}", "--partitions", "9" * 5000], "--partitions must look like 0-7,9"),
     ],
 )
 def test_mistakes_are_one_line(songs: Path, capsys: pytest.CaptureFixture[str], argv: list[str], said: str) -> None:
