@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import autosing
-from autosing.errors import AlignmentError, ConfigError, DataError
+from autosing.errors import AlignmentError, AudioError, ConfigError, DataError
 from autosing.models.io import load_model
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
 from autosing.perception.codec.base import Codec
@@ -142,7 +142,7 @@ class Singer:
 
     def _reference(self, request: SingRequest) -> Reference:
         assert request.reference is not None
-        song = audio.require_sound(_decode(request.reference))
+        song = _decode(request.reference)
         if request.start_seconds >= song.seconds - 4.0:
             raise DataError(
                 f"--start-time {request.start_seconds:g} leaves less than 4 s of '{request.reference}', which lasts {song.seconds:.1f} s"
@@ -185,7 +185,7 @@ class Singer:
         if request.speaker_files:
             singers = []
             for path in request.speaker_files:
-                song = audio.require_sound(_decode(path))
+                song = _decode(path)
                 stretch = song.samples[:, : int(60 * song.sample_rate)]
                 singers.append(self._embed(self._separate(stretch, song.sample_rate), song.sample_rate))
             asked = torch.stack(singers).mean(0)
@@ -199,7 +199,7 @@ class Singer:
         """(1, N) semantic tokens of the voice in a recording, as many as are sung."""
         assert self.meta.semantic is not None
         tokenizer = load_semantic(self.meta.semantic.name, self.device)
-        song = audio.require_sound(_decode(path))
+        song = _decode(path)
         vocals = self._separate(song.samples[:, : int(32 * song.sample_rate)], song.sample_rate)
         wav = audio.resample(audio.mono(vocals), song.sample_rate, tokenizer.spec.sample_rate)
         n = steps * tokenizer.spec.sample_rate // tokenizer.spec.token_rate
@@ -258,8 +258,16 @@ class _Stages:
 
 
 def _decode(path: Path) -> audio.Audio:
+    """A recording that is not silent.
+
+    Raises:
+        AudioError: it cannot be used; names the file.
+        ConfigError: it cannot be read.
+    """
     try:
-        return audio.decode(path.read_bytes())
+        return audio.require_sound(audio.decode(path.read_bytes()))
+    except AudioError as error:
+        raise AudioError(error.code, f"'{path}': {error}") from error
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read ({error.strerror})") from error
 

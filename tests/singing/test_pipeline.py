@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from autosing.errors import AudioError
 from autosing.singing.pipeline import SHARES, Singer
 from autosing.singing.request import SingRequest
 from autosing.song import audio
@@ -37,3 +38,14 @@ def tone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_report_without_words_is_json(singer: Singer, tone: Path) -> None:
     sung = singer.sing(SingRequest("", tts=True, semantic_file=tone, length_seconds=4.0, candidates=2))
     assert json.loads(json.dumps(sung.report, allow_nan=False))["word_scores"] == [None, None]
+
+
+@pytest.mark.parametrize("setting", ["reference", "speaker_files", "semantic_file"])
+@pytest.mark.parametrize(("name", "told"), [("noise.mp3", "cannot be decoded"), ("silence.wav", "never exceeds")])
+def test_a_recording_that_cannot_be_used_is_named(singer: Singer, tmp_path: Path, setting: str, name: str, told: str) -> None:
+    silence = audio.encode(torch.zeros(1, 160000), 16000, "wav")
+    (tmp_path / name).write_bytes(silence if name == "silence.wav" else b"this is not music" * 99)
+    value = (tmp_path / name,) if setting == "speaker_files" else tmp_path / name
+    request = SingRequest("la", **{"tts": setting != "reference", setting: value})
+    with pytest.raises(AudioError, match=rf"^'.*{name}': .*{told}"):
+        singer.sing(request)
