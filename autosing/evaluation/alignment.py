@@ -193,7 +193,7 @@ def with_separated(songs: Iterable[KnownSong], separator: Separator) -> Iterator
     """The same songs with the vocals that `separator` finds in their mixture as a further input, "separated": what processing aligns on."""
     for song in songs:
         if "mixture" in song.wavs:
-            vocals = separator.separate(song.wavs["mixture"]).vocals.mean(0).cpu()
+            vocals = separator.separate(song.wavs["mixture"][None]).vocals[0].cpu()
             song = replace(song, wavs={**song.wavs, "separated": vocals})
         yield song
 

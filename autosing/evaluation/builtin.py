@@ -241,8 +241,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             figures[name] = SECTIONS[name](material)
             shown = figures[name].pop("bars")
             bars |= shown
-        except AutoSingError as error:
-            figures[name] = shown = {"error": str(error)}
+        except Exception as error:  # one section's fault must not lose the others' hours
+            figures[name] = shown = {"error": str(error) if isinstance(error, AutoSingError) else repr(error)}
         figures[name]["evaluation_seconds"] = round(time.perf_counter() - begin, 1)
         print(f"{name}: {json.dumps(shown)}", file=sys.stderr, flush=True)
     result = {

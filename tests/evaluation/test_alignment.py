@@ -4,9 +4,20 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from autosing.errors import DataError
-from autosing.evaluation.alignment import KnownSong, TimedWord, auc, correct_segments, errors, even_spread, real_songs
+from autosing.evaluation.alignment import (
+    KnownSong,
+    TimedWord,
+    auc,
+    correct_segments,
+    errors,
+    even_spread,
+    real_songs,
+    with_separated,
+)
+from autosing.perception.separation.builtin import BuiltinSeparator
 from autosing.song.lyrics import Line, Lyrics
 
 CASES = ["00", "01", "02", "03_mirex", "04_mirex"]
@@ -57,3 +68,11 @@ def test_real_songs_can_be_read(shared):
     assert len(songs) == 12
     assert len(songs["Confession_-_Quesabe"].words) == 336
     assert len(songs["Jonathan Coulton - Code Monkey"].words) == 298
+
+
+def test_separated_vocals_are_a_further_input():
+    mixture = 0.1 * torch.randn(24_000, generator=torch.Generator().manual_seed(0))
+    song = KnownSong("a", {"mixture": mixture}, 24_000, (TimedWord("la", 0.1, 0.4, 0),))
+    (found,) = with_separated([song], BuiltinSeparator(mask_floor=1.0))
+    torch.testing.assert_close(found.wavs["separated"], mixture, atol=1e-5, rtol=1e-4)
+    assert set(found.wavs) == {"mixture", "separated"} and found.words == song.words

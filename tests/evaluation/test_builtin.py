@@ -45,6 +45,12 @@ def test_a_section_that_fails_leaves_the_others_and_the_exit_code_tells(songs, c
     assert code == 1 and line["bars"]["x"]["ok"] and line["figures"]["fails"]["error"] == "no song here; bring one"
 
 
+def test_a_fault_nobody_foresaw_loses_no_figures_either(songs, capsys, monkeypatch):
+    monkeypatch.setattr(builtin, "SECTIONS", {"fails": lambda m: {}["x"], "good": lambda m: {"bars": {"x": builtin.bar(1, ">=", 1)}}})
+    code, line = run(songs, capsys, fails=1, good=1)
+    assert code == 1 and line["bars"]["x"]["ok"] and "KeyError" in line["figures"]["fails"]["error"]
+
+
 def test_no_songs_is_one_line(tmp_path, capsys):
     assert builtin.main(["--songs", str(tmp_path / "none"), "--work", str(tmp_path / "w"), "--threads", "1", "--only", "codec"]) == 2
     assert "render songs first" in capsys.readouterr().err
