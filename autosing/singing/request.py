@@ -64,10 +64,12 @@ class SingRequest:
             "--temp": (self.temperature, 0.01, 2.0),
             "--batch-size": (self.candidates, 1, 64),
             "--spk-alpha": (self.speaker_alpha, 0.0, 1.0),
+            "--seed": (self.seed, -(2**63), 2**64 - 1),  # what torch's generators take
         }
         for flag, (value, low, high) in limits.items():
             if not low <= value <= high:
-                raise ConfigError(f"{flag} must lie between {low:g} and {high:g}, found {value:g}")
+                low, high, value = (n if isinstance(n, int) else f"{n:g}" for n in (low, high, value))
+                raise ConfigError(f"{flag} must lie between {low} and {high}, found {value}")
 
     @property
     def parsed(self) -> Lyrics:

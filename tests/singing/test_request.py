@@ -26,11 +26,18 @@ def song(tmp_path):
         ({"speaker_alpha": 1.5}, "--spk-alpha"),
         ({"start_seconds": -1.0}, "--start-time"),
         ({"music_volume": float("nan")}, "--music-volume"),
+        ({"seed": 99999999999999999999}, "--seed must lie between .* and 18446744073709551615, found 99999999999999999999"),
+        ({"seed": -(2**63) - 1}, "--seed"),
     ],
 )
 def test_bad_requests_name_their_flag(song, settings, named):
     with pytest.raises(ConfigError, match=named):
         SingRequest(**{"lyrics": "la la", "reference": song, **settings})
+
+
+def test_every_seed_that_is_allowed_is_one(song):
+    for seed in (-(2**63), -1, 0, 2**64 - 1):
+        torch.Generator().manual_seed(SingRequest("la", song, seed=seed).seed)
 
 
 def test_missing_files_are_named(song, tmp_path):
