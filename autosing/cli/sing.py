@@ -9,6 +9,7 @@ the first half of the time, the rest the second half.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,12 +83,35 @@ def _main(argv: Sequence[str]) -> int:
     ]
     from autosing.singing.pipeline import Singer
 
-    output = Path(options.output_dir)
+    check_writable(Path(options.output_dir))
     singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device))
-    for request in requests:
-        folder = output if len(requests) == 1 or request.reference is None else output / request.reference.stem
+    for folder, request in zip(_folders(Path(options.output_dir), references), requests, strict=True):
         write(folder, singer, request)
     return 0
+
+
+def check_writable(folder: Path) -> None:
+    """
+    Raises:
+        ConfigError: `folder` is none, or cannot be made or written: better said before an hour of singing than after it.
+    """
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise ConfigError(f"--output-dir '{folder}': '{there}' is a file, not a folder; name another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--output-dir '{folder}': '{there}' may not be written; name another one")
+
+
+def _folders(output: Path, references: Sequence[Path | None]) -> list[Path]:
+    """Where each reference's song goes: `output` itself if there is one alone, else a folder named like the file.
+
+    The suffix is kept where two files differ in it alone (or, for disks that do not tell them apart, in capitals).
+    """
+    if len(references) == 1:
+        return [output]
+    named = [p for p in references if p is not None]
+    unique = len({p.stem.casefold() for p in named}) == len(named)
+    return [output / (p.stem if unique else p.name) for p in named]
 
 
 def write(folder: Path, singer, request) -> None:
@@ -110,6 +134,9 @@ def write(folder: Path, singer, request) -> None:
     for name, wav in files.items():
         with atomic_path(folder / name) as path:
             path.write_bytes(audio.encode(wav, sung.sample_rate, "wav"))
+    for path in (folder / "candidates").glob("*.wav"):  # those of an earlier run that sang more
+        if path.stem.isdecimal() and f"candidates/{path.name}" not in files:
+            path.unlink()
     with atomic_path(folder / "lyrics.lrc") as path:
         path.write_text(format_lrc(from_alignment(sung.alignment)), encoding="utf-8")
     with atomic_path(folder / "request.json") as path:

@@ -55,3 +55,36 @@ def test_the_bar_ends_before_an_error_is_told(tmp_path: Path, capsys: pytest.Cap
     broken = song(tmp_path / "songs", "a.wav", b"broken")
     assert command.main([str(broken), "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.splitlines()[-2:] == ["not sung", "error: cannot be decoded"]
+
+
+def test_an_output_that_is_no_folder_is_told_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pretender: type[Pretender]
+) -> None:
+    file = song(tmp_path, "out")
+    for folder in (file, file / "below"):
+        assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert f"'{file}' is a file, not a folder" in error and len(error.splitlines()) == 1
+    assert pretender.made == 0
+
+
+def test_candidates_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    sing = lambda count: command.main(["--tts", "--lyrics", "la", "--batch-size", str(count), "--output-dir", str(tmp_path)])  # noqa: E731
+    candidates = tmp_path / "candidates"
+    assert sing(4) == 0
+    (candidates / "my favourite.wav").write_bytes(b"")
+    assert sing(2) == 0
+    assert sorted(p.name for p in candidates.iterdir()) == ["02.wav", "my favourite.wav"]
+    assert sing(1) == 0
+    assert [p.name for p in candidates.iterdir()] == ["my favourite.wav"]
+
+
+def test_songs_of_a_folder_never_share_an_output(tmp_path: Path) -> None:
+    songs, out = tmp_path / "songs", tmp_path / "out"
+    song(songs, "a.mp3")
+    song(songs, "b.wav")
+    assert command.main([str(songs), "--lyrics", "la", "--output-dir", str(out)]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["a", "b"]
+    song(songs, "A.wav")
+    assert command.main([str(songs), "--lyrics", "la", "--output-dir", str(out / "more")]) == 0
+    assert sorted(p.name for p in (out / "more").iterdir()) == ["A.wav", "a.mp3", "b.wav"]
