@@ -7,7 +7,7 @@ seed. Letters: B candidates, C channels, n samples, K codec levels, T finest cod
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +16,16 @@ from torch import Tensor
 
 import autosing
 from autosing.errors import AlignmentError, AudioError, ConfigError, DataError
-from autosing.models.io import load_model
+from autosing.models.io import MODEL_FILE, load_model, resolve
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
 from autosing.perception.codec.base import Codec
 from autosing.singing.generate import generate_codes, generate_semantic
 from autosing.singing.mix import active_level, fade_edges, mix_tracks
-from autosing.singing.request import SingRequest, Sung
+from autosing.singing.request import SHORTEST_SECONDS, SingRequest, Sung
 from autosing.song import audio
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
+from autosing.store import sha256_of
 from autosing.tokens.specs import Seconds, require_same
 from autosing.training.task import DatasetMeta
 
@@ -57,6 +58,9 @@ class Singer:
         self.device = torch.device(device)
         self.t2s, self.t2s_meta = load_model(t2s_model, "t2s", self.device)
         self.sm2a, self.sm2a_meta = load_model(sm2a_model, "sm2a", self.device)
+        self.models = {  # what of them a report names
+            "t2s": _identity(t2s_model, "t2s", self.t2s_meta), "sm2a": _identity(sm2a_model, "sm2a", self.sm2a_meta)
+        }  # fmt: skip
         t2s, sm2a = DatasetMeta.from_json(self.t2s_meta["dataset"]), DatasetMeta.from_json(self.sm2a_meta["dataset"])
         places = (f"the t2s model '{t2s_model}'", f"the sm2a model '{sm2a_model}'")
         require_same("semantic tokenizer", t2s.semantic, places[0], sm2a.semantic, places[1])
@@ -110,7 +114,7 @@ class Singer:
         clock.begin("decode")
         vocals = torch.cat([self.codec.decode(one[None])[0] for one in codes]).cpu()  # (B, n)
         clock.begin("align")
-        lyrics = _lyrics_for_alignment(request, length)
+        lyrics = _lyrics_for_alignment(request)
         heard: list[Alignment] = []
         for one in vocals:
             heard.append(self._words(one, lyrics))
@@ -129,7 +133,9 @@ class Singer:
             "word_scores": [_plain(round(_score(a), 4)) for a in heard],  # None: none of its words could be found
             "words": [_plain(word) for word in heard[order[0]].words],
             "voice_from": _voice_source(request, reference),
-            "models": {"t2s": _trained_with(self.t2s_meta), "sm2a": _trained_with(self.sm2a_meta)},
+            "models": self.models,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
             "stage_seconds": clock.laps,
         }
         return Sung(
@@ -143,9 +149,9 @@ class Singer:
     def _reference(self, request: SingRequest) -> Reference:
         assert request.reference is not None
         song = _decode(request.reference)
-        if request.start_seconds >= song.seconds - 4.0:
+        if song.seconds - request.start_seconds < SHORTEST_SECONDS - 1e-6:  # what rounding takes off is not missed
             raise DataError(
-                f"--start-time {request.start_seconds:g} leaves less than 4 s of '{request.reference}', which lasts {song.seconds:.1f} s"
+                f"--start-time {request.start_seconds:g} leaves less than {SHORTEST_SECONDS:g} s of '{request.reference}', which lasts {song.seconds:.1f} s"
             )
         end = min(song.seconds, request.start_seconds + request.length_seconds)
         before, after = max(0.0, request.start_seconds - CONTEXT_SECONDS), min(song.seconds, end + CONTEXT_SECONDS)
@@ -188,7 +194,7 @@ class Singer:
                 song = _decode(path)
                 stretch = song.samples[:, : int(60 * song.sample_rate)]
                 singers.append(self._embed(self._separate(stretch, song.sample_rate), song.sample_rate))
-            asked = torch.stack(singers).mean(0)
+            asked = torch.nn.functional.normalize(torch.stack(singers).mean(0), dim=0)  # as long as `own`, so that alpha is a share
         if own is not None and asked is not None:
             blend = request.speaker_alpha * asked + (1 - request.speaker_alpha) * own
         else:
@@ -272,15 +278,10 @@ def _decode(path: Path) -> audio.Audio:
         raise ConfigError(f"'{path}' cannot be read ({error.strerror})") from error
 
 
-def _lyrics_for_alignment(request: SingRequest, length: Seconds) -> Lyrics:
-    """The sung lines with the one stamp that is known: the second half's first line starts after the middle."""
-    if request.semantic_file is not None and not request.parsed.lines:
-        return Lyrics(())
+def _lyrics_for_alignment(request: SingRequest) -> Lyrics:
+    """The sung lines, without stamps: where in its half a line begins is for the aligner to find."""
     first, second = request.halves
-    lines = [Line(text) for text in first]
-    if second:
-        lines += [Line(text) for text in second]
-    return Lyrics(tuple(lines))
+    return Lyrics(tuple(Line(text) for text in (*first, *second)))
 
 
 def _score(alignment: Alignment) -> float:
@@ -295,8 +296,10 @@ def _voice_source(request: SingRequest, reference: Reference | None) -> str:
     return "reference" if own else "any (the reference has no voice to copy)"
 
 
-def _trained_with(meta: dict) -> dict:
-    return {k: meta[k] for k in ("steps", "seed", "source_hash") if k in meta}
+def _identity(name: str, kind: str, meta: dict) -> dict:
+    """Which model this is: the hash of its weights, and what it says about its training."""
+    trained = {k: meta[k] for k in ("steps", "seed", "source_hash") if k in meta}
+    return {"sha256": sha256_of(resolve(name, kind) / MODEL_FILE), **trained}
 
 
 def _plain(value: object) -> object:
@@ -308,8 +311,3 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def with_reference(request: SingRequest, path: Path) -> SingRequest:
-    """The same request over another reference."""
-    return replace(request, reference=path)

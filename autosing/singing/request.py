@@ -11,6 +11,7 @@ from autosing.song.lyrics import Lyrics, parse_raw
 from autosing.tokens.specs import Seconds
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga")
+SHORTEST_SECONDS: Seconds = 4.0  # less is not sung, and no shorter stretch of a reference is sung over
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class SingRequest:
             raise ConfigError("--lyrics holds no word to sing; give one or two lines, for example $'la la la la\\nla la la la'")
         limits = {
             "--start-time": (self.start_seconds, 0.0, 24 * 3600.0),
-            "--length": (self.length_seconds, 4.0, 30.0),
+            "--length": (self.length_seconds, SHORTEST_SECONDS, 30.0),
             "--music-volume": (self.music_volume, 0.0, 4.0),
             "--temp": (self.temperature, 0.01, 2.0),
             "--batch-size": (self.candidates, 1, 64),

@@ -1,15 +1,17 @@
 """From a request to what is sung, with the shipped weights: what is told on the way and what the report holds."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from autosing.errors import AudioError
-from autosing.singing.pipeline import SHARES, Singer
+from autosing.errors import AudioError, DataError
+from autosing.singing.pipeline import SHARES, Reference, Singer
 from autosing.singing.request import SingRequest
 from autosing.song import audio
+from autosing.weights import weights_folder
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,12 @@ def tone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_report_without_words_is_json(singer: Singer, tone: Path) -> None:
     sung = singer.sing(SingRequest("", tts=True, semantic_file=tone, length_seconds=4.0, candidates=2))
-    assert json.loads(json.dumps(sung.report, allow_nan=False))["word_scores"] == [None, None]
+    report = json.loads(json.dumps(sung.report, allow_nan=False))
+    assert report["word_scores"] == [None, None]
+    for kind in ("t2s", "sm2a"):
+        weights = (weights_folder(kind) / "model.safetensors").read_bytes()
+        assert report["models"][kind]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert report["device"] == "cpu" and report["threads"] == torch.get_num_threads()
 
 
 @pytest.mark.parametrize("setting", ["reference", "speaker_files", "semantic_file"])
@@ -49,3 +56,22 @@ def test_a_recording_that_cannot_be_used_is_named(singer: Singer, tmp_path: Path
     request = SingRequest("la", **{"tts": setting != "reference", setting: value})
     with pytest.raises(AudioError, match=rf"^'.*{name}': .*{told}"):
         singer.sing(request)
+
+
+def test_four_seconds_are_enough_of_a_reference(singer: Singer, tone: Path) -> None:
+    reference = singer._reference(SingRequest("la", tone, start_seconds=6.0))
+    assert reference.band.shape[-1] == 4 * reference.rate
+    with pytest.raises(DataError, match=r"--start-time 6\.01 leaves less than 4 s"):
+        singer._reference(SingRequest("la", tone, start_seconds=6.01))
+
+
+def test_alpha_is_a_share_however_many_singers_are_asked_for(singer: Singer, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, first, second = torch.eye(4)[:3]
+    embeddings = iter([own, first, second])
+    monkeypatch.setattr(singer, "_embed", lambda vocals, rate: next(embeddings))
+    monkeypatch.setattr(singer, "_separate", lambda wav, rate: wav)
+    reference = Reference(16000, torch.zeros(1, 16000), torch.zeros(1, 16000), has_voice=True)
+    voice = singer._voice(SingRequest("la", tone, speaker_files=(tone, tone), speaker_alpha=0.5), reference)
+    assert voice is not None
+    asked = torch.nn.functional.normalize(first + second, dim=0)
+    torch.testing.assert_close(voice[0, 0] @ own, voice[0, 0] @ asked)
