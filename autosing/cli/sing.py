@@ -3,8 +3,8 @@
     sing.py --reference song.mp3 --lyrics $'la la la la\\nla la la la'
 
 Writes into --output-dir: mix.wav, vocals.wav, accompaniment.wav, lyrics.lrc (word times), picture.png, request.json (settings,
-seed, versions: enough to repeat the run), and candidates/ (the versions that were not chosen). The first half of the lines governs
-the first half of the time, the rest the second half.
+seed, versions, hashes of the models, device: enough to repeat the run), and candidates/ (the versions that were not chosen). The
+first half of the lines governs the first half of the time, the rest the second half.
 """
 
 import argparse
