@@ -33,7 +33,7 @@ CONTEXT_SECONDS: Seconds = 2.0  # the separator hears this much around the stret
 VOICE_WINDOW_SECONDS: Seconds = 10.0
 SINGING_SHARE = 0.15  # below this share of frames with singing, a recording has no voice to copy
 FADE_SECONDS: Seconds = 0.01
-SHARES = {"separate": 0.1, "condition": 0.05, "t2s": 0.3, "sm2a": 0.45, "decode": 0.02, "align": 0.08}
+SHARES = {"separate": 0.2, "condition": 0.03, "t2s": 0.3, "sm2a": 0.38, "decode": 0.05, "align": 0.04}
 """The stages of singing in order, each with about the share of the time that it takes; they sum to 1."""
 
 
