@@ -600,8 +600,11 @@ def _as_is(batch: MicroBatch) -> MicroBatch:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C, and what a cluster sends before it ends a job, reach the whole group; a worker leaves when its parent says so or is gone."""
+    """Ctrl-C, and what a cluster sends before it ends a job, reach the whole group; a worker leaves when its parent says so or is gone.
+
+    A second SIGTERM ends it: at its own exit the parent may have no other way to end a worker that it still waits for.
+    """
     import signal
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

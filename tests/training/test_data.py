@@ -1,6 +1,9 @@
 """Order, rows and splits: what is read, once an epoch, whatever the ranks and workers."""
 
 import json
+import multiprocessing
+import os
+import time
 from dataclasses import asdict
 
 import numpy as np
@@ -14,6 +17,7 @@ from autosing.errors import ConfigError, DataError, MismatchError
 from autosing.tokens.specs import CodecSpec
 from autosing.training.data import (
     DatasetConfig,
+    MicroBatch,
     ParquetRows,
     Plan,
     TrainBatches,
@@ -299,3 +303,28 @@ def test_a_task_may_collate_itself(songs):
 
     task = Packed(ToyArgs(), ToyTunables(), DatasetMeta())
     assert TrainBatches(task, ParquetRows(tables(songs), ("number", "x")), Plan(37, 4, 0))[0].tensors == {"count": torch.tensor(4)}
+
+
+def test_a_worker_passes_over_one_sigterm_and_not_over_two():
+    """One SIGTERM may be meant for the whole group; at its exit a process sends more than one, and waits."""
+
+    def holds() -> None:
+        stream = prefetch(Numbers(), range(100), 1)
+        next(stream)
+        worker = multiprocessing.active_children()[0]
+        worker.terminate()
+        time.sleep(0.3)
+        code = 0 if worker.is_alive() else 1
+        worker.terminate()
+        worker.join(20)
+        os._exit(code if not worker.is_alive() else 2)
+
+    process = multiprocessing.get_context("fork").Process(target=holds)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __getitem__(self, index: int) -> MicroBatch:
+        return MicroBatch({}, (str(index),), 0)
