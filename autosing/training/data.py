@@ -12,8 +12,12 @@ Rows: a mapping of the task's columns, read lazily one Parquet row group at a ti
 arrays, anything else as plain Python values; a row always has an `id`. What rows mean is the task's affair.
 """
 
+import atexit
+import functools
 import hashlib
 import json
+import multiprocessing
+import multiprocessing.util  # registers its exit handler before ours
 import os
 import re
 from collections import OrderedDict
@@ -586,7 +590,7 @@ def prefetch(batches: Dataset[MicroBatch], numbers: range, workers: int, pin: bo
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_leave_signals_to_the_parent if workers else None,
+        worker_init_fn=functools.partial(_leave_signals_to_the_parent, _leaving()) if workers else None,
         generator=torch.Generator().manual_seed(0),  # keeps the loader off the global generator
     )
     for batch in loader:
@@ -599,12 +603,25 @@ def _as_is(batch: MicroBatch) -> MicroBatch:
     return batch
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def _leave_signals_to_the_parent(leaving: Any, worker: int) -> None:
     """Ctrl-C, and what a cluster sends before it ends a job, reach the whole group; a worker leaves when its parent says so or is gone.
 
-    A second SIGTERM ends it: at its own exit the parent may have no other way to end a worker that it still waits for.
+    So does a second SIGTERM, and one of a parent at its own exit, which waits for workers whose batches nobody read.
     """
     import signal
 
+    def note(number: int, frame: object) -> None:
+        if leaving.value:
+            os._exit(0)
+        signal.signal(number, signal.SIG_DFL)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, note)
+
+
+@functools.cache
+def _leaving() -> Any:
+    """A byte shared with the workers, 1 from the moment this process exits."""
+    value = multiprocessing.RawValue("b", 0)
+    atexit.register(setattr, value, "value", 1)  # after multiprocessing's own, hence called before it
+    return value
