@@ -30,6 +30,12 @@ from autosing.training.state import read_numbers
 from autosing.training.task import OptimTunables, Task
 from tasks import TASKS
 
+UNUSED = {
+    "shufbuf": "the order is a permutation of all rows",
+    "strategy": "ranks come from torchrun",
+    "persistent": "workers stay for the whole run",
+}
+"""Flags of the original that are accepted, and why they change nothing."""
 TOKENIZER_TABLES = re.compile(r"(^|\.)(codebook|features\d+)$")
 """Buffers in which a model keeps what its tokenizer or codec tells of the codes."""
 SAME_FIT = 1e-2
@@ -95,8 +101,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--wandb", choices=["off", "offline", "online"], help="Weights & Biases (off)")
     add("--wandb-suffix", help="put behind the run's name there")
     add("--wandb-task-name", help="group there (the task)")
-    for unused in ("--shufbuf", "--strategy", "--persistent"):
-        add(unused, nargs="?", help=argparse.SUPPRESS)  # the order is a permutation of all rows, ranks come from torchrun
+    for unused in UNUSED:
+        add(f"--{unused}", nargs="?", help=argparse.SUPPRESS)
     return parser
 
 
@@ -180,7 +186,8 @@ def _train(argv: Sequence[str]) -> int:
             progress=progress,
             wandb=_wandb(given, ranks, folder, name, identity),
         )
-        for line in (*describe(trainer), *notes, f"run folder: {folder}"):
+        unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
+        for line in (*describe(trainer), *notes, *unused, f"run folder: {folder}"):
             progress.line(line)
         if device.type == "cpu" and PRECISIONS[trainer.precision] is not None:
             progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
@@ -191,7 +198,8 @@ def _train(argv: Sequence[str]) -> int:
         return 128 + result.stopped_by
     if ranks.first:
         values = ", ".join(f"{k} {v:.4g}" for k, v in result.metrics.items())
-        print(f"done: {result.step} steps{f', {values}' if values else ''}; best and last are in {folder}")
+        kept = "best and last are" if (folder / "best").is_dir() else "last is"
+        print(f"done: {result.step} steps{f', {values}' if values else ''}; {kept} in {folder}")
     return 0
 
 
@@ -202,7 +210,16 @@ def _place(given: Mapping[str, Any]) -> tuple[bool, Path | None]:
     if source is None:
         return False, folder
     if source != "auto":
-        return True, Path(source).parent if Path(source).name in ("state", "last", "best") else Path(source)
+        place = Path(source)
+        run = place.parent if place.name in ("state", "last") else place
+        if (place.name == "best" or place.name.startswith("step-")) and resumable(place.parent):
+            raise ConfigError(
+                f"--resume-from goes on from the last saved state of a run, not from '{source}'; give '{place.parent}', or start a new run "
+                f"with --load-from '{source}'"
+            )
+        if folder is not None and folder.resolve() != run.resolve():
+            raise ConfigError(f"--resume-from goes on in '{run}', --checkpoint-dir says '{folder}'; leave one of them out")
+        return True, run
     if folder is None:
         if "name" not in given or "task_name" not in given:
             raise ConfigError("--resume-from auto needs --task-name and --name (or --checkpoint-dir) to know which run is meant")

@@ -174,6 +174,10 @@ class T2S(nn.Module):
     def _rotary(self, positions: Tensor) -> Tensor | None:
         return rotary_table(positions, HEAD_WIDTH) if self.config.mup.rope else None
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The modules to compile: `encode` and `decode`, which are called instead of `forward`, spend nearly all their time in them."""
+        return [self.text_encoder, *([self.music_encoder] if self.music_pattern is not None else []), self.decoder]
+
     def music_grid(self, codes: Tensor | None, batch: int, frames: int, device: torch.device) -> Tensor | None:
         """(B, K, T) accompaniment codes -> the grid the model reads; no codes = holes; None for a model without music."""
         if self.music_pattern is None or self.config.accompaniment is None:

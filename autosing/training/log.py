@@ -161,27 +161,49 @@ class Wandb:
     def __init__(self, mode: str, folder: Path, name: str, group: str, config: Mapping[str, Any]):
         """
         Raises:
-            ConfigError: the package is missing.
+            ConfigError: the package is missing, or it cannot start a run (no login, no network, ...).
         """
         self._run: Any = None
+        self._errors: tuple[type[Exception], ...] = ()
         if mode == "off":
             return
         try:
             import wandb  # type: ignore[import-not-found] - an optional extra
         except ImportError as error:
             raise ConfigError(f"--wandb {mode} needs the package wandb; pip install 'autosing[wandb]', or leave it off") from error
-        self._run = wandb.init(
-            project="autosing", mode=mode, dir=str(folder), name=name, group=group, config=dict(config), resume="allow",
-            id=hashed_name(folder),
-        )
+        self._errors = (wandb.Error, OSError, ValueError)
+        try:
+            self._run = wandb.init(
+                project="autosing", mode=mode, dir=str(folder), name=name, group=group, config=dict(config), resume="allow",
+                id=hashed_name(folder),
+            )
+        except self._errors as error:
+            raise ConfigError(f"--wandb {mode} cannot start ({_one_line(error)}); run 'wandb login', or use --wandb offline") from error
 
     def write(self, record: Mapping[str, Any]) -> None:
-        if self._run is not None:
+        """Log a record; where that fails the run goes on without Weights & Biases, and says so once."""
+        if self._run is None:
+            return
+        try:
             self._run.log({k: v for k, v in record.items() if k != "step"}, step=int(record["step"]))
+        except self._errors as error:
+            self._give_up(error)
 
     def close(self) -> None:
-        if self._run is not None:
+        if self._run is None:
+            return
+        try:
             self._run.finish()
+        except self._errors as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._run = None
+        sys.stderr.write(f"Weights & Biases failed ({_one_line(error)}); going on without it, metrics.jsonl has everything\n")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def hashed_name(folder: Path) -> str:

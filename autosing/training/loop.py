@@ -229,7 +229,8 @@ class Trainer:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.ema = AveragedWeights(model, settings.ema) if settings.ema else None
         if settings.torch_compile:
-            self.model.compile()
+            for part in compiled_parts(self.model):
+                part.compile()
         self.stepper = dist.parallel(_Stepper(task, self.model), self.ranks, device)
         self.precision = settings.precision or ("16-mixed" if device.type == "cuda" else "32")
         self.dtype = PRECISIONS[self.precision]
@@ -256,6 +257,7 @@ class Trainer:
         self._validation_cache: list[MicroBatch] | None = None
         self._drawn = -math.inf
         self._validated_at = -1
+        self._not_finite: set[str] = set()  # values of the last validation without a finite case
 
     # ---- the loop
 
@@ -442,12 +444,15 @@ class Trainer:
         if metrics:
             self._record({"step": self.step, "epoch": round(self._epoch(), 4), **metrics})
             self.progress.line(f"step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-        monitored = metrics or {"val_loss": self._last_loss()}  # without validation rows the training loss stands in
+        # without validation rows the training loss stands in
+        monitored = metrics if metrics or self._not_finite else {"val_loss": self._last_loss()}
         name = self.settings.monitored_metric
-        if name not in monitored:
+        if name in self._not_finite:
+            self.progress.line(f"step {self.step}: {name} is not finite on any validation row; best stays as it was")
+        elif name not in monitored:
             self._save()
             raise ConfigError(f"--monitored-metric: validation yields no '{name}'{nearest(name, monitored)}")
-        value = monitored[name]
+        value = monitored.get(name)
         better = value is not None and (
             self.best is None or (value < self.best if self.settings.monitored_mode == "min" else value > self.best)
         )
@@ -465,6 +470,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Means over the fixed validation rows, each name with `val_` before it; with averaged weights when there are."""
         count = min(len(self.data.validation), self.settings.validation_rows)
+        self._not_finite = set()
         if not count:
             return {}
         averaged = self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
@@ -482,9 +488,11 @@ class Trainer:
         self.model.train()
         for names in dist.union(meter.names(), self.ranks):
             dist.sum_(meter.totals(names), self.ranks)
+        names = {f"val_{name}" for together in meter.names() for name in together}
         self.last_metrics = {f"val_{name}": value for name, value in meter.take().items()}
-        if not self.last_metrics:
-            self.progress.line(f"none of the {count} validation rows is fit for task {self.task.name}, or no loss is finite")
+        self._not_finite = names - set(self.last_metrics)
+        if not names:
+            self.progress.line(f"none of the {count} validation rows is fit for task {self.task.name}")
         return self.last_metrics
 
     def _validation_batches(self, count: int) -> Iterator[MicroBatch]:
@@ -617,6 +625,11 @@ class Trainer:
         if self.metrics_file is not None and (force or time.monotonic() - self._drawn > PICTURE_SECONDS):
             draw_losses(self.metrics_file.records, self.folder / "loss.png", f"{self.task.name} · {self.folder.name}")
             self._drawn = time.monotonic()
+
+
+def compiled_parts(model: Any) -> Sequence[nn.Module]:
+    """What `--torch-compile` compiles: the model's own choice where its task calls other methods than `forward`, else the model."""
+    return model.compiled_parts() if hasattr(model, "compiled_parts") else [model]
 
 
 def make_folder(folder: Path) -> None:

@@ -107,3 +107,13 @@ def test_a_checkpoint_brings_back_the_same_model(tmp_path: Path) -> None:
     loaded, _ = load_model(tmp_path, "sm2a")
     assert loaded.config == CONFIG
     torch.testing.assert_close(run(loaded, inputs()), run(model, inputs()))
+
+
+def test_compiled_parts_are_used_and_change_nothing() -> None:
+    torch.manual_seed(0)
+    model = wake(SM2A(CONFIG))
+    plain, graphs = run(model, inputs()), []
+    for part in model.compiled_parts():
+        part.compile(backend=lambda graph, example: (graphs.append(graph), graph.forward)[1])
+    torch.testing.assert_close(run(model, inputs()), plain)
+    assert len(graphs) >= len(model.compiled_parts()) == 3

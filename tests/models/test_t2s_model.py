@@ -101,3 +101,13 @@ def test_sizes_share_their_layers_as_the_original() -> None:
         assert encoder + decoder == 2 * depth and encoder == depth // 2
     assert layer_counts(SIZES["large"], 0.25) == (16, 50)
     assert layer_counts(SIZES["builtin"], 0.25) == (2, 4)  # what the shipped weights have
+
+
+def test_compiled_parts_are_used_and_change_nothing() -> None:
+    torch.manual_seed(0)
+    model = wake(T2S(CONFIG))
+    plain, graphs = run(model, inputs(), cached=False), []
+    for part in model.compiled_parts():
+        part.compile(backend=lambda graph, example: (graphs.append(graph), graph.forward)[1])
+    torch.testing.assert_close(run(model, inputs(), cached=False), plain)
+    assert len(graphs) >= len(model.compiled_parts()) == 3

@@ -2,11 +2,15 @@
 
 import io
 import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from autosing.training.log import Meter, MetricsFile, Progress, draw_losses, read_metrics
+from autosing.errors import ConfigError
+from autosing.training.log import Meter, MetricsFile, Progress, Wandb, draw_losses, read_metrics
 
 CPU = torch.device("cpu")
 
@@ -69,3 +73,30 @@ def test_a_terminal_gets_a_bar(capsys):
 def test_curve_is_a_picture(tmp_path, records):
     draw_losses(records, tmp_path / "loss.png", "toy")
     assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+class UsageError(Exception):
+    """As wandb's own errors: not one of Python's."""
+
+
+def fail(*args: object, **kwargs: object) -> None:
+    raise UsageError("api_key not configured\n (no-tty)")
+
+
+def test_what_wandb_refuses_at_the_start_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Error=UsageError, init=fail))
+    with pytest.raises(ConfigError, match=r"^--wandb online cannot start \(api_key not configured \(no-tty\)\); .*--wandb offline$"):
+        Wandb("online", tmp_path, "a", "toy", {})
+
+
+@pytest.mark.parametrize("failing", ["log", "finish"])
+def test_a_run_outlives_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], failing: str) -> None:
+    run = SimpleNamespace(**{"log": lambda *a, **k: None, "finish": lambda: None, failing: fail})
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Error=UsageError, init=lambda **k: run))
+    log = Wandb("offline", tmp_path, "a", "toy", {})
+    for step in (1, 2):
+        log.write({"step": step, "loss": 1.0})
+    log.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "Weights & Biases failed (api_key not configured (no-tty)); going on without it, metrics.jsonl has everything"
+    ]

@@ -189,3 +189,20 @@ def test_two_ranks_see_the_same_rows_and_learn_the_same(runs, reference):
     assert [p.exitcode for p in processes] == [0, 0]
     losses = [[r["loss"] for r in x.records(n) if "loss" in r] for x, n in ((runs, "a"), (reference, "ranks"))]
     assert losses[0][0] == pytest.approx(losses[1][0], rel=0.5)  # dropout differs by rank; the rows do not
+
+
+@pytest.mark.parametrize("which", ["best", "step-0000004"])
+def test_only_the_last_state_can_be_resumed(runs, capsys, which):
+    assert runs("a", steps=4, keep_last=1) == 0
+    folder = runs.path("a")
+    assert (folder / which).is_dir()
+    assert runs("a", resume_from=folder / which) == 2
+    assert f"start a new run with --load-from '{folder / which}'" in capsys.readouterr().err
+    assert runs("a", steps=4, keep_last=1, resume_from=folder / "last") == 0
+
+
+def test_another_folder_than_the_resumed_one_is_refused(runs, tmp_path, capsys):
+    assert runs("a", steps=2) == 0
+    assert runs("a", steps=2, resume_from=runs.path("a"), checkpoint_dir=tmp_path / "elsewhere") == 2
+    assert "elsewhere'; leave one of them out" in capsys.readouterr().err
+    assert runs("a", steps=2, resume_from=runs.path("a"), checkpoint_dir=runs.path("a")) == 0

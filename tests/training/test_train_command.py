@@ -241,6 +241,33 @@ def test_a_signal_saves_and_stops(runs, monkeypatch, number, code):
     runs.same("a", "whole")
 
 
+def test_validation_without_a_finite_value_is_told_and_training_goes_on(runs, capsys, monkeypatch):
+    def losses(self, model, batch, plain=ToyTask.losses):
+        found = plain(self, model, batch)
+        return found if model.training else found._replace(total=found.total * float("nan"))
+
+    monkeypatch.setattr(ToyTask, "losses", losses)
+    assert runs("a") == 0
+    told = capsys.readouterr()
+    assert "step 5: val_loss is not finite on any validation row; best stays as it was" in told.err and "; last is in " in told.out
+    assert (runs.path("a") / "last").is_dir() and not (runs.path("a") / "best").exists()
+
+
+def test_flags_of_the_original_that_change_nothing_say_so(runs, capsys):
+    assert runs("a", "--persistent", steps=1, strategy="ddp", shufbuf=100) == 0
+    err = capsys.readouterr().err
+    assert all(f"--{flag} is not used" in err for flag in ("shufbuf", "strategy", "persistent"))
+
+
+def test_what_is_compiled_is_what_the_task_calls(runs, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    assert runs("a", "--torch-compile", steps=1) == 0
+    monkeypatch.setattr(Toy, "compiled_parts", lambda self: [self.hidden, self.norm], raising=False)
+    assert runs("b", "--torch-compile", steps=1) == 0
+    assert compiled == ["Toy", "Linear", "LayerNorm"]
+
+
 def test_sigterm_to_the_whole_group_saves_and_stops(runs):
     """As a cluster ends a job: the workers that read ahead get the signal too."""
     values = {"steps": 400, "workers": 1}
