@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import time
 from dataclasses import asdict
 
@@ -305,18 +306,22 @@ def test_a_task_may_collate_itself(songs):
     assert TrainBatches(task, ParquetRows(tables(songs), ("number", "x")), Plan(37, 4, 0))[0].tensors == {"count": torch.tensor(4)}
 
 
-def test_a_worker_passes_over_one_sigterm_and_not_over_two():
+def test_a_worker_passes_over_one_sigterm_and_not_over_more():
     """One SIGTERM may be meant for the whole group; at its exit a process sends more than one, and waits."""
 
     def holds() -> None:
         stream = prefetch(Numbers(), range(100), 1)
         next(stream)
         worker = multiprocessing.active_children()[0]
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises wherever this process is when the worker ends
         worker.terminate()
         time.sleep(0.3)
         code = 0 if worker.is_alive() else 1
-        worker.terminate()
-        worker.join(20)
+        for _ in range(100):  # signals that arrive together count as one
+            worker.terminate()
+            worker.join(0.2)
+            if not worker.is_alive():
+                break
         os._exit(code if not worker.is_alive() else 2)
 
     process = multiprocessing.get_context("fork").Process(target=holds)
