@@ -9,6 +9,9 @@ PEAK = 0.97  # full-scale peak allowed in anything we write
 VOCAL_TO_BAND_DB = 2.0  # where the reference has no voice to match: active vocals this much above the band
 
 
+QUIETEST_VOCALS_DB = -8.0  # under the band, at the least: what seems a quieter voice is mostly what the separator left of the band
+
+
 class Mixed(NamedTuple):
     """All (C, n); mix == vocals + accompaniment."""
 
@@ -31,11 +34,13 @@ def mix_tracks(vocals: Tensor, accompaniment: Tensor, vocal_level: float, music_
     """Bring `vocals` (1, n) to the active level `vocal_level`, add `accompaniment` (C, n) times `music_volume`, guard the peak.
 
     Args:
-        vocal_level: active RMS the vocals should have; 0 = choose it from the accompaniment.
+        vocal_level: active RMS the vocals should have, raised to `QUIETEST_VOCALS_DB` against the accompaniment where it is less; 0 = choose it
+            from the accompaniment.
     """
     own, band = active_level(vocals), active_level(accompaniment)
     if vocal_level <= 0:
         vocal_level = band * 10 ** (VOCAL_TO_BAND_DB / 20) if band > 0 else 0.1
+    vocal_level = max(vocal_level, band * 10 ** (QUIETEST_VOCALS_DB / 20))
     scaled = vocals * (vocal_level / own) if own > 0 else vocals
     scaled = scaled.expand(accompaniment.shape[0], -1)
     music = accompaniment * music_volume

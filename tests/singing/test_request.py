@@ -77,3 +77,11 @@ def test_pauses_do_not_count_for_the_level():
 def test_edges_are_faded():
     faded = fade_edges(torch.ones(2, 1000), 100)
     assert float(faded[0, 0]) == 0 and float(faded[1, -1]) == 0 and float(faded[0, 500]) == 1
+
+
+def test_a_voice_is_not_lost_under_the_band() -> None:
+    """What the separator leaves of an instrumental is no level to sing at."""
+    generator = torch.Generator().manual_seed(0)
+    vocals, band = (0.1 * torch.randn(1, 48000, generator=generator) for _ in range(2))
+    mixed = mix_tracks(vocals, band, vocal_level=0.001, music_volume=1.0)
+    assert active_level(mixed.vocals) == pytest.approx(0.4 * active_level(mixed.accompaniment), rel=0.02)
