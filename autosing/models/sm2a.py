@@ -16,8 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from autosing.models.t2s import HEAD_WIDTH
-from autosing.nn.attention import Cache, Source, rotary_table, stack_optional, stack_sources
+from autosing.models.listening import HEAD_WIDTH, ListeningModel
+from autosing.nn.attention import Cache, Source, stack_optional, stack_sources
 from autosing.nn.blocks import Decoder, Encoder
 from autosing.nn.embeddings import CodeGeometry, FrozenCodebook, LaneEmbedding, interpolate
 from autosing.nn.mup import Mup, init_linear
@@ -89,7 +89,7 @@ class SM2ASource:
         )
 
 
-class SM2A(nn.Module):
+class SM2A(ListeningModel):
     """See the module docstring."""
 
     kind: ClassVar[str] = "sm2a"
@@ -154,21 +154,9 @@ class SM2A(nn.Module):
     def pattern(self, name: str) -> TokenPattern:
         return load_pattern(name, self.config.codec.strides)
 
-    def _rotary(self, positions: Tensor) -> Tensor | None:
-        return rotary_table(positions, HEAD_WIDTH) if self.config.mup.rope else None
-
     def compiled_parts(self) -> list[nn.Module]:
         """The modules to compile: `encode` and `decode`, which are called instead of `forward`, spend nearly all their time in them."""
         return [self.semantic_encoder, *([self.music_encoder] if self.music_pattern is not None else []), self.decoder]
-
-    def music_grid(self, codes: Tensor | None, batch: int, frames: int, device: torch.device) -> Tensor | None:
-        """(B, K, T) accompaniment codes -> the grid the model reads; no codes = holes; None for a model without music."""
-        if self.music_pattern is None or self.config.accompaniment is None:
-            return None
-        spec = self.config.accompaniment
-        if codes is None:
-            codes = torch.full((batch, spec.levels, frames), spec.HOLE, dtype=torch.long, device=device)
-        return self.music_pattern.apply(codes, spec)
 
     def encode(
         self,

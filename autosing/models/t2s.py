@@ -17,7 +17,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autosing.nn.attention import Cache, Source, rotary_table, stack_optional, stack_rows, stack_sources
+from autosing.models.listening import HEAD_WIDTH, ListeningModel
+from autosing.nn.attention import Cache, Source, stack_optional, stack_rows, stack_sources
 from autosing.nn.blocks import Decoder, Encoder
 from autosing.nn.embeddings import FrozenCodebook, LaneEmbedding, interpolate, pick
 from autosing.nn.mup import Mup, init_embedding, init_linear
@@ -60,7 +61,6 @@ SIZES: dict[str, Size] = {
     "medium": Size(24, 16),
     "large": Size(33, 20),
 }
-HEAD_WIDTH = 64
 
 
 def layer_counts(size: Size, encoder_depth_ratio: float) -> tuple[int, int]:
@@ -132,7 +132,7 @@ class T2SSource:
         )
 
 
-class T2S(nn.Module):
+class T2S(ListeningModel):
     """See the module docstring."""
 
     kind: ClassVar[str] = "t2s"
@@ -171,21 +171,9 @@ class T2S(nn.Module):
         for table in tables:
             init_embedding(table, mup)
 
-    def _rotary(self, positions: Tensor) -> Tensor | None:
-        return rotary_table(positions, HEAD_WIDTH) if self.config.mup.rope else None
-
     def compiled_parts(self) -> list[nn.Module]:
         """The modules to compile: `encode` and `decode`, which are called instead of `forward`, spend nearly all their time in them."""
         return [self.text_encoder, *([self.music_encoder] if self.music_pattern is not None else []), self.decoder]
-
-    def music_grid(self, codes: Tensor | None, batch: int, frames: int, device: torch.device) -> Tensor | None:
-        """(B, K, T) accompaniment codes -> the grid the model reads; no codes = holes; None for a model without music."""
-        if self.music_pattern is None or self.config.accompaniment is None:
-            return None
-        spec = self.config.accompaniment
-        if codes is None:
-            codes = torch.full((batch, spec.levels, frames), spec.HOLE, dtype=torch.long, device=device)
-        return self.music_pattern.apply(codes, spec)
 
     def encode(self, text: Tensor, rate: Tensor, language: Tensor, music: Tensor | None, steps: int) -> T2SSource:
         """Encode what is given.

@@ -5,7 +5,6 @@ recording's tokens depend neither on its neighbours in a batch nor on where a bl
 either a copy in the folder `recogniser` beside it, or the shipped one, whose checksum must be the one that the codebook was fitted with.
 """
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from autosing.errors import ConfigError, MismatchError
 from autosing.models.io import MODEL_FILE, load_model, resolve
 from autosing.models.recogniser import Recogniser
 from autosing.models.semantic import SemanticCodebook
+from autosing.store import sha256_of
 from autosing.tokens.specs import Seconds, SemanticSpec
 
 BLOCK_SECONDS: Seconds = 30.0
@@ -25,7 +25,7 @@ FRAMES_PER_TOKEN = 2
 
 def checksum(folder: Path) -> str:
     """SHA-256 of a checkpoint's tensors."""
-    return hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest()
+    return sha256_of(folder / MODEL_FILE)
 
 
 class BuiltinSemantic:

@@ -1,0 +1,30 @@
+"""What t2s and sm2a share: both listen to an accompaniment and place their states by rotary positions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autosing.nn.attention import rotary_table
+from autosing.tokens.patterns import TokenPattern
+
+HEAD_WIDTH = 64
+
+
+class ListeningModel(nn.Module):
+    """Base of the sequence models. `music_pattern` is None for a model without music; `config` has `accompaniment` and `mup`."""
+
+    config: Any
+    music_pattern: TokenPattern | None
+
+    def _rotary(self, positions: Tensor) -> Tensor | None:
+        return rotary_table(positions, HEAD_WIDTH) if self.config.mup.rope else None
+
+    def music_grid(self, codes: Tensor | None, batch: int, frames: int, device: torch.device) -> Tensor | None:
+        """(B, K, T) accompaniment codes -> the grid the model reads; no codes = holes; None for a model without music."""
+        if self.music_pattern is None or self.config.accompaniment is None:
+            return None
+        spec = self.config.accompaniment
+        if codes is None:
+            codes = torch.full((batch, spec.levels, frames), spec.HOLE, dtype=torch.long, device=device)
+        return self.music_pattern.apply(codes, spec)
