@@ -5,7 +5,7 @@
 A row gives its semantic tokens, the codes of both stems and the singer embeddings, cut to a random passage of `crop_seconds` (the
 same passage of all four). With `multiscale` a share `p_coarse` of the batches is the whole passage in "bricks" and the rest a piece of
 as many steps in "bricks_unrolled", which is also what is validated (the first steps of each passage). A share `p_no_cond` of the examples
-goes without accompaniment and singer (for guidance).
+goes without accompaniment and singer, a share `p_no_semantic` without semantic tokens (for guidance towards either).
 Letters: B batch, K levels, T finest frames, N semantic tokens, W voice windows, R lanes, S steps.
 """
 
@@ -45,7 +45,9 @@ class SM2AArgs:
         span_seconds: how far attention reaches; null = any distance, or crop_seconds where rows are cropped.
         codebooks: tell the model what each code stands for (the codec's own vectors), where the codec knows.
         level_temperatures: a factor on the sampling temperature for each level, kept in the checkpoint; [] = 1 each.
+        semantic_guidance: how much to lean towards the semantic tokens in singing, kept in the checkpoint; 1 = not at all.
         p_no_cond: share of examples without accompaniment and singer.
+        p_no_semantic: share of examples without semantic tokens, which `semantic_guidance` needs.
         corrupt, corrupt_semantic: share of the decoder's input codes, of the semantic tokens, replaced by others while training.
     """
 
@@ -62,7 +64,9 @@ class SM2AArgs:
     lane_projections: bool = True
     codebooks: bool = True
     level_temperatures: tuple[float, ...] = ()
+    semantic_guidance: float = 2.0
     p_no_cond: float = 0.1
+    p_no_semantic: float = 0.1
     corrupt: float = 0.15
     corrupt_semantic: float = 0.03
     dropout: float = 0.05
@@ -72,9 +76,11 @@ class SM2AArgs:
             raise ValueError(f"no size is called '{self.size}'{nearest(self.size, SIZES)}")
         if not self.aligned and choose(self.cross_layers, SIZES[self.size].cross_layers, 1) == 0:
             raise ValueError("with neither aligned states nor cross-attention nothing is heard; set aligned true or cross_layers 1")
-        require_shares(self, "p_coarse", "p_no_cond", "corrupt", "corrupt_semantic")
+        require_shares(self, "p_coarse", "p_no_cond", "p_no_semantic", "corrupt", "corrupt_semantic")
         require_dropout(self, "dropout")
-        require_at_least(self, 0, "cross_layers", "music_encoder_ratio")
+        require_at_least(self, 0, "cross_layers", "music_encoder_ratio", "semantic_guidance")
+        if self.semantic_guidance != 1 and not self.p_no_semantic:
+            raise ValueError("'semantic_guidance' needs examples without semantic tokens; set p_no_semantic to 0.1 or semantic_guidance to 1")
         require_fields(self, "above 0", lambda seconds: seconds > 0, "crop_seconds", "span_seconds")
         require_fields(self, "above 0 each", lambda factors: min(factors, default=1.0) > 0, "level_temperatures")
 
@@ -180,6 +186,7 @@ class TASK:
             span=None if span_seconds is None else -(-self.codec.frames(span_seconds) // group),
             lane_projections=args.lane_projections,
             level_temperatures=args.level_temperatures,
+            semantic_guidance=args.semantic_guidance,
             code_widths=tuple(f.shape[1] for f in self.features[0]),
             accompaniment_widths=tuple(f.shape[1] for f in self.features[1]),
             dropout=args.dropout,
@@ -227,6 +234,8 @@ class TASK:
         if model.training:
             previous = replace_codes(previous, self.args.corrupt)
             semantic = replace_codes(semantic, self.args.corrupt_semantic)
+            without = torch.rand(len(grid), device=grid.device) < self.args.p_no_semantic
+            semantic = torch.where(without[:, None], CodecSpec.HOLE, semantic)
         source = model.encode(
             semantic,
             model.music_grid(music, len(grid), self.music_frames, grid.device),

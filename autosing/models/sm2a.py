@@ -40,6 +40,8 @@ class SM2AConfig:
         span: steps of the decoder's group that attention reaches; None = any distance. Longer songs than the training windows then
             look to every layer like what it has seen.
         level_temperatures: a factor on the sampling temperature for each level, where this checkpoint sings best; () = 1 each.
+        semantic_guidance: how much to lean towards the semantic tokens in singing, where this checkpoint sings best; 1 = no more than
+            the likelihood says, which is all that a checkpoint can do that never trained without them.
         lane_projections: every lane has a matrix of its own between the decoder and its head.
         code_widths, accompaniment_widths: number of features that the codec tells of each level's codes
             (`autosing.nn.embeddings.code_features`); () = codes are mere numbers. An accompaniment in the voice's codec has none of
@@ -62,6 +64,7 @@ class SM2AConfig:
     span: int | None = None
     lane_projections: bool = True
     level_temperatures: tuple[float, ...] = ()
+    semantic_guidance: float = 1.0
     code_widths: tuple[int, ...] = ()
     accompaniment_widths: tuple[int, ...] = ()
     text_weight: float = 0.8

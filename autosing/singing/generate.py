@@ -264,6 +264,7 @@ def generate_codes(
     top_k: int = 0,
     top_p: float = 1.0,
     guidance: float = 1.0,
+    semantic_guidance: float | None = None,
     template: Tensor | None = None,
     pattern: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -276,7 +277,9 @@ def generate_codes(
         voice: (1 or B, W, D) singer embeddings, one each 10 s; None = any singer.
         frames: T, a multiple of the codec's grain.
         level_temperatures: a factor on `temperature` for each level; None = the checkpoint's own.
-        guidance: 1 = none; more leans towards the accompaniment and the singer (two decoder rows a candidate).
+        guidance: 1 = none; more leans towards the accompaniment and the singer (one more decoder row a candidate).
+        semantic_guidance: 1 = none; more leans towards the semantic tokens, so towards the words (one more decoder row a candidate);
+            None = the checkpoint's own.
         template: (1 or B, K, T) codes that are given (a prompt, or whole levels); holes are to be sung.
         pattern: "bricks" or "bricks_unrolled"; None = what the model was trained to sing with.
         progress: told (steps done, steps) after every step.
@@ -292,12 +295,17 @@ def generate_codes(
     music_frames = c.accompaniment.frames(c.codec.seconds(frames)) if c.accompaniment is not None else 0
     grid_music = model.music_grid(accompaniment, 1, music_frames, device)
     sources = [model.encode(semantic, grid_music, voice, token_pattern, steps)]
-    rows = batch
+    leanings: list[float] = []
     if guidance != 1.0:
         empty = model.music_grid(None, 1, accompaniment.shape[-1] if accompaniment is not None else music_frames, device)
         sources.append(model.encode(semantic, empty, None, token_pattern, steps))
-        rows = 2 * batch
+        leanings.append(guidance)
+    towards_words = c.semantic_guidance if semantic_guidance is None else semantic_guidance
+    if towards_words != 1.0:
+        sources.append(model.encode(torch.full_like(semantic, CodecSpec.HOLE), grid_music, voice, token_pattern, steps))
+        leanings.append(towards_words)
     source = type(sources[0]).stack(sources, batch)
+    rows = batch * len(sources)
     caches = model.decoder.caches(rows, steps, model.codes_embedding.embedding)
     live = token_pattern.live(steps, c.codec, frames)
     lanes_at = [live[:, step].nonzero()[:, 0].tolist() for step in range(steps)]
@@ -307,13 +315,10 @@ def generate_codes(
     given = None if template is None else token_pattern.apply(template.to(device).expand(batch, -1, -1), c.codec)
     previous = grid[:, :, :1]
     for step in range(steps):
-        if rows > batch:
-            previous = torch.cat([previous, previous])
-        hidden = model.decode(previous, step, token_pattern, source, caches)[:, 0]
+        hidden = model.decode(previous.repeat(len(sources), 1, 1), step, token_pattern, source, caches)[:, 0]
         for lane in lanes_at[step]:
-            logits = model.lane_logits(hidden, lane)
-            if rows > batch:
-                logits = guide(logits[:batch], logits[batch:], guidance)
+            logits, *without = model.lane_logits(hidden, lane).split(batch)
+            logits = logits + sum((lean - 1.0) * (logits - other) for lean, other in zip(leanings, without, strict=True))
             chosen = sample(logits, generator, temperature * factors[lanes[lane].level], top_k, top_p)
             if given is not None:
                 chosen = torch.where(given[:, lane, step] >= 0, given[:, lane, step], chosen)

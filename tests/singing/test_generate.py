@@ -165,10 +165,31 @@ def test_given_codes_are_kept_and_conditions_may_be_absent(sm2a: SM2A) -> None:
     assert (codes[:, 3] >= 0).all()
 
 
+def test_guidance_towards_the_words_leans_away_from_what_is_likely_without_them(sm2a: SM2A) -> None:
+    """Slow reference: logits of whole forwards with and without semantic tokens, extrapolated, must be where cold singing went."""
+    semantic = torch.randint(0, SEMANTIC.num_codes, (1, 50), generator=seeded())
+    cold = {lean: generate_codes(sm2a, semantic, None, None, frames=FRAMES, generator=seeded(), temperature=0.0, semantic_guidance=lean)
+            for lean in (1.0, 3.0)}  # fmt: skip
+    assert not torch.equal(cold[1.0], cold[3.0])
+    pattern = sm2a.pattern("bricks")
+    grid = pattern.apply(cold[3.0], CODEC)
+    previous = torch.nn.functional.pad(grid[..., :-1], (1, 0), value=CODEC.HOLE)
+    with torch.no_grad():
+        music = sm2a.music_grid(None, 1, BAND.frames(CODEC.seconds(FRAMES)), torch.device("cpu"))
+        told, untold = (
+            sm2a.decode(previous, 0, pattern, sm2a.encode(tokens, music, None, pattern, grid.shape[-1]))
+            for tokens in (semantic, torch.full_like(semantic, -1))
+        )
+        for lane in range(grid.shape[1]):
+            live = grid[0, lane] >= 0
+            with_words, without = sm2a.lane_logits(told[0, live], lane), sm2a.lane_logits(untold[0, live], lane)
+            assert torch.equal((without + 3.0 * (with_words - without)).argmax(-1), grid[0, lane, live])
+
+
 def test_cold_singing_equals_the_likeliest_codes_of_one_forward(sm2a: SM2A) -> None:
     """Feeding the generated grid back at once must predict that very grid."""
     semantic = torch.randint(0, SEMANTIC.num_codes, (1, 50), generator=seeded())
-    codes = generate_codes(sm2a, semantic, None, None, frames=FRAMES, generator=seeded(), temperature=0.0)
+    codes = generate_codes(sm2a, semantic, None, None, frames=FRAMES, generator=seeded(), temperature=0.0, semantic_guidance=1.0)
     pattern = sm2a.pattern("bricks")
     grid = pattern.apply(codes, CODEC)
     previous = torch.nn.functional.pad(grid[..., :-1], (1, 0), value=CODEC.HOLE)

@@ -9,13 +9,16 @@ import torch
 import tasks.sm2a
 from autosing.config import from_mapping
 from autosing.errors import ConfigError, MismatchError
+from autosing.models.sm2a import SM2A
 from autosing.models.t2s import SIZES, Size
 from autosing.tokens.patterns import load_pattern
 from autosing.training.optim import build_optimizer, set_learning_rate
 from tasks.sm2a import TASK, SM2AArgs, SM2ATunables, crop_starts
 from tests.sequence_rows import CODEC, SEMANTIC, toy_meta, toy_row
 
-ARGS = SM2AArgs(size="micro", codebooks=False, p_no_cond=0.0, dropout=0.0, corrupt=0.0, corrupt_semantic=0.0)
+ARGS = SM2AArgs(
+    size="micro", codebooks=False, semantic_guidance=1.0, p_no_cond=0.0, p_no_semantic=0.0, dropout=0.0, corrupt=0.0, corrupt_semantic=0.0
+)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +89,25 @@ def test_multiscale_validates_what_it_sings_with(monkeypatch: pytest.MonkeyPatch
     assert len(totals) == 1
     for pattern, grid in seen:
         assert pattern == unrolled and torch.equal(grid, unrolled.apply(batch["codes"], CODEC)[..., :steps])
+
+
+def test_a_share_of_examples_trains_without_semantic_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TASK(replace(ARGS, p_no_semantic=0.5), SM2ATunables(), toy_meta(10.0))
+    model, seen, encode = task.build_model(), [], SM2A.encode
+    monkeypatch.setattr(SM2A, "encode", lambda self, semantic, *rest: (seen.append(semantic), encode(self, semantic, *rest))[1])
+    batch = batch_of(task, [toy_row(number, 10.0) for number in range(16)])
+    torch.manual_seed(0)
+    task.losses(model.train(), batch)
+    task.losses(model.eval(), batch)
+    trained, validated = seen
+    empty = (trained < 0).all(1)
+    assert 2 < int(empty.sum()) < 14 and torch.equal(trained[~empty], batch["semantic"][~empty])
+    assert torch.equal(validated, batch["semantic"])
+
+
+def test_guidance_without_examples_to_learn_it_from_is_refused() -> None:
+    with pytest.raises(ValueError, match="p_no_semantic"):
+        replace(ARGS, semantic_guidance=2.0)
 
 
 def test_level_temperatures_are_one_for_each_level_or_none() -> None:
