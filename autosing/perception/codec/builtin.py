@@ -4,12 +4,14 @@
 |-------|--------|----------------------------------------------------------------------------------------------|
 | 0     | 8      | loudness of each half of 96 ms, and the mean spectral shape: energy and timbre in context     |
 | 1     | 4      | log F0 of four frames, absolute; code 0 = no pitch here. Codes 1, 2, ... rise with mean pitch |
-| 2     | 2      | spectral shape, absolute, and loudness against level 0: what phone it is                      |
-| 3     | 1      | what is left of the spectrum, with aperiodicity; codes below `voiced_codes` are voiced        |
+| 2     | 2      | two frames as a small network hears them: what phone it is                                    |
+| 3     | 1      | what is left of each frame, with aperiodicity; codes below `voiced_codes` are voiced          |
 
-Levels 0 and 2 predict each frame by a small linear filter over neighbouring codes, level 3 codes the rest; the F0 contour is apart from
-all of it, so a code of pitch never carries timbre. Rows are worked off one by one in blocks of fixed shape: codes depend neither on the
-batch nor on what follows. Fitting is in fit.py. Letters: B batch, n samples, K levels, T frames, M cepstra, A aperiodicity bands.
+Levels 0 and 1 are plain vectors of what they name; the F0 contour is apart from all of it, so a code of pitch never carries timbre.
+Levels 2 and 3 code the latents of a convolutional encoder, and a convolutional decoder reads the spectrum off all levels, so that what
+neighbouring codes say of each other is used on both sides. The networks see `reach` frames around a frame and work in pieces of one
+shape: codes depend neither on the batch nor on what is further away. Fitting is in fit.py and learn.py. Letters: B batch, n samples,
+K levels, T frames, M cepstra, A aperiodicity bands, Z latents.
 """
 
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from autosing.config import from_mapping
 from autosing.errors import ConfigError
 from autosing.models.io import load_model, load_weights, read_config, resolve
 from autosing.models.pitch import PitchNet
+from autosing.nn.convnext import ConvNeXtStack
 from autosing.perception.codec.quantise import nearest
 from autosing.perception.codec.vocoder import LOWEST_APERIODICITY_DB, Frames, Vocoder, VocoderConfig
 from autosing.tokens.specs import CodecSpec
@@ -30,6 +33,7 @@ from autosing.tokens.specs import CodecSpec
 STRIDES = (8, 4, 2, 1)
 F0_REFERENCE_HZ = 220.0
 NO_PITCH = 0  # the code of level 1 for four unvoiced frames
+STATE_SCALE = 6.0  # about the deviation of the larger cepstra; what the networks see is divided by it
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class VoiceBooksConfig:
     context_weight: weight of the mean shape against loudness in level 0.
     aperiodicity_weight: of a dB of band aperiodicity against a neper of cepstrum.
     quiet_db: mean log power at which a frame counts half; what is quieter hardly bends the codebooks.
+    latents: Z, numbers a frame that levels 2 and 3 code.
+    encoder_width, encoder_kernel, encoder_dilations; decoder_...: of the two networks, one block a dilation.
     """
 
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
@@ -49,10 +55,17 @@ class VoiceBooksConfig:
     context_weight: float = 0.5
     aperiodicity_weight: float = 0.12
     quiet_db: float = -75.0
+    latents: int = 24
+    encoder_width: int = 128
+    encoder_kernel: int = 7
+    encoder_dilations: tuple[int, ...] = (1, 1, 1)
+    decoder_width: int = 160
+    decoder_kernel: int = 9
+    decoder_dilations: tuple[int, ...] = (1, 2, 1, 2)
 
 
 class VoiceBooks(nn.Module):
-    """The codebooks: `Frames` of one row <-> codes of the four levels. Everything is a buffer; fit.py fills them."""
+    """Codebooks and networks: `Frames` of one row <-> codes of the four levels. fit.py fills levels 0 and 1, learn.py the rest."""
 
     kind: ClassVar[str] = "codec"
     Config = VoiceBooksConfig
@@ -62,26 +75,29 @@ class VoiceBooks(nn.Module):
     book0: Tensor
     book1: Tensor
     book2: Tensor
-    taps: Tensor
     book3: Tensor
 
     def __init__(self, config: VoiceBooksConfig):
         super().__init__()
-        self.config = config
-        m, a, k = config.vocoder.cepstra, config.vocoder.bands, config.num_codes
+        c = self.config = config
+        m, a, k, z = c.vocoder.cepstra, c.vocoder.bands, c.num_codes, c.latents
         self.register_buffer("mean", torch.zeros(m))  # of active frames
         self.register_buffer("scale", torch.ones(m))  # perceptual weight of each cepstrum
         self.register_buffer("aperiodicity_mean", torch.zeros(a))
         self.register_buffer("book0", torch.zeros(k, m + 1))  # loudness of two halves, weighted mean shape
         self.register_buffer("book1", torch.zeros(k, 4))  # octaves above F0_REFERENCE_HZ
-        self.register_buffer("book2", torch.zeros(k, m))
-        self.register_buffer("taps", torch.zeros(2, 4, m))  # even and odd frame; previous, own, next code of level 2, level 0
-        self.register_buffer("book3", torch.zeros(k, m + a))
+        self.register_buffer("book2", torch.zeros(k, z))
+        self.register_buffer("book3", torch.zeros(k, z))
+        self.encoder = ConvNeXtStack(2 * m + a + 1, c.encoder_width, z, c.encoder_kernel, c.encoder_dilations)
+        self.decoder = ConvNeXtStack(m + 2 * z + 2, c.decoder_width, m + a, c.decoder_kernel, c.decoder_dilations)
 
     # -- spaces: `state` is (T, M), the weighted cepstrum; coordinate 0 is loudness --------------------------------------------------
 
     def state(self, cepstra: Tensor) -> Tensor:
         return (cepstra - self.mean) * self.scale
+
+    def noise(self, aperiodicity_db: Tensor) -> Tensor:
+        return (aperiodicity_db - self.aperiodicity_mean) * self.config.aperiodicity_weight
 
     def activity(self, cepstra: Tensor) -> Tensor:
         """(T,) in 0 to 1: how much a frame matters, by its mean log power."""
@@ -96,67 +112,70 @@ class VoiceBooks(nn.Module):
         return torch.cat([halves, shape * self.config.context_weight], 1)
 
     def unpack_context(self, codes: Tensor) -> Tensor:
-        """(T/8,) codes of level 0 -> (T/2, M): loudness and mean shape for every pair of frames."""
+        """(T/8,) codes of level 0 -> (T, M): loudness and mean shape around every frame."""
         vector = self.book0[codes]
-        loudness = vector[:, :2].reshape(-1, 1).repeat_interleave(2, 0)
-        shape = (vector[:, 2:] / self.config.context_weight).repeat_interleave(4, 0)
+        loudness = vector[:, :2].reshape(-1, 1).repeat_interleave(4, 0)
+        shape = (vector[:, 2:] / self.config.context_weight).repeat_interleave(8, 0)
         return torch.cat([loudness, shape], 1)
-
-    @staticmethod
-    def pairs(state: Tensor, context: Tensor) -> Tensor:
-        """(T, M), (T/2, M) -> (T/2, M), the vector of level 2: mean of two frames, loudness against level 0."""
-        mean = (state[0::2] + state[1::2]) / 2
-        mean[:, 0] = mean[:, 0] - context[:, 0]
-        return mean
-
-    def neighbours(self, codes: Tensor, context: Tensor) -> list[Tensor]:
-        """What the prediction of a frame reads, four times (T/2, M): previous, own and next code of level 2, and level 0."""
-        own = self.book2[codes]
-        own = torch.cat([own[:, :1] + context[:, :1], own[:, 1:]], 1)
-        return [torch.cat([own[:1], own[:-1]]), own, torch.cat([own[1:], own[-1:]]), context]
-
-    def predict(self, codes: Tensor, context: Tensor) -> Tensor:
-        """State as far as levels 0 and 2 tell it: (T/2,) codes of level 2, (T/2, M) -> (T, M)."""
-        seen = self.neighbours(codes, context)
-        both = [sum(part * tap for part, tap in zip(seen, taps, strict=True)) for taps in self.taps]
-        return torch.stack(both, 1).flatten(0, 1)  # type: ignore[arg-type]
-
-    def rest(self, state: Tensor, predicted: Tensor, aperiodicity_db: Tensor) -> Tensor:
-        """(T, M + A), the vector of level 3."""
-        noise = (aperiodicity_db - self.aperiodicity_mean) * self.config.aperiodicity_weight
-        return torch.cat([state - predicted, noise], 1)
 
     def contour(self, f0_hz: Tensor) -> Tensor:
         """(T,) -> (T/4, 4), the vector of level 1 in octaves."""
         return torch.log2(f0_hz / F0_REFERENCE_HZ).reshape(-1, 4)
+
+    # -- what the networks read; any leading axes ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def heard(state: Tensor, context: Tensor, noise: Tensor, voiced: Tensor) -> Tensor:
+        """(..., T, M), (..., T, M), (..., T, A), (..., T, 1) of 0 and 1 -> (..., T, 2 M + A + 1), the encoder's input."""
+        return torch.cat([state - context, context, noise * voiced, voiced], -1) / STATE_SCALE
+
+    @staticmethod
+    def told(context: Tensor, pairs: Tensor, rest: Tensor, voiced: Tensor, octaves: Tensor) -> Tensor:
+        """(..., T, M), latents of level 2 and of level 3 (..., T, Z), (..., T, 1), (..., T, 1) -> the decoder's input."""
+        return torch.cat([context / STATE_SCALE, pairs, rest, voiced, octaves], -1)
+
+    @staticmethod
+    def of_pairs(latents: Tensor) -> Tensor:
+        """(..., T, Z) -> (..., T/2, Z), what level 2 codes: the mean of two frames."""
+        return (latents[..., 0::2, :] + latents[..., 1::2, :]) / 2
+
+    def code_rest(self, rest: Tensor, voiced: Tensor) -> Tensor:
+        """(T, Z) latents less level 2, (T,) bool -> (T,) codes of level 3."""
+        cut = self.config.voiced_codes
+        return torch.where(voiced, nearest(rest, self.book3[:cut]), cut + nearest(rest, self.book3[cut:]))
+
+    def spectrum(self, decoded: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., T, M + A) of the decoder and the context -> state (..., T, M), noise (..., T, A)."""
+        m = self.config.vocoder.cepstra
+        return context + decoded[..., :m] * STATE_SCALE, decoded[..., m:] * STATE_SCALE
 
     # -- codes -----------------------------------------------------------------------------------------------------------------------
 
     def encode(self, frames: Frames) -> list[Tensor]:
         """Codes of one row (B = 1, T a multiple of 8): four tensors (T / stride,)."""
         cepstra, voiced = frames.cepstra[0], frames.voiced[0]
-        cut, m = self.config.voiced_codes, self.config.vocoder.cepstra
         state = self.state(cepstra)
         code0 = nearest(self.context(state, self.activity(cepstra)), self.book0)
         code1 = 1 + nearest(self.contour(frames.f0_hz[0]), self.book1[1:])
         code1 = torch.where(voiced.reshape(-1, 4).any(1), code1, torch.full_like(code1, NO_PITCH))
-        context = self.unpack_context(code0)
-        code2 = nearest(self.pairs(state, context), self.book2)
-        rest = self.rest(state, self.predict(code2, context), frames.aperiodicity_db[0])
-        code3 = torch.where(voiced, nearest(rest, self.book3[:cut]), cut + nearest(rest[:, :m], self.book3[cut:, :m]))
+        heard = self.heard(state, self.unpack_context(code0), self.noise(frames.aperiodicity_db[0]), voiced[:, None].to(state.dtype))
+        latents = self.encoder.in_blocks(heard)
+        code2 = nearest(self.of_pairs(latents), self.book2)
+        code3 = self.code_rest(latents - self.book2[code2].repeat_interleave(2, 0), voiced)
         return [code0, code1, code2, code3]
 
     def decode(self, codes: list[Tensor]) -> Frames:
         """The inverse, one row."""
         code0, code1, code2, code3 = codes
-        m = self.config.vocoder.cepstra
-        last = self.book3[code3]
-        state = self.predict(code2, self.unpack_context(code0)) + last[:, :m]
-        noise_db = last[:, m:] / self.config.aperiodicity_weight + self.aperiodicity_mean
-        f0 = F0_REFERENCE_HZ * torch.exp2(through_gaps(self.book1[code1].flatten(), (code1 != NO_PITCH).repeat_interleave(4)))
+        context, voiced = self.unpack_context(code0), code3 < self.config.voiced_codes
+        octaves = through_gaps(self.book1[code1].flatten(), (code1 != NO_PITCH).repeat_interleave(4))
+        pairs = self.book2[code2].repeat_interleave(2, 0)
+        told = self.told(context, pairs, self.book3[code3], voiced[:, None].to(context.dtype), octaves[:, None])
+        state, noise = self.spectrum(self.decoder.in_blocks(told), context)
+        noise_db = noise / self.config.aperiodicity_weight + self.aperiodicity_mean
         return Frames(
-            f0_hz=f0[None],
-            voiced=(code3 < self.config.voiced_codes)[None],
+            f0_hz=(F0_REFERENCE_HZ * torch.exp2(octaves))[None],
+            voiced=voiced[None],
             cepstra=(state / self.scale + self.mean)[None],
             aperiodicity_db=noise_db.clamp(LOWEST_APERIODICITY_DB, 0.0)[None],
         )
@@ -252,8 +271,8 @@ class BuiltinCodec:
         """The four books; pitch and finest level with a column that says whether a code is voiced."""
         books, number = self.books, torch.arange(self.spec.num_codes, device=self.device)[:, None]
         sung = (number != NO_PITCH) * 1.0
-        voiced = (number < books.config.voiced_codes) * 1.0
-        return books.book0, torch.cat([books.book1, sung], 1), books.book2, torch.cat([books.book3, 3.0 * voiced], 1)
+        voiced = (number < books.config.voiced_codes) * 3.0 * books.book3.std(0).max()
+        return books.book0, torch.cat([books.book1, sung], 1), books.book2, torch.cat([books.book3, voiced], 1)
 
     @torch.no_grad()
     def encode(self, wav: Tensor) -> Tensor:
@@ -311,4 +330,4 @@ def load_books(cls: Any, weights: str | Path, kind: str) -> Any:
     values = read_config(folder, kind)
     books = cls(from_mapping(cls.Config, values["config"], f"'{folder}/config.json'"))
     load_weights(books, folder)
-    return books.eval()
+    return books.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Fit the codebooks of the embedded codecs on rendered songs (and real music); no gradients, minutes on one core.
+"""Fit the embedded codecs on rendered songs (and real music): codebooks by k-means, and for the voice two small networks (learn.py).
 
     python -m autosing.perception.codec.fit --songs songs/train songs/speech --out autosing/weights/codec
     python -m autosing.perception.codec.fit --what band --songs songs/train --music music --out autosing/weights/codec_band
@@ -9,9 +9,10 @@ of the songs the way a separator leaves them (leakage.py). Everything is drawn f
 
 import argparse
 import io
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from autosing.models.io import load_model, save_model
 from autosing.perception.codec.band import CLASSES, BandBooks, BandBooksConfig, BandEars, pooled
 from autosing.perception.codec.builtin import VoiceBooks, VoiceBooksConfig, listen
 from autosing.perception.codec.leakage import through_mask
+from autosing.perception.codec.learn import Material, Plan, learn
 from autosing.perception.codec.quantise import kmeans, nearest
 from autosing.perception.codec.vocoder import Frames, Vocoder
 from autosing.song import audio
@@ -105,21 +107,28 @@ def other_tone(cepstra: Tensor, song_id: str, seed: int) -> Tensor:
     return cepstra + offset
 
 
-def collect(folders: Sequence[Path], seconds: Seconds, seed: int, pitch: str | Path, vocoder: Vocoder) -> Frames:
-    """Features of all songs one behind the other, each a whole number of grains: `Frames` with B = 1."""
+def collect(
+    folders: Sequence[Path], seconds: Seconds, seed: int, pitch: str | Path, recogniser: str | Path, vocoder: Vocoder
+) -> tuple[Frames, Tensor]:
+    """Features of all songs one behind the other, each a whole number of grains: `Frames` with B = 1; and (T, C) phones a frame, as a
+    recogniser hears them."""
     net, _ = load_model(pitch, "pitch")
+    ears, _ = load_model(recogniser, "recogniser")
     hop, grain = vocoder.config.hop, 8
-    parts = []
+    parts, phones = [], []
     for song in songs(folders, seconds, seed):
         wav = heard(song, seed)
         frames = len(wav) // hop // grain * grain
-        if frames:
+        if frames * hop >= ears.hop:
             part = listen(wav[: frames * hop], frames, net, vocoder)
             parts.append(replace(part, cepstra=other_tone(part.cepstra, song.id, seed)))
+            chances = ears(wav[None]).frames[0].softmax(-1)
+            middles = (torch.arange(frames) + 0.5) * hop / ears.hop - 0.5
+            phones.append(chances[middles.round().long().clamp(0, len(chances) - 1)])
     if not parts:
         raise DataError("no song is long enough to fit a codec on")
     columns = ("f0_hz", "voiced", "cepstra", "aperiodicity_db")
-    return Frames(**{name: torch.cat([getattr(part, name) for part in parts], 1) for name in columns})
+    return Frames(**{name: torch.cat([getattr(part, name) for part in parts], 1) for name in columns}), torch.cat(phones)
 
 
 def perceptual_scale(cepstra: int) -> Tensor:
@@ -131,32 +140,18 @@ def perceptual_scale(cepstra: int) -> Tensor:
 
 
 def fit_voice(frames: Frames, config: VoiceBooksConfig, seed: int, iterations: int = 16) -> VoiceBooks:
-    """Codebooks level by level, each on what the ones before it leave."""
+    """Means, scales and the books of levels 0 and 1; the rest is learnt (learn.py)."""
     books = VoiceBooks(config)
     cepstra, voiced, noise = frames.cepstra[0], frames.voiced[0], frames.aperiodicity_db[0]
-    m, k, cut = config.vocoder.cepstra, config.num_codes, config.voiced_codes
+    k = config.num_codes
     activity = books.activity(cepstra)
-    pair_activity = activity.reshape(-1, 2).mean(1)
     books.mean.copy_(((cepstra * activity[:, None]).sum(0) / activity.sum()).half())
-    books.scale.copy_(perceptual_scale(m).half())
+    books.scale.copy_(perceptual_scale(config.vocoder.cepstra).half())
     books.aperiodicity_mean.copy_(noise[voiced].mean(0).half())
-    state = books.state(cepstra)
-
-    context_target = books.context(state, activity)
-    book = kmeans(context_target, k, activity.reshape(-1, 8).mean(1), iterations, seed)
+    context = books.context(books.state(cepstra), activity)
+    book = kmeans(context, k, activity.reshape(-1, 8).mean(1), iterations, seed)
     books.book0.copy_(book[book[:, :2].mean(1).argsort()].half())  # numbered by loudness
     books.book1.copy_(contour_book(books.contour(frames.f0_hz[0]), voiced, k, iterations, seed))
-
-    context = books.unpack_context(nearest(context_target, books.book0))
-    pairs = books.pairs(state, context)
-    books.book2.copy_(kmeans(pairs, k, pair_activity, iterations, seed + 1).half())
-    code2 = nearest(pairs, books.book2)
-    books.taps.copy_(prediction_taps(books.neighbours(code2, context), state, activity).half())
-
-    rest = books.rest(state, books.predict(code2, context), noise)
-    books.book3[:cut].copy_(kmeans(rest[voiced], cut, activity[voiced], iterations, seed + 2).half())
-    books.book3[cut:, :m].copy_(kmeans(rest[~voiced, :m], k - cut, activity[~voiced], iterations, seed + 3).half())
-    books.book3[cut:, m:] = -books.aperiodicity_mean * config.aperiodicity_weight  # all noise
     return books
 
 
@@ -171,21 +166,6 @@ def contour_book(contours: Tensor, voiced: Tensor, count: int, iterations: int, 
     book = kmeans(everything, count - 1, None, iterations + 8, seed)
     book = book[book.mean(1).argsort()].half().float()
     return torch.cat([torch.zeros(1, 4), book])
-
-
-def prediction_taps(seen: list[Tensor], state: Tensor, weight: Tensor) -> Tensor:
-    """Least squares of each coordinate of even and of odd frames on what `VoiceBooks.neighbours` gives. -> (2, 4, M)."""
-    columns = torch.stack(seen, 2).double()  # (T/2, M, 4)
-    target = state.reshape(-1, 2, state.shape[1]).double()
-    weights = weight.reshape(-1, 2).double()
-    taps = torch.zeros(2, 4, state.shape[1], dtype=torch.float64)
-    for parity in range(2):
-        w = weights[:, parity, None]
-        for k in range(state.shape[1]):
-            x = columns[:, k]
-            gram = (x * w).T @ x + 1e-3 * len(x) * torch.eye(4, dtype=torch.float64)
-            taps[parity, :, k] = torch.linalg.solve(gram, (x * w).T @ target[:, parity, k])
-    return taps.float()
 
 
 def voice_errors(books: VoiceBooks, frames: Frames) -> dict[str, Any]:
@@ -208,12 +188,12 @@ def voice_errors(books: VoiceBooks, frames: Frames) -> dict[str, Any]:
 
 VOICE_CARD = """# codec: the embedded codec of the voice
 
-Codebooks of `autosing.perception.codec.builtin` (24 kHz, hop 288, strides 8/4/2/1, 1024 codes a level, 1.56 kbit/s). What each level says
-is in that module's first lines. Fitted without gradients:
+Codebooks and networks of `autosing.perception.codec.builtin` (24 kHz, hop 288, strides 8/4/2/1, 1024 codes a level, 1.56 kbit/s). What
+each level says is in that module's first lines. Fitted by one command:
 
-    python -m autosing.perception.codec.fit --songs <rendered songs> ... --out autosing/weights/codec
+    python -m autosing.perception.codec.fit --songs <rendered songs> ... --minutes {minutes:.0f} --steps {steps} --out autosing/weights/codec
 
-on {minutes:.0f} minutes of vocals, {share:.0%} of the accompanied ones as an imperfect separator leaves them. Errors of the coded features on a
+on vocals, {share:.0%} of the accompanied ones as an imperfect separator leaves them. Errors of the coded features on a
 part of the same songs: {errors}.
 """
 
@@ -298,21 +278,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0, help="of audio to listen to")
     parser.add_argument("--pitch", default="builtin", help="checkpoint of the pitch net")
+    parser.add_argument("--recogniser", default="builtin", help="checkpoint of the recogniser that says which phones are sung")
+    parser.add_argument("--steps", type=int, help="steps of learning levels 2 and 3 (about 2 a second on one core)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     torch.set_grad_enabled(False)
     if args.what == "band":
         _fit_band(args.songs, args.music, args.out, args.minutes * 60, args.seed)
         return
+    from fastprogress.fastprogress import progress_bar
+
     config = VoiceBooksConfig()
-    frames = collect(args.songs, args.minutes * 60, args.seed, args.pitch, Vocoder(config.vocoder))
+    print(f"listening to {args.minutes:g} minutes of songs", file=sys.stderr, flush=True)
+    frames, phones = collect(args.songs, args.minutes * 60, args.seed, args.pitch, args.recogniser, Vocoder(config.vocoder))
     books = fit_voice(frames, config, args.seed)
+    material, plan = Material(books, frames, phones), replace(Plan(), seed=args.seed, **({"steps": args.steps} if args.steps else {}))
+    with torch.enable_grad():
+        distances = learn(books, material, plan, progress_bar)
+    books.eval()
     some = Frames(*(getattr(frames, name)[:, :40_000] for name in ("f0_hz", "voiced", "cepstra", "aperiodicity_db")))
     errors = voice_errors(books, some)
     minutes = frames.voiced.shape[1] * config.vocoder.hop / config.vocoder.sample_rate / 60
-    meta: dict[str, Any] = {"minutes": round(minutes, 1), "seed": args.seed, "errors": errors}
-    card = VOICE_CARD.format(minutes=minutes, share=SHARE_SEPARATED, errors=errors)
-    save_model(books, args.out, meta, card, torch.float16)
+    meta: dict[str, Any] = {"minutes": round(minutes, 1), "plan": asdict(plan), "held_back": distances, "errors": errors}
+    card = VOICE_CARD.format(minutes=minutes, steps=plan.steps, share=SHARE_SEPARATED, errors=errors)
+    save_model(books, args.out, meta, card, torch.int8)
     print(f"{args.out}: {errors}")
 
 
