@@ -15,7 +15,7 @@ from autosing.weights import weights_folder
 
 _READS = {
     "separator": ("separator",),
-    "aligner": ("aligner", "lexicon", "g2p"),
+    "aligner": ("recogniser", "lexicon", "g2p"),
     "codec": ("codec", "codec_band", "pitch"),
     "semantic tokenizer": ("semantic", "recogniser"),
     "voice embedder": ("voice",),

@@ -1,17 +1,19 @@
 """``python -m autosing.models.ship voice runs/voice/last autosing/weights/voice --note "..."``: a trained checkpoint -> shipped weights.
 
-What only training needs is dropped, floats are halved, and the card says what the training run said. The recipe that comes before it is a line of
-MODEL_CARD.md.
+What only training needs is dropped, floats are halved, and the card says what the training run said. With `--average` the weights are the mean of
+several runs that began from the same checkpoint (Wortsman et al. 2022, "model soups"). The recipe that comes before it is a line of MODEL_CARD.md.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autosing.errors import AutoSingError
+from autosing.errors import AutoSingError, MismatchError
 from autosing.models import KINDS
 from autosing.models.io import MODEL_FILE, load_model, save_model
 
@@ -22,19 +24,42 @@ How they were trained and what they measured: MODEL_CARD.md of the project; the 
 """
 
 
-def ship(kind: str, source: Path, out: Path, note: str = "", dtype: torch.dtype = torch.float16) -> int:
+def ship(
+    kind: str, source: Path, out: Path, note: str = "", dtype: torch.dtype = torch.float16, average: Sequence[Path] = ()
+) -> int:
     """Write the checkpoint at `source` to `out` as it is shipped; the size of its weights in bytes.
 
+    Args:
+        average: further checkpoints of the same shape; what is written is the mean of all.
+
     Raises:
-        WeightsError, MismatchError: as `models.io.load_model`.
+        WeightsError: as `models.io.load_model`.
+        MismatchError: another kind, or checkpoints of different shapes.
     """
     model: Any
     model, meta = load_model(source, kind)
+    if average:
+        others = [load_model(folder, kind) for folder in average]
+        for folder, (other, _) in zip(average, others, strict=True):
+            if replace(other.config, **_loose(model.config)) != model.config:
+                raise MismatchError(f"'{folder}' has another model config than '{source}'; average checkpoints of one shape")
+        states = [model.state_dict(), *(other.state_dict() for other, _ in others)]
+        model.load_state_dict({key: _mean([state[key] for state in states]) for key in states[0]})
+        meta = {"average": [meta, *(other_meta for _, other_meta in others)]}
     if hasattr(model, "shipped"):
         model = model.shipped()
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     save_model(model, out, without_folders(meta), CARD.format(kind=kind, millions=millions, note=note, dtype=str(dtype)[6:]), dtype)
     return (Path(out) / MODEL_FILE).stat().st_size
+
+
+def _loose(config: Any) -> dict[str, Any]:
+    """What may differ between checkpoints of one shape."""
+    return {"dropout": config.dropout} if hasattr(config, "dropout") else {}
+
+
+def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(tensors)).mean(0) if tensors[0].is_floating_point() else tensors[0]
 
 
 def without_folders(value: Any) -> Any:
@@ -52,11 +77,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("kind", choices=KINDS.names())
     parser.add_argument("source", type=Path, help="checkpoint folder written by train.py")
     parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--average", type=Path, nargs="+", default=(), metavar="FOLDER", help="checkpoints to average with")
     parser.add_argument("--note", default="", help="a sentence for the card")
     parser.add_argument("--int8", action="store_true", help="matrices as int8 with a scale a row, a quarter of the size")
     args = parser.parse_args(argv)
     try:
-        size = ship(args.kind, args.source, args.out, args.note, torch.int8 if args.int8 else torch.float16)
+        size = ship(args.kind, args.source, args.out, args.note, torch.int8 if args.int8 else torch.float16, args.average)
     except AutoSingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -34,7 +34,7 @@ def test_weights_and_configuration_count_and_what_was_noted_of_the_training_does
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fingerprint, "weights_folder", lambda kind: tmp_path / kind)
-    folder = tmp_path / "aligner"
+    folder = tmp_path / "recogniser"
     folder.mkdir()
 
     def write(weights: bytes, config: dict, meta: dict) -> dict:

@@ -75,8 +75,7 @@ class BuiltinAligner:
 
     Args:
         device: where the recogniser runs.
-        weights: "builtin" or a checkpoint folder. The shipped one (`weights/aligner`) is a recogniser of its own, trained under louder bands
-            than the one whose features the semantic tokens are made of.
+        weights: "builtin" or the checkpoint of a recogniser.
         model: the numbers of the timing model.
     """
 
@@ -91,8 +90,7 @@ class BuiltinAligner:
     ):
         self.device = torch.device(device)
         self.model = model or TimingModel()
-        folder = weights_folder("aligner") if str(weights) == "builtin" else weights
-        self._recogniser, _ = load_model(folder, "recogniser", self.device)
+        self._recogniser, _ = load_model(weights, "recogniser", self.device)
 
     def log_posteriors(self, wav: Tensor) -> np.ndarray:
         """(n,) -> (F, C) log probabilities of the classes, in pieces of a minute that overlap."""
