@@ -59,7 +59,7 @@ def _tokens(args: argparse.Namespace) -> str:
     from autosing.rendering.tokens import write_tokens
 
     told = f"nothing left to do in {args.out}"
-    for told in write_tokens(args.songs, args.out, args.validation, share=tuple(args.share)):
+    for told in write_tokens(args.songs, args.out, args.validation, share=tuple(args.share), altered=args.altered):
         print(told, flush=True)
     return told
 
@@ -100,6 +100,9 @@ def parser() -> argparse.ArgumentParser:
     tokens.add_argument("--out", type=Path, required=True)
     tokens.add_argument(
         "--share", type=int, nargs=2, default=(0, 1), metavar=("I", "K"), help="make every K-th partition from I on"
+    )
+    tokens.add_argument(
+        "--altered", type=int, default=0, choices=range(7), help="so many more copies of every training song, at other speeds"
     )
     tokens.set_defaults(run=_tokens)
     demo = commands.add_parser("demo", help="the demo songs that the repository ships")

@@ -3,7 +3,8 @@
 The same rows that separating, aligning and tokenising would give (`construct_dataset`'s main.parquet and dataset.json), without the errors
 of ears: what the built-in t2s and sm2a are trained on. Songs longer than a window give several windows, which may overlap; starts lie
 on a grid on which every kind of token has a whole step. A song's rows stay in its partition, so a validation set is another folder of songs.
-A committed partition is skipped: a stopped run goes on where it was.
+A committed partition is skipped: a stopped run goes on where it was. Training songs can be heard again at other speeds (`altered`): a
+longer or shorter throat, in another key, over a band that went the same way.
 
 Letters: n samples, K codec levels, T finest codec frames, N semantic tokens, W voice windows, D width.
 """
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from autosing.perception import load_codec, load_semantic, load_voice
+from autosing.song import audio
 from autosing.song.alignment import ALIGNMENT_TYPE, Alignment, Token, Word
 from autosing.store import atomic_path, sha256_of
 from autosing.tokens.specs import Seconds
@@ -32,6 +34,7 @@ from autosing.tokens.specs import Seconds
 WINDOW_SECONDS: Seconds = 30.0
 VOICE_SECONDS: Seconds = 10.0
 LEAST_REST_SECONDS: Seconds = 2.0  # a song this much longer than a window gives one more window, at its end
+SPEEDS = (0.86, 0.9, 0.94, 1.06, 1.1, 1.14)  # of altered songs
 MAIN = pa.schema(
     [
         ("id", pa.string()), ("song", pa.string()), ("start", pa.float64()), ("artist", pa.string()),
@@ -70,21 +73,21 @@ class Tokeniser:
         }  # fmt: skip
 
     @torch.inference_mode()
-    def rows(self, song: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Training rows of a row of songs.parquet."""
+    def rows(self, song: dict[str, Any], speed: float = 1.0) -> Iterator[dict[str, Any]]:
+        """Training rows of a row of songs.parquet, heard at `speed`."""
         window = int(WINDOW_SECONDS * 24000)
-        vocals = _pad(_read(song["vocals"]), window)
-        band = _pad(_read(song["accompaniment"]), window)
+        vocals, band = (_pad(_at_speed(_read(song[stem]), speed), window) for stem in ("vocals", "accompaniment"))
+        suffix = f"_x{speed:g}" if speed != 1.0 else ""
         codes, band_codes = (c.encode(w[None, None].to(self.device))[0].cpu() for c, w in ((self.codec, vocals), (self.band, band)))
         semantic = self.semantic.encode(vocals[None].to(self.device))[0].cpu()
-        alignment = true_alignment(song)
+        alignment = true_alignment(song, speed)
         for start in self._starts(vocals.shape[0], window):
             pieces = vocals[start : start + window].reshape(round(WINDOW_SECONDS / VOICE_SECONDS), -1)
             seconds = start / 24000
             frames = slice(start // self.codec.spec.hop, start // self.codec.spec.hop + self.codec.spec.frames(WINDOW_SECONDS))
             first = start * self.semantic.spec.token_rate // 24000
             yield {
-                "id": f"{song['id']}_at_{seconds:.2f}", "song": song["id"], "start": seconds, "artist": song["artist"],
+                "id": f"{song['id']}{suffix}_at_{seconds:.2f}", "song": song["id"], "start": seconds, "artist": song["artist"] + suffix,
                 "stoks": semantic[first : first + self.semantic.spec.tokens(WINDOW_SECONDS)].tolist(),
                 "atoks": codes[:, frames].reshape(-1).tolist(), "mtoks": band_codes[:, frames].reshape(-1).tolist(),
                 "embs": self.voice.embed(_unpaused(pieces).to(self.device)).cpu().reshape(-1).tolist(),
@@ -99,32 +102,40 @@ class Tokeniser:
         return starts
 
 
-def true_alignment(song: dict[str, Any]) -> Alignment:
-    """The exact times of a rendered song's words and phones."""
-    words = tuple(Word(w["text"], w["start"], w["end"], 1.0, w["line"]) for w in song["words"])
+def true_alignment(song: dict[str, Any], speed: float = 1.0) -> Alignment:
+    """The exact times of a rendered song's words and phones, heard at `speed`."""
+    words = tuple(Word(w["text"], w["start"] / speed, w["end"] / speed, 1.0, w["line"]) for w in song["words"])
     tokens = tuple(
-        Token(p["phone"], p["start"], p["end"], 1.0, p["word"]) for p in song["phones"] if p["word"] is not None and p["word"] >= 0
+        Token(p["phone"], p["start"] / speed, p["end"] / speed, 1.0, p["word"]) for p in song["phones"] if p["word"] is not None and p["word"] >= 0
     )
     return Alignment(words, tokens, trust=1.0)
 
 
+def altered_speed(song_id: str, copy: int) -> float:
+    """The speed at which a song is heard for the `copy`-th time more: one of `SPEEDS`, another one each time."""
+    first = int.from_bytes(hashlib.sha256(song_id.encode()).digest()[:4])
+    return SPEEDS[(first + copy) % len(SPEEDS)] if copy else 1.0
+
+
 def write_tokens(
-    songs: Path, out: Path, validation: Path | None, device: str = "cpu", share: tuple[int, int] = (0, 1)
+    songs: Path, out: Path, validation: Path | None, device: str = "cpu", share: tuple[int, int] = (0, 1), altered: int = 0
 ) -> Iterator[str]:
     """Tokenise every partition of `songs` (and of `validation`) into the training set `out`; yields a line of progress a partition.
 
     Args:
+        altered: how often every training song comes once more, at another speed each time; at most `len(SPEEDS)`.
         share: (i, k): make only every k-th partition from i on, so that k processes share the work; the last to finish writes
             dataset.json, when every partition is there.
     """
-    sources = [*_partitions(songs), *(_partitions(validation) if validation else [])]
-    train = len(_partitions(songs))
+    sources = [(source, copy) for copy in range(altered + 1) for source in _partitions(songs)]
+    train = len(sources)
+    sources += [(source, 0) for source in (_partitions(validation) if validation else [])]
     tokeniser = Tokeniser(device)
-    for number, source in enumerate(sources):
+    for number, (source, copy) in enumerate(sources):
         target = out / str(number) / "main.parquet"
         if number % share[1] != share[0] or target.is_file():
             continue
-        rows = [row for song in _songs(source) for row in tokeniser.rows(song)]
+        rows = [row for song in _songs(source) for row in tokeniser.rows(song, altered_speed(song["id"], copy))]
         with atomic_path(target) as path:
             pq.write_table(
                 pa.Table.from_pylist(rows, schema=MAIN), path, compression="zstd", write_page_checksum=True, row_group_size=64
@@ -164,6 +175,10 @@ def _read(data: bytes) -> Tensor:
     samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     assert rate == 24000
     return torch.from_numpy(np.ascontiguousarray(samples.mean(axis=1)))
+
+
+def _at_speed(wav: Tensor, speed: float) -> Tensor:
+    return audio.resample(wav, round(24000 * speed), 24000) if speed != 1.0 else wav
 
 
 def _pad(wav: Tensor, n: int) -> Tensor:
