@@ -20,6 +20,7 @@ from autosing.config import from_mapping, nearest, parse_json, to_mapping
 from autosing.device import pick_device
 from autosing.errors import AutoSingError, ConfigError, MismatchError, WeightsError
 from autosing.models.io import load_weights, read_config, resolve
+from autosing.nn.embeddings import same_fit
 from autosing.nn.mup import ONLY_AT_THE_START
 from autosing.training import dist
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
@@ -38,8 +39,6 @@ UNUSED = {
 """Flags of the original that are accepted, and why they change nothing."""
 TOKENIZER_TABLES = re.compile(r"(^|\.)(codebook|features\d+)$")
 """Buffers in which a model keeps what its tokenizer or codec tells of the codes."""
-SAME_FIT = 1e-2
-"""Mean square difference, relative to their mean square, up to which such tables are of one fit (shipped weights are rounded)."""
 
 EXAMPLE = """example:
   python train.py --task_name t2s --task_args '{"size": "tiny"}' --dataset-config '{"path": "data/train"}' --tunables '{"lr0": 4e-3}'
@@ -315,7 +314,7 @@ def load_from(model: Any, task: Task, name: str) -> list[str]:
             raise MismatchError(f"checkpoint '{name}' has another model config ({'; '.join(different)}); give the same --task-args") from error
         raise
     for key, table in fitted.items():
-        if (model.get_buffer(key) - table).square().mean() > SAME_FIT * table.square().mean():
+        if not same_fit(model.get_buffer(key), table):
             raise MismatchError(
                 f"checkpoint '{name}' was trained with another fit of the tokenizer ({key} differs though its layout is the same); "
                 "tokenise with the one it knows, or train from scratch"

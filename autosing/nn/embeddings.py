@@ -97,6 +97,7 @@ def code_features(book: Tensor) -> Tensor:
     book = book.double().cpu()
     centred = book - book.mean(0)
     _, scales, axes = torch.linalg.svd(centred, full_matrices=False)
+    axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # which way they point is the library's whim
     scales = scales / len(book) ** 0.5
     whole = centred @ axes.T / scales.clamp(min=0.1 * float(scales.max()) + 1e-9)
     apart = torch.cdist(whole, whole).topk(2, largest=False).values[:, 1].median().clamp(min=1e-3)
@@ -107,6 +108,15 @@ def code_features(book: Tensor) -> Tensor:
     features = torch.cat([whole, whole.square(), (whole @ waves + phases).cos()], 1)
     features = features - features.mean(0)
     return (features / features.std(0).clamp(min=1e-3)).float()
+
+
+SAME_FIT = 1e-2
+"""Tables of one fit differ by less than this share of their power (int8 and float16 rounding)."""
+
+
+def same_fit(one: Tensor, other: Tensor) -> bool:
+    """Whether two tables of what codes stand for come from the same fit of the tokenizer."""
+    return one.shape == other.shape and bool((one - other).square().mean() <= SAME_FIT * other.square().mean())
 
 
 class CodeGeometry(nn.Module):

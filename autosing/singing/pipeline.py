@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 import autosing
-from autosing.errors import AlignmentError, AudioError, ConfigError, DataError
+from autosing.errors import AlignmentError, AudioError, ConfigError, DataError, MismatchError
 from autosing.models.io import MODEL_FILE, load_model, resolve
+from autosing.nn.embeddings import code_features, same_fit
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
 from autosing.perception.codec.base import Codec
 from autosing.singing.generate import generate_codes, generate_semantic
@@ -74,6 +75,15 @@ class Singer:
         self.voice = load_voice(sm2a.voice.name, self.device)
         require_same("codec", sm2a.codec, places[1], self.codec.spec, "this installation")
         require_same("voice embedding", sm2a.voice, places[1], self.voice.spec, "this installation")
+        if not same_fit(self.t2s.semantic.codebook, self.sm2a.semantic.codebook):
+            raise MismatchError(f"{places[0]} and {places[1]} know different fits of semantic tokenizer '{sm2a.semantic.name}'; train both on one dataset")
+        for geometry, codec in ((self.sm2a.geometry, self.codec), (self.sm2a.music_geometry, self.band_codec)):
+            books = codec.codebooks() if geometry is not None else ()
+            if not all(same_fit(geometry.features(level).cpu(), code_features(book)) for level, book in enumerate(books)):
+                raise MismatchError(
+                    f"{places[1]} was trained with another fit of codec '{codec.spec.name}' than this installation has; train it on a dataset "
+                    "that this installation tokenised"
+                )
 
     def sing(self, request: SingRequest, progress: Callable[[float, str], None] | None = None) -> Sung:
         """Sing the request.

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from autosing.errors import AudioError, DataError
+from autosing.errors import AudioError, DataError, MismatchError
+from autosing.models.io import load_model, save_model
 from autosing.singing.pipeline import SHARES, Reference, Singer
 from autosing.singing.request import SingRequest
 from autosing.song import audio
@@ -17,6 +18,25 @@ from autosing.weights import weights_folder
 @pytest.fixture(scope="module")
 def singer() -> Singer:
     return Singer()
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "told"),
+    [
+        ("t2s", "semantic.codebook", "different fits of semantic tokenizer 'builtin'"),
+        ("sm2a", "geometry.features2", "another fit of codec 'builtin'"),
+        ("sm2a", "music_geometry.features0", "another fit of codec 'builtin_band'"),
+    ],
+)
+def test_models_of_another_fit_of_a_tokenizer_are_refused_by_name(kind: str, table: str, told: str, tmp_path: Path) -> None:
+    """The layout of the codes is the same, what they stand for is not: what was sung would be noise."""
+    model, meta = load_model("builtin", kind)
+    with torch.no_grad():
+        buffer = model.get_buffer(table)
+        buffer.copy_(buffer.flip(0))
+    save_model(model, tmp_path / kind, meta)
+    with pytest.raises(MismatchError, match=told):
+        Singer(**{f"{kind}_model": str(tmp_path / kind)})
 
 
 def test_progress_goes_through_every_stage_to_the_end(singer: Singer) -> None:

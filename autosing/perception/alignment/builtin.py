@@ -26,7 +26,6 @@ from autosing.perception.alignment.timing import Sounds, SpokenWord, Timing, Tim
 from autosing.song.alignment import Alignment, Token, Word
 from autosing.song.lyrics import Lyrics
 from autosing.tokens.specs import Seconds
-from autosing.weights import weights_folder
 
 _PIECE_FRAMES, _MARGIN_FRAMES = 3000, 200
 _AGREE_SECONDS: Seconds = 0.5
