@@ -1,8 +1,9 @@
 """The whole chain judged: lyrics -> t2s -> sm2a -> codec -> waveform -> what an independent recogniser hears.
 
 Windows come from a token set of unseen rendered songs: their lyrics, accompaniment codes and voice are the request, their own tokens are
-never shown to the models. Beside the chain stands what each stage adds: the codec alone (true codes decoded) and sm2a alone (true
-semantic tokens). `mismatched` compares what was sung with the lyrics of another song: what a chain without words would get.
+never shown to the models. As in `sing.py`, the chain sings several candidates and takes the one whose words the aligner finds best; `one_try`
+is the first candidate. Beside the chain stands what each stage adds: the codec alone (true codes decoded) and sm2a alone (true semantic
+tokens, one try). `mismatched` compares what was sung with the lyrics of another song: what a chain without words would get.
 """
 
 import io
@@ -22,9 +23,12 @@ from autosing.errors import DataError
 from autosing.evaluation.judge import Judge, phone_error_rate
 from autosing.evaluation.voice import area_under_curve
 from autosing.models.io import load_model
-from autosing.perception import load_codec, load_voice
+from autosing.perception import load_aligner, load_codec, load_voice
 from autosing.singing.generate import generate_codes, generate_semantic
+from autosing.singing.pipeline import find_words, word_score
+from autosing.singing.request import SingRequest
 from autosing.song.alignment import Alignment
+from autosing.song.lyrics import Line, Lyrics
 from autosing.tokens.specs import CodecSpec, SemanticSpec
 from autosing.tokens.text import load_text
 from autosing.training.task import DatasetMeta
@@ -76,11 +80,13 @@ def chain_figures(
     judge: Judge | None = None,
     seed: int = 0,
     temperature: float = 0.7,
+    candidates: int = SingRequest.candidates,
     keep: Path | None = None,
 ) -> dict[str, Any]:
     """Phone error of the chain and of its stages on `count` windows.
 
     Args:
+        candidates: how many are sung of each window to choose from.
         keep: folder to write the first eight sung windows to, as wav.
     """
     judge = judge or Judge()
@@ -91,10 +97,10 @@ def chain_figures(
     t2s, _ = load_model(t2s_model, "t2s")
     sm2a, _ = load_model(sm2a_model, "sm2a")
     codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
-    front_end = load_text("phones")
-    heard: dict[str, list[tuple[str, ...]]] = {"codec": [], "sm2a": [], "chain": []}
+    front_end, aligner = load_text("phones"), load_aligner("builtin")
+    heard: dict[str, list[tuple[str, ...]]] = {"codec": [], "sm2a": [], "one_try": [], "chain": []}
     written: list[tuple[str, ...]] = []
-    seconds = {"t2s": 0.0, "sm2a": 0.0, "decode": 0.0}
+    seconds = {"t2s": 0.0, "sm2a": 0.0, "decode": 0.0, "choose": 0.0}
     voices: list[tuple[Tensor, Tensor, str]] = []
     with torch.inference_mode():
         for index, row in enumerate(rows):
@@ -103,19 +109,24 @@ def chain_figures(
             generator = torch.Generator().manual_seed(seed * 100_003 + index)
             begin = time.perf_counter()
             sung, _ = generate_semantic(
-                t2s, text, band, steps=semantic.shape[-1], temperature=temperature, generator=generator
+                t2s, text, band, steps=semantic.shape[-1], temperature=temperature, generator=generator, batch=candidates
             )
             middle = time.perf_counter()
             made = generate_codes(sm2a, sung, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator)
             end = time.perf_counter()
-            wav = codec.decode(made)[0, 0]
+            sung_waves = codec.decode(made)[:, 0]
+            decoded = time.perf_counter()
+            lyrics = Lyrics(tuple(Line(line) for half in text for line in half))
+            scores = [word_score(find_words(aligner, one, codec.spec.sample_rate, lyrics)) for one in sung_waves]
+            wav = sung_waves[max(range(candidates), key=lambda i: (scores[i], -i))]
             seconds["t2s"] += middle - begin
             seconds["sm2a"] += end - middle
-            seconds["decode"] += time.perf_counter() - end
+            seconds["decode"] += decoded - end
+            seconds["choose"] += time.perf_counter() - decoded
             true_semantic = generate_codes(
                 sm2a, semantic, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator
             )
-            takes = {"codec": codec.decode(codes)[0, 0], "sm2a": codec.decode(true_semantic)[0, 0], "chain": wav}
+            takes = {"codec": codec.decode(codes)[0, 0], "sm2a": codec.decode(true_semantic)[0, 0], "one_try": sung_waves[0], "chain": wav}
             for name, take in takes.items():
                 heard[name].append(judge.phones(take))
             words = " ".join(line for half in text for line in half).split()
@@ -138,6 +149,7 @@ def chain_figures(
         "singers": len({row["artist"] for row in rows}),
         "phones": sum(map(len, written)),
         "temperature": temperature,
+        "candidates": candidates,
         "seed": seed,
         "phone_error": rates,
         "phones_heard_per_written": round(sum(map(len, heard["chain"])) / sum(map(len, written)), 3),

@@ -19,6 +19,7 @@ from autosing.errors import AlignmentError, AudioError, ConfigError, DataError, 
 from autosing.models.io import MODEL_FILE, load_model, resolve
 from autosing.nn.embeddings import code_features, same_fit
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
+from autosing.perception.alignment.base import Aligner
 from autosing.perception.codec.base import Codec
 from autosing.singing.generate import generate_codes, generate_semantic
 from autosing.singing.mix import active_level, fade_edges, mix_tracks
@@ -78,7 +79,9 @@ class Singer:
         if not same_fit(self.t2s.semantic.codebook, self.sm2a.semantic.codebook):
             raise MismatchError(f"{places[0]} and {places[1]} know different fits of semantic tokenizer '{sm2a.semantic.name}'; train both on one dataset")
         for geometry, codec in ((self.sm2a.geometry, self.codec), (self.sm2a.music_geometry, self.band_codec)):
-            books = codec.codebooks() if geometry is not None else ()
+            if geometry is None:
+                continue
+            books = codec.codebooks()
             if not all(same_fit(geometry.features(level).cpu(), code_features(book)) for level, book in enumerate(books)):
                 raise MismatchError(
                     f"{places[1]} was trained with another fit of codec '{codec.spec.name}' than this installation has; train it on a dataset "
@@ -127,9 +130,9 @@ class Singer:
         lyrics = _lyrics_for_alignment(request)
         heard: list[Alignment] = []
         for one in vocals:
-            heard.append(self._words(one, lyrics))
+            heard.append(find_words(self.aligner, one.to(self.device), self.codec.spec.sample_rate, lyrics))
             clock.within(len(heard), len(vocals))
-        order = sorted(range(len(heard)), key=lambda i: (-_score(heard[i]), i))
+        order = sorted(range(len(heard)), key=lambda i: (-word_score(heard[i]), i))
         clock.end()
 
         sung = [self._mix(vocals[i][None], reference, request) for i in order]
@@ -140,7 +143,7 @@ class Singer:
             "request": _plain(asdict(request)),
             "seconds": length,
             "chosen": order[0],
-            "word_scores": [_plain(round(_score(a), 4)) for a in heard],  # None: none of its words could be found
+            "word_scores": [_plain(round(word_score(a), 4)) for a in heard],  # None: none of its words could be found
             "words": [_plain(word) for word in heard[order[0]].words],
             "voice_from": _voice_source(request, reference),
             "models": self.models,
@@ -222,15 +225,6 @@ class Singer:
         wav = torch.nn.functional.pad(wav, (0, max(0, n - wav.shape[-1])))[:n]
         return tokenizer.encode(wav[None].to(self.device))[:, :steps]
 
-    def _words(self, vocals: Tensor, lyrics: Lyrics) -> Alignment:
-        wav = audio.resample(vocals, self.codec.spec.sample_rate, self.aligner.sample_rate)
-        if not lyrics.lines:
-            return Alignment(())
-        try:
-            return self.aligner.align(wav.to(self.device), lyrics)
-        except AlignmentError:  # nothing that could be the words was sung: a candidate without words, which ranks last
-            return Alignment(())
-
     def _mix(self, vocals: Tensor, reference: Reference | None, request: SingRequest):
         rate = self._rate(reference)
         vocals = audio.resample(vocals, self.codec.spec.sample_rate, rate)
@@ -294,7 +288,17 @@ def _lyrics_for_alignment(request: SingRequest) -> Lyrics:
     return Lyrics(tuple(Line(text) for text in (*first, *second)))
 
 
-def _score(alignment: Alignment) -> float:
+def find_words(aligner: Aligner, vocals: Tensor, rate: int, lyrics: Lyrics) -> Alignment:
+    """Where in the sung (n,) `vocals` the words are; without words where there are none, or nothing that could be them was sung."""
+    if not lyrics.lines:
+        return Alignment(())
+    try:
+        return aligner.align(audio.resample(vocals, rate, aligner.sample_rate), lyrics)
+    except AlignmentError:
+        return Alignment(())
+
+
+def word_score(alignment: Alignment) -> float:
     """Mean word score, weighted by nothing: how sure the recogniser is that these words are sung. -inf without words."""
     return sum(w.score for w in alignment.words) / len(alignment.words) if alignment.words else float("-inf")
 

@@ -158,8 +158,8 @@ def distances(reader: ConvNeXtStack, batch: dict[str, Tensor], state: Tensor, no
         "movement": (moved.square() * weight[:, 1:]).sum() / weight.sum() / error.shape[-1],
         "noise": ((noise - batch["noise"]).square() * sung).sum() / sung.sum().clamp(min=1.0) / noise.shape[-1],
         "phones": (truth.exp() * (truth - answer)).sum(-1).mean(),
-        "states": sum((a - b).square().mean() / b.square().mean() for a, b in zip(states, true_states, strict=True)) / len(states),
-    }  # type: ignore[return-value]
+        "states": torch.stack([(a - b).square().mean() / b.square().mean() for a, b in zip(states, true_states, strict=True)]).mean(),
+    }
 
 
 def learn(books: VoiceBooks, material: Material, plan: Plan, watch: Watch = iter) -> dict[str, float]:
