@@ -109,6 +109,21 @@ class Dataset:
         return self.folder(partition) / f"{name}.parquet"
 
 
+def song_tables(*folders: Path) -> list[Path]:
+    """`<folder>/<i>/songs.parquet` of rendered songs, folder by folder in the order of i.
+
+    Raises:
+        DataError: a folder without any.
+    """
+    tables = []
+    for folder in map(Path, folders):
+        found = [path for path in folder.glob("*/songs.parquet") if _is_partition(path.parent)]
+        if not found:
+            raise DataError(f"no song tables at '{folder}/<i>/songs.parquet'; render songs first: python -m autosing.rendering songs")
+        tables += sorted(found, key=lambda path: int(path.parent.name))
+    return tables
+
+
 @dataclass(frozen=True)
 class TableInfo:
     """What was written: `rows`, `bytes` and `sha256` of the file."""

@@ -30,6 +30,7 @@ from autosing.perception.alignment.builtin import BuiltinAligner
 from autosing.perception.separation.base import Separator
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
+from autosing.store import song_tables
 from autosing.tokens.specs import Seconds
 
 PCO_WINDOW: Seconds = 0.3
@@ -170,8 +171,7 @@ def rendered_songs(folder: Path, kinds: Sequence[str] = ("vocals", "mixture"), l
     from autosing.song.audio import load, mono
 
     count = 0
-    paths = sorted(Path(folder).glob("*/songs.parquet"), key=lambda p: (len(p.parent.name), p.parent.name))
-    for path in paths:
+    for path in song_tables(folder):
         file = pq.ParquetFile(path)
         columns = ["id", "kind", "sample_rate", "vocals", "accompaniment", "words"]
         for group in range(file.num_row_groups):

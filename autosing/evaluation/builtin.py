@@ -25,7 +25,8 @@ import torch
 
 import autosing
 from autosing import weights
-from autosing.errors import AutoSingError, ConfigError, DataError
+from autosing.errors import AutoSingError, ConfigError
+from autosing.store import song_tables
 
 Figures = dict[str, Any]
 SEED = 0
@@ -227,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     try:
         songs = options.songs or rendered_into(options.work)
-        songs_hash = hash_of(sorted(songs.glob("*/songs.parquet")))
+        songs_hash = hash_of(song_tables(songs))
     except AutoSingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -261,13 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def hash_of(files: Sequence[Path]) -> str:
-    """Of the contents of files, in order.
-
-    Raises:
-        DataError: no files.
-    """
-    if not files:
-        raise DataError("no <i>/songs.parquet in the folder of --songs; render songs first: python -m autosing.rendering songs")
+    """Of the contents of files, in order."""
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as stream:

@@ -28,6 +28,7 @@ from autosing.perception.codec.builtin import BuiltinCodec
 from autosing.perception.codec.leakage import through_mask
 from autosing.perception.codec.vocoder import hz_to_mel, mel_to_hz
 from autosing.song import audio
+from autosing.store import song_tables
 
 F0_RATE = 200  # Hz, of the column `f0`
 LEAK_DB = 12.0
@@ -108,11 +109,8 @@ def rendered_recordings(
     Raises:
         DataError: no table.
     """
-    tables = sorted(Path(songs).glob("*/songs.parquet"), key=lambda p: int(p.parent.name))
-    if not tables:
-        raise DataError(f"no <i>/songs.parquet in '{songs}'; render songs first (python -m autosing.rendering songs)")
     spec, count = codec.spec, 0
-    for table in tables:
+    for table in song_tables(songs):
         file = pq.ParquetFile(table)
         for group in range(file.num_row_groups):
             for row in file.read_row_group(group, columns=["id", "vocals", "accompaniment", "f0", "pron"]).to_pylist():

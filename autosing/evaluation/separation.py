@@ -16,6 +16,7 @@ from torch import Tensor
 from autosing.errors import DataError
 from autosing.perception.separation.base import Separator
 from autosing.song import audio
+from autosing.store import song_tables
 
 
 class StemPair(NamedTuple):
@@ -110,10 +111,7 @@ def rendered_rows(dataset: Path, columns: tuple[str, ...]) -> Iterator[dict[str,
     """
     import pyarrow.parquet as pq
 
-    tables = sorted(Path(dataset).glob("*/songs.parquet"), key=lambda path: (len(path.parent.name), path.parent.name))
-    if not tables:
-        raise DataError(f"'{dataset}' holds no <i>/songs.parquet; render songs there first (python -m autosing.rendering songs)")
-    for table in tables:
+    for table in song_tables(dataset):
         with pq.ParquetFile(table) as file:
             for group in range(file.num_row_groups):
                 yield from file.read_row_group(group, columns=list(columns)).to_pylist()

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from autosing.rendering.song import RenderedSong, Studio
 from autosing.rendering.voices import SAMPLE_RATE
-from autosing.store import atomic_path
+from autosing.store import atomic_path, song_tables
 
 _SPAN = [pa.field("start", pa.float32()), pa.field("end", pa.float32())]
 SONGS = pa.schema(
@@ -149,7 +149,7 @@ def make_partitions(
 def write_index(dataset: Path) -> int:
     """Write `<dataset>/<i>/index.parquet` beside every songs.parquet (rows with accompaniment only); returns the number of songs."""
     total = 0
-    for path in sorted(Path(dataset).glob("*/songs.parquet"), key=lambda path: int(path.parent.name)):
+    for path in song_tables(dataset):
         with (
             atomic_path(path.with_name("index.parquet")) as temporary,
             pq.ParquetWriter(temporary, INDEX, compression="none") as writer,

@@ -28,7 +28,7 @@ from torch import Tensor
 from autosing.perception import load_codec, load_semantic, load_voice
 from autosing.song import audio
 from autosing.song.alignment import ALIGNMENT_TYPE, Alignment, Token, Word
-from autosing.store import atomic_path, sha256_of
+from autosing.store import atomic_path, sha256_of, song_tables
 from autosing.tokens.specs import Seconds
 
 WINDOW_SECONDS: Seconds = 30.0
@@ -127,9 +127,9 @@ def write_tokens(
         share: (i, k): make only every k-th partition from i on, so that k processes share the work; the last to finish writes
             dataset.json, when every partition is there.
     """
-    sources = [(source, copy) for copy in range(altered + 1) for source in _partitions(songs)]
+    sources = [(source, copy) for copy in range(altered + 1) for source in song_tables(songs)]
     train = len(sources)
-    sources += [(source, 0) for source in (_partitions(validation) if validation else [])]
+    sources += [(source, 0) for source in (song_tables(validation) if validation else [])]
     tokeniser = Tokeniser(device)
     for number, (source, copy) in enumerate(sources):
         target = out / str(number) / "main.parquet"
@@ -155,10 +155,6 @@ def write_tokens(
     with atomic_path(out / "dataset.json") as path:
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     yield f"{out / 'dataset.json'}: {values['rows']}"
-
-
-def _partitions(songs: Path) -> list[Path]:
-    return sorted(songs.glob("*/songs.parquet"), key=lambda p: int(p.parent.name))
 
 
 def _songs(path: Path) -> Iterator[dict[str, Any]]:

@@ -31,6 +31,7 @@ from autosing.perception.codec.learn import Material, Plan, learn
 from autosing.perception.codec.quantise import kmeans, nearest
 from autosing.perception.codec.vocoder import Frames, Vocoder
 from autosing.song import audio
+from autosing.store import song_tables
 from autosing.tokens.specs import Seconds
 
 CROP_SECONDS: Seconds = 24.0
@@ -52,10 +53,7 @@ def songs(folders: Sequence[Path], seconds: Seconds, seed: int) -> Iterator[Song
     Raises:
         DataError: no table.
     """
-    tables = [path for folder in folders for path in sorted(Path(folder).glob("*/songs.parquet"))]
-    if not tables:
-        raise DataError(f"no <i>/songs.parquet under {', '.join(map(str, folders))}; render songs first")
-    files = [pq.ParquetFile(path) for path in tables]
+    files = [pq.ParquetFile(path) for path in song_tables(*folders)]
     places = [(file, group) for file in files for group in range(file.num_row_groups)]
     total = 0.0
     for index in np.random.default_rng(seed).permutation(len(places)):

@@ -32,6 +32,7 @@ from autosing.models.recogniser import CLASS_OF, CLASSES, SILENCE, Recogniser
 from autosing.models.semantic import SemanticCodebook, SemanticConfig, nearest_code, neighbourhood
 from autosing.perception.semantic.builtin import checksum, recogniser_blocks
 from autosing.perception.separation.base import Separator
+from autosing.store import song_tables
 
 RUN_TOKENS = 100
 """Length of the pieces that the read-out is fitted to, two a song."""
@@ -64,11 +65,8 @@ def list_songs(folder: Path, limit: int | None = None, seed: int = 0) -> list[tu
     Raises:
         DataError: no tables, or a damaged one.
     """
-    paths = sorted(Path(folder).glob("*/songs.parquet"), key=lambda path: (len(path.parent.name), path.parent.name))
-    if not paths:
-        raise DataError(f"no song tables at '{folder}/<i>/songs.parquet'; render songs first: python -m autosing.rendering songs")
     groups = []
-    for path in paths:
+    for path in song_tables(folder):
         try:
             groups += [(path, group) for group in range(pq.read_metadata(path).num_row_groups)]
         except (pa.ArrowException, OSError) as error:
