@@ -27,7 +27,7 @@ from autosing.song.alignment import Alignment
 from autosing.tokens.pointer import MAX_ADVANCE, pace_track, pointer_track, steps_since_advance, with_opening_line
 from autosing.tokens.specs import CodecSpec, SemanticSpec, require_same
 from autosing.tokens.text import PAD, UNKNOWN, TextFrontEnd, TimedText
-from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row
+from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row, drawn
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ class T2SArgs:
 class MupTunables(OptimTunables):
     """Tunables of both sequence models; see `autosing.nn.mup.Mup` for the first six."""
 
-    init_std: float = 9.0
-    embeddings_std: float = 0.2
-    output_mult: float = 5.6
-    query_mult: float = 0.3
+    init_std: float = drawn(9.0, 3.0, 30.0)
+    embeddings_std: float = drawn(0.2, 0.02, 0.5)
+    output_mult: float = drawn(5.6, 1.0, 16.0)
+    query_mult: float = drawn(0.3, 0.1, 2.0)
     linear_heads: bool = False
     rope: bool = True
-    embeddings_lr_scale: float = 10.0
+    embeddings_lr_scale: float = drawn(10.0, 4.0, 20.0)
     encoder_depth_ratio: float = 0.25
 
     def __post_init__(self) -> None:

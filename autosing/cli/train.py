@@ -28,7 +28,7 @@ from autosing.training.log import Progress, Wandb
 from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, make_folder, resumable
 from autosing.training.schedule import DECAYS
 from autosing.training.state import read_numbers
-from autosing.training.task import OptimTunables, Task
+from autosing.training.task import OptimTunables, Task, draw_tunables
 from tasks import TASKS
 
 UNUSED = {
@@ -46,7 +46,8 @@ EXAMPLE = """example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0 done, 2 a mistake of the user, 130/143 stopped by SIGINT/SIGTERM with the state saved."""
+    """Run the command; returns its exit code: 0 done, 2 a mistake of the user, 130, 143 or 138 stopped by SIGINT, SIGTERM or SIGUSR1 with the
+    state saved (128 + the signal)."""
     try:
         return _train(sys.argv[1:] if argv is None else list(argv))
     except AutoSingError as error:
@@ -68,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--task-name", help=f"what to train: {', '.join(TASKS.names())}")
     add("--task-args", metavar="JSON", help="the task's settings, as in '{\"size\": \"tiny\"}'")
     add("--dataset-config", metavar="JSON", help="'{\"path\": \"...\"}', validation_path, validation_share; keys of the task's settings too")
-    add("--tunables", metavar="JSON", help="optimiser and initialisation, as in '{\"lr0\": 4e-3}'")
+    add("--tunables", metavar="JSON", help="optimiser and initialisation, as in '{\"lr0\": 4e-3}'; '{\"random\": true}' draws the others")
     add("--batch-size", type=int, help="rows a batch, over all ranks (16)")
     add("--epochs", type=float, help="passes over the dataset (5)")
     add("--steps", type=int, help="stop after this many optimiser steps instead")
@@ -156,8 +157,8 @@ def _train(argv: Sequence[str]) -> int:
     if "load_from" in given and not resume:  # what the checkpoint was trained with is the default of what is not given
         saved = {**saved, **_adopted(cls, read_config(given["load_from"], getattr(cls, "model_kind", name)))}
     args = _task_args(cls, given, saved, more_args)
-    tunables = from_mapping(cls.Tunables, _values("tunables", given, saved), "--tunables")
     settings = _settings(given, saved)
+    tunables, search = _tunables(cls, given, saved, settings.seed)
     ranks = dist.Ranks.from_environment()
     device = dist.start(ranks, pick_device(given.get("device", "auto")))
     try:
@@ -186,7 +187,7 @@ def _train(argv: Sequence[str]) -> int:
             wandb=_wandb(given, ranks, folder, name, identity),
         )
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
-        for line in (*describe(trainer), *notes, *unused, f"run folder: {folder}"):
+        for line in (*describe(trainer), *search, *notes, *unused, f"run folder: {folder}"):
             progress.line(line)
         if device.type == "cpu" and PRECISIONS[trainer.precision] is not None:
             progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
@@ -243,6 +244,19 @@ def _task_args(cls: Any, given: Mapping[str, Any], saved: Mapping[str, Any], fro
             raise ConfigError(f"'{key}' is {said[key]!r} in --task-args and {value!r} in --dataset-config; give it once")
         values[key] = value
     return from_mapping(cls.Args, values, "--task-args")
+
+
+def _tunables(cls: Any, given: Mapping[str, Any], saved: Mapping[str, Any], seed: int) -> tuple[Any, list[str]]:
+    """`--tunables`, and what to tell of a search: with `"random": true` what was not said is drawn from the run's seed."""
+    values = _values("tunables", given, saved)
+    draw = values.pop("random", False)
+    if not isinstance(draw, bool):
+        raise ConfigError(f"--tunables: 'random' must be true or false, found {draw!r}")
+    if not draw:
+        return from_mapping(cls.Tunables, values, "--tunables"), []
+    found = draw_tunables(cls.Tunables, values, seed)
+    told = ", ".join(f"{name} {value:g}" for name, value in found.items() if name not in values)
+    return from_mapping(cls.Tunables, found, "--tunables"), [f"drawn with seed {seed}: {told}"]
 
 
 def _adopted(cls: Any, checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -616,6 +616,7 @@ def _leave_signals_to_the_parent(leaving: Any, worker: int) -> None:
         signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, note)
 
 

@@ -67,7 +67,7 @@ from autosing.training.state import (
 from autosing.training.task import Losses, OptimTunables, Task
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: a scheduler's warning before its time limit
 VALIDATION_CACHE_BYTES = 256 << 20
 PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often
 SAVE_SECONDS = 300.0  # the state is saved at least this often, however far apart validations are
@@ -173,7 +173,7 @@ class _Stepper(nn.Module):
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGINT inside its block; a second one takes its usual course."""
+    """Notes `STOP_SIGNALS` inside its block; a second one takes its usual course."""
 
     def __init__(self) -> None:
         self.signal = 0

@@ -4,6 +4,7 @@ A module of `tasks/` exports `TASK`, a class that implements `Task` and is built
 `tunables` from `--tunables` (both frozen dataclasses; unknown keys are refused), `meta` from the dataset.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -16,6 +17,7 @@ from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec
 
 Row = Mapping[str, Any]
 Batch = dict[str, Tensor]
+DRAWN_FROM = "drawn_from"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,10 @@ class ParamRule:
 
 @dataclass(frozen=True)
 class OptimTunables:
-    """Tunables every task has; a task's own Tunables dataclass extends it. `clip_gradient_norm` 0 = no clipping."""
+    """Tunables every task has; a task's own Tunables dataclass extends it. `clip_gradient_norm` 0 = no clipping.
+
+    A field made with `drawn` takes part in a search: `{"random": true}` in `--tunables` draws it (`draw_tunables`).
+    """
 
     lr0: float = 3e-3
     weight_decay: float = 1e-3
@@ -86,6 +91,29 @@ class OptimTunables:
     def __post_init__(self) -> None:
         require_at_least(self, 0, "lr0", "weight_decay", "warmup_steps", "clip_gradient_norm")
         require_dropout(self, "beta1", "beta2")
+
+
+def drawn(default: Any, low: float, high: float) -> Any:
+    """A tunable's field with the range that a random search draws it from, log-uniformly; both ends above 0."""
+    return field(default=default, metadata={DRAWN_FROM: (low, high)})
+
+
+def draw_tunables(cls: type, given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """`given` and a random value for everything else that a search varies: fields made with `drawn`, and the common ones around the task's
+    own defaults (learning rate by up to 3, decay by up to 10, warm-up by up to 4, each way). The same seed draws the same values.
+    """
+    around = {"lr0": 3.0, "weight_decay": 10.0, "warmup_steps": 4.0}
+    rng = np.random.default_rng([seed, 0x7DA])
+    values: dict[str, Any] = {}
+    for tunable in fields(cls):
+        low, high = tunable.metadata.get(DRAWN_FROM, (0.0, 0.0))
+        default: Any = tunable.default
+        if tunable.name in around and not high:
+            low, high = default / around[tunable.name], default * around[tunable.name]
+        if low > 0:
+            value = float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.4g}")
+            values[tunable.name] = round(value) if isinstance(default, int) else value
+    return {**values, **given}
 
 
 class Task(Protocol):

@@ -15,7 +15,8 @@ from autosing.errors import ConfigError
 from autosing.models.io import save_model
 from autosing.training.data import TrainingData
 from autosing.training.loop import Settings, Trainer
-from autosing.training.task import DatasetMeta
+from autosing.training.task import DatasetMeta, draw_tunables
+from tasks.t2s import MupTunables
 
 
 def test_a_run_learns_and_leaves_what_it_promises(runs, capsys):
@@ -37,6 +38,30 @@ def test_a_run_learns_and_leaves_what_it_promises(runs, capsys):
     assert "warm-up 15 steps (a tenth of the run, instead of 2000)" in out.err
 
 
+def test_a_search_draws_what_is_not_said_and_keeps_it_when_resumed(runs, capsys):
+    """Same seed, same draw; another seed, another; a resumed run goes on with what was drawn, recorded as plain numbers."""
+
+    def tunables(name: str) -> dict:
+        return json.loads((runs.path(name) / "last" / "config.json").read_text())["meta"]["training"]["identity"]["tunables"]
+
+    search = {"steps": 4, "tunables": '{"random": true, "beta1": 0.8}'}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert runs(name, seed=seed, **search) == 0
+    assert "drawn with seed 1: lr0" in capsys.readouterr().err
+    assert tunables("a") == tunables("b") and tunables("a")["lr0"] != tunables("c")["lr0"]
+    assert tunables("a")["beta1"] == 0.8 and "random" not in tunables("a")
+    assert main(["--resume-from", str(runs.path("a")), "--steps", "6", "--allow-changed"]) == 0
+    assert tunables("a") == tunables("b")
+
+
+def test_draws_cover_their_range_evenly_on_a_logarithmic_scale():
+    values = [draw_tunables(MupTunables, {}, seed) for seed in range(200)]
+    for name, low, high in (("init_std", 3, 30), ("query_mult", 0.1, 2), ("lr0", 1e-3, 9e-3)):
+        drawn = sorted(value[name] for value in values)
+        assert low <= drawn[0] and drawn[-1] <= high and abs(drawn[100] / (low * high) ** 0.5 - 1) < 0.35
+    assert all(isinstance(value["warmup_steps"], int) and "rope" not in value for value in values)
+
+
 def test_both_spellings_of_every_flag():
     dashes = parse(["--batch-size", "3", "--task-name=toy", "--validate-every-n-steps", "7", "--torch-compile", "false"])
     assert parse(["--batch_size", "3", "--task_name=toy", "--validate_every_n_steps", "7", "--torch_compile", "false"]) == dashes
@@ -49,6 +74,7 @@ def test_both_spellings_of_every_flag():
     [
         (["--batchsize", "3"], "no flag '--batchsize'; did you mean '--batch-size'"),
         (["--tunables", '{"lr": 1}'], "--tunables has no key 'lr'; did you mean 'lr0'"),
+        (["--tunables", '{"random": 3}'], "'random' must be true or false, found 3"),
         (["--task_args", '{"widht": 8}'], "has no key 'widht'; did you mean 'width'"),
         (["--task_args", "{width: 8}"], "--task-args is not valid JSON"),
         (["--dataset-config", '{"pth": "x"}'], "has no key 'pth'; did you mean 'path'"),
@@ -223,7 +249,7 @@ def test_dataset_config_keys_of_the_task_reach_it(runs):
     assert numbers["identity"]["args"]["multiscale"] is True
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_a_signal_saves_and_stops(runs, monkeypatch, number, code):
     count = iter(range(1000))
 
@@ -268,7 +294,8 @@ def test_what_is_compiled_is_what_the_task_calls(runs, monkeypatch):
     assert compiled == ["Toy", "Linear", "LayerNorm"]
 
 
-def test_sigterm_to_the_whole_group_saves_and_stops(runs):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_saves_and_stops(runs, number):
     """As a cluster ends a job: the workers that read ahead get the signal too."""
     values = {"steps": 400, "workers": 1}
     process = runs.apart("a", before=os.setsid, **values)
@@ -276,9 +303,9 @@ def test_sigterm_to_the_whole_group_saves_and_stops(runs):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (metrics.is_file() and metrics.read_bytes().count(b"\n") > 3):
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     process.join(60)
-    assert process.exitcode == 143
+    assert process.exitcode == 128 + number
     assert json.loads((runs.path("a") / "state" / "state.json").read_text())["step"] == runs.records("a")[-1]["step"] < 400
 
 
