@@ -6,6 +6,7 @@ is understood with `_` and with `-`. A resumed run (`--resume-from`) takes every
 
 import argparse
 import dataclasses
+import importlib
 import re
 import signal
 import sys
@@ -66,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--task-name", help=f"what to train: {', '.join(TASKS.names())}")
+    add("--task-name", help=f"what to train: {', '.join(TASKS.names())}, or a file of your own with a TASK in it")
     add("--task-args", metavar="JSON", help="the task's settings, as in '{\"size\": \"tiny\"}'")
     add("--dataset-config", metavar="JSON", help="'{\"path\": \"...\"}', validation_path, validation_share; keys of the task's settings too")
     add("--tunables", metavar="JSON", help="optimiser and initialisation, as in '{\"lr0\": 4e-3}'; '{\"random\": true}' draws the others")
@@ -143,7 +144,7 @@ def _train(argv: Sequence[str]) -> int:
         raise ConfigError(f"--task-name is needed; choose one of: {', '.join(TASKS.names())}")
     if folder is None:
         run_name = given.get("name", time.strftime("%Y%m%d-%H%M%S"))
-        folder = Path(given.get("output_dir", "./models/")) / name / run_name
+        folder = Path(given.get("output_dir", "./models/")) / task_folder(name) / run_name
     if not resume and resumable(folder) and not given.get("overwrite"):
         raise ConfigError(f"'{folder}' holds a run already: --resume-from auto goes on with it, --overwrite starts anew, --name names another")
     if given.get("threads", 1) < 1:
@@ -151,7 +152,7 @@ def _train(argv: Sequence[str]) -> int:
     if "threads" in given:
         torch.set_num_threads(given["threads"])
 
-    cls: Any = TASKS.get(name)
+    cls = find_task(name)
     dataset_values = parse_json(given["dataset_config"], "--dataset-config") if "dataset_config" in given else saved.get("dataset_config", {})
     config, more_args = split_config(dataset_values, cls.Args, "--dataset-config")
     if "load_from" in given and not resume:  # what the checkpoint was trained with is the default of what is not given
@@ -203,6 +204,29 @@ def _train(argv: Sequence[str]) -> int:
     return 0
 
 
+def find_task(name: str) -> Any:
+    """A row of `TASKS`, or `TASK` of a file of one's own.
+
+    Raises:
+        ConfigError: no such row or file, or a file without `TASK`.
+    """
+    path = Path(name)
+    if path.suffix != ".py":
+        return TASKS.get(name)
+    if not path.is_file():
+        raise ConfigError(f"--task-name: there is no file '{name}'; give a task's file or one of: {', '.join(TASKS.names())}")
+    sys.path.insert(0, str(path.resolve().parent))  # where processes that read rows look for it too
+    module = importlib.import_module(path.stem)
+    if not hasattr(module, "TASK"):
+        raise ConfigError(f"'{name}' has no TASK; see the README, 'Your own task'")
+    return module.TASK
+
+
+def task_folder(name: str) -> str:
+    """Where runs of a task are kept under --output-dir."""
+    return Path(name).stem if name.endswith(".py") else name
+
+
 def _place(given: Mapping[str, Any]) -> tuple[bool, Path | None]:
     """Whether to resume, and the run's folder when it is already decided."""
     folder = Path(given["checkpoint_dir"]) if "checkpoint_dir" in given else None
@@ -223,7 +247,7 @@ def _place(given: Mapping[str, Any]) -> tuple[bool, Path | None]:
     if folder is None:
         if "name" not in given or "task_name" not in given:
             raise ConfigError("--resume-from auto needs --task-name and --name (or --checkpoint-dir) to know which run is meant")
-        folder = Path(given.get("output_dir", "./models/")) / given["task_name"] / given["name"]
+        folder = Path(given.get("output_dir", "./models/")) / task_folder(given["task_name"]) / given["name"]
     return resumable(folder), folder
 
 

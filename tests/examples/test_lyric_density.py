@@ -1,0 +1,61 @@
+"""The README's own task: trained by its file's name, it learns; it is resumed, refused and kept like any other."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from autosing.cli.train import main
+from autosing.rendering.tokens import MAIN
+from autosing.song.alignment import Alignment, Word
+from tests.sequence_rows import toy_meta, toy_row
+
+FILE = Path(__file__).resolve().parents[2] / "examples" / "lyric_density.py"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Windows with 2 to 40 words; busy ones have a high code of accompaniment, calm ones a low one."""
+    rows = []
+    for number in range(48):
+        words = 2 + 38 * (number % 8) // 7
+        row = toy_row(number)
+        grid = np.full((4, len(row["mtoks"]) // 4), -1)
+        grid[0, ::8] = words
+        times = np.linspace(0, 29, words)
+        alignment = Alignment(tuple(Word("la", float(t), float(t) + 0.1, 1.0, 0) for t in times), (), 1.0)
+        rows.append({**row, "artist": "a", "mtoks": grid.reshape(-1).tolist(), "alignment": alignment.to_struct()})
+    folder = tmp_path / "tokens"
+    (folder / "0").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=MAIN), folder / "0" / "main.parquet")
+    meta = {**toy_meta().to_json(), "format": "autosing-dataset/1", "parts": ["main"], "kind": "tokens", "partitions": {"train": [0], "validation": []}, "rows": {"train": 48, "validation": 0}}
+    (folder / "dataset.json").write_text(json.dumps(meta))
+    return folder
+
+
+def train(dataset: Path, *flags: str) -> int:
+    return main([
+        "--task-name", str(FILE), "--dataset-config", json.dumps({"path": str(dataset)}), "--output-dir", str(dataset.parent / "runs"),
+        "--name", "a", "--batch-size", "8", "--workers", "0", "--device", "cpu", "--tunables", '{"lr0": 0.01}', *flags,
+    ])  # fmt: skip
+
+
+def test_it_learns_and_goes_on_where_it_was(dataset: Path) -> None:
+    assert train(dataset, "--steps", "5", "--validate-every-n-steps", "5") == 0
+    run = dataset.parent / "runs" / "lyric_density" / "a"
+    early = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert train(dataset, "--resume-from", "auto", "--allow-changed", "--steps", "150", "--validate-every-n-steps", "150") == 0
+    late = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert late["step"] == 150 and late["off_by_words_a_second"] < 0.4 * early["off_by_words_a_second"]
+    assert json.loads((run / "last" / "config.json").read_text())["kind"] == "lyric_density"
+
+
+def test_what_is_no_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--task-name", str(tmp_path / "nowhere.py")]) == 2
+    (tmp_path / "without_a_task.py").write_text("x = 1\n")
+    assert main(["--task-name", str(tmp_path / "without_a_task.py")]) == 2
+    told = capsys.readouterr().err
+    assert "there is no file" in told and "has no TASK" in told
