@@ -52,7 +52,7 @@ class Material:
         from autosing.rendering.tokens import write_tokens
 
         tokens = self.work / f"tokens-{self.songs_hash}-{weights_hash()}"
-        for line in write_tokens(self.work / "no-training-songs", tokens, self.songs):
+        for line in write_tokens(None, tokens, self.songs):
             print(line, file=sys.stderr, flush=True)
         return tokens
 

@@ -118,16 +118,16 @@ def altered_speed(song_id: str, copy: int) -> float:
 
 
 def write_tokens(
-    songs: Path, out: Path, validation: Path | None, device: str = "cpu", share: tuple[int, int] = (0, 1), altered: int = 0
+    songs: Path | None, out: Path, validation: Path | None, device: str = "cpu", share: tuple[int, int] = (0, 1), altered: int = 0
 ) -> Iterator[str]:
-    """Tokenise every partition of `songs` (and of `validation`) into the training set `out`; yields a line of progress a partition.
+    """Tokenise every partition of `songs` and of `validation` into the training set `out`; yields a line of progress a partition.
 
     Args:
         altered: how often every training song comes once more, at another speed each time; at most `len(SPEEDS)`.
         share: (i, k): make only every k-th partition from i on, so that k processes share the work; the last to finish writes
             dataset.json, when every partition is there.
     """
-    sources = [(source, copy) for copy in range(altered + 1) for source in song_tables(songs)]
+    sources = [(source, copy) for copy in range(altered + 1) for source in (song_tables(songs) if songs else [])]
     train = len(sources)
     sources += [(source, 0) for source in (song_tables(validation) if validation else [])]
     tokeniser = Tokeniser(device)
