@@ -1,12 +1,16 @@
 """Training songs heard again at other speeds: everything in a row goes the same way."""
 
 import io
+import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from autosing.rendering.tokens import SPEEDS, Tokeniser, altered_speed, true_alignment
+from autosing.rendering.tokens import SPEEDS, Tokeniser, altered_speed, true_alignment, write_tokens
 
 
 def song(seconds: float = 12.0) -> dict:
@@ -41,6 +45,18 @@ def test_words_come_earlier_and_the_pitch_is_higher_in_a_faster_song() -> None:
     assert len(fast["stoks"]) == len(plain["stoks"]) == 750
     pitch = [np.median(np.array(row["atoks"]).reshape(4, -1)[1, : 10 * 83 : 4]) for row in (plain, fast)]
     assert pitch[1] > pitch[0]
+
+
+def test_a_token_set_has_the_songs_their_copies_and_the_validation_songs(tmp_path: Path) -> None:
+    for folder in ("train", "held"):
+        (tmp_path / folder / "0").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist([{**song(), "kind": "song"}]), tmp_path / folder / "0" / "songs.parquet")
+    told = list(write_tokens(tmp_path / "train", tmp_path / "both", tmp_path / "held", altered=1))
+    assert len(told) == 4 and json.loads((tmp_path / "both" / "dataset.json").read_text())["rows"] == {"train": 2, "validation": 1}
+    rows = [pq.read_table(tmp_path / "both" / str(number) / "main.parquet").to_pylist()[0] for number in range(3)]
+    assert rows[0] == rows[2] and rows[1]["id"] == f"a_x{altered_speed('a', 1):g}_at_0.00"
+    list(write_tokens(None, tmp_path / "held-alone", tmp_path / "held"))
+    assert json.loads((tmp_path / "held-alone" / "dataset.json").read_text())["rows"] == {"train": 0, "validation": 1}
 
 
 def test_times_scale_with_speed() -> None:
