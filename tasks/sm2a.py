@@ -64,7 +64,7 @@ class SM2AArgs:
     lane_projections: bool = True
     codebooks: bool = True
     level_temperatures: tuple[float, ...] = ()
-    semantic_guidance: float = 2.0
+    semantic_guidance: float = 3.0
     p_no_cond: float = 0.1
     p_no_semantic: float = 0.1
     corrupt: float = 0.15

@@ -43,7 +43,8 @@ class T2SArgs:
         cross_layers, music_depth: decoder layers with cross-attention, layers of the music encoder; null = what the size says.
         mask_finegrained: how many of the coarsest accompaniment levels are shown.
         min_inlier_ratio: rows with less trust train with a placeholder text (trust unknown counts as trusted).
-        p_no_text, p_no_cond: share of examples trained without text; without accompaniment.
+        text_guidance: how much to lean towards the text in singing, kept in the checkpoint; 1 = not at all.
+        p_no_text, p_no_cond: share of examples trained without text, which `text_guidance` needs; without accompaniment.
         corrupt: share of the decoder's input tokens replaced by others while training.
         advance_weight: weight of the pointer's loss.
     """
@@ -58,6 +59,7 @@ class T2SArgs:
     music_depth: int | None = None
     mask_finegrained: int = 2
     min_inlier_ratio: float = 0.85
+    text_guidance: float = 2.0
     p_no_text: float = 0.05
     p_no_cond: float = 0.1
     corrupt: float = 0.1
@@ -72,7 +74,9 @@ class T2SArgs:
         require_shares(self, "p_no_text", "p_no_cond", "corrupt")
         require_dropout(self, "dropout")
         require_at_least(self, 1, "text_length")
-        require_at_least(self, 0, "cross_layers", "music_depth", "mask_finegrained", "advance_weight")
+        require_at_least(self, 0, "cross_layers", "music_depth", "mask_finegrained", "advance_weight", "text_guidance")
+        if self.text_guidance != 1 and not self.p_no_text:
+            raise ValueError("'text_guidance' needs examples without text; set p_no_text to 0.05 or text_guidance to 1")
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,7 @@ class TASK:
             cross_layers=choose(args.cross_layers, size.cross_layers, decoder),
             pointer=args.pointer,
             shown_levels=args.mask_finegrained,
+            text_guidance=args.text_guidance,
             dropout=args.dropout,
             mup=self.tunables.mup,
         )

@@ -88,6 +88,7 @@ class T2SConfig:
         pointer: follow the text with a pointer (see the module docstring).
         aligned_music: also add the music encoder's states to the decoder input at the time they sound.
         shown_levels: the coarsest levels of the accompaniment, those that the model was trained to hear.
+        text_guidance: how much to lean towards the text in singing, where this checkpoint sings best; 1 = no more than the likelihood says.
     """
 
     heads: int
@@ -106,6 +107,7 @@ class T2SConfig:
     pointer: bool = True
     aligned_music: bool = True
     shown_levels: int = 2
+    text_guidance: float = 1.0
     dropout: float = 0.0
     mup: Mup = field(default_factory=Mup)
 

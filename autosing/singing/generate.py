@@ -155,7 +155,7 @@ def generate_semantic(
     pointer_temperature: float = 0.9,
     top_k: int = 0,
     top_p: float = 1.0,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     language: str | None = None,
     prompt: Tensor | None = None,
     max_repeat: int = 75,
@@ -167,7 +167,7 @@ def generate_semantic(
         text: lines of each half (see `window_text`), or tokens without an opening LINE.
         accompaniment: (1, K, T) codes, cut or padded by nobody: give the window's; None = no accompaniment.
         steps: N.
-        guidance: 1 = none; more leans towards the text (two decoder rows a candidate).
+        guidance: 1 = none; more leans towards the text (two decoder rows a candidate); None = the checkpoint's own.
         language: of `model.config.languages`; None = the first.
         prompt: (P,) or (B, P) tokens the song starts with.
         max_repeat: a sounding token repeated this often in a row is not chosen again; 0 = no guard.
@@ -188,7 +188,8 @@ def generate_semantic(
     ids = with_opening_line(timed).ids
     source = _encode_text(model, ids, accompaniment, steps, language)
     rows = batch
-    if guidance != 1.0:
+    towards_text = c.text_guidance if guidance is None else guidance
+    if towards_text != 1.0:
         nothing = np.concatenate([[UNKNOWN], np.full(len(ids) - 1, PAD)])
         source = T2SSource.stack([source, _encode_text(model, nothing, accompaniment, steps, language)], batch)
         rows = 2 * batch
@@ -210,7 +211,7 @@ def generate_semantic(
         hidden = model.decode(previous, step, source, *conditions, caches=caches)[:, 0]
         logits = model.semantic_logits(hidden)
         if rows > batch:
-            logits = guide(logits[:batch], logits[batch:], guidance)
+            logits = guide(logits[:batch], logits[batch:], towards_text)
         if prompt is not None and step < prompt.shape[1]:
             chosen = prompt[:, step]
         else:

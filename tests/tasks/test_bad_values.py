@@ -19,6 +19,8 @@ from tasks import TASKS
         ("t2s", "Tunables", {"embeddings_std": -1}, "'embeddings_std' must be at least 0"),
         ("sm2a", "Args", {"crop_seconds": -5}, "'crop_seconds' must be above 0"),
         ("sm2a", "Args", {"p_no_cond": 2}, "'p_no_cond' must be between 0 and 1"),
+        ("t2s", "Args", {"p_no_text": 0}, "'text_guidance' needs examples without text"),
+        ("sm2a", "Args", {"p_no_semantic": 0}, "'semantic_guidance' needs examples without semantic tokens"),
         ("sm2a", "Args", {"level_temperatures": [1, 0, 1, 1]}, "'level_temperatures' must be above 0 each"),
         ("sm2a", "Tunables", {"q0_loss_mult": -1}, "'q0_loss_mult' must be at least 0"),
         ("sm2a", "Tunables", {"beta2": 1}, "'beta2' must be at least 0 and below 1"),

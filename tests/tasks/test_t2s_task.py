@@ -15,7 +15,7 @@ from autosing.training.optim import build_optimizer, set_learning_rate
 from tasks.t2s import TASK, MupTunables, T2SArgs, replace_codes
 from tests.sequence_rows import SEMANTIC, toy_meta, toy_row
 
-ARGS = T2SArgs(size="micro", p_no_text=0.0, p_no_cond=0.0, dropout=0.0, corrupt=0.0)
+ARGS = T2SArgs(size="micro", text_guidance=1.0, p_no_text=0.0, p_no_cond=0.0, dropout=0.0, corrupt=0.0)
 
 
 @pytest.fixture(autouse=True)
