@@ -192,7 +192,8 @@ def _train(argv: Sequence[str]) -> int:
             progress.line(line)
         if device.type == "cpu" and PRECISIONS[trainer.precision] is not None:
             progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
-        result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False))
+        begun_elsewhere = "load_from" in given and not resume
+        result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False), validate_first=begun_elsewhere)
     finally:
         dist.stop(ranks)
     if result.stopped_by:

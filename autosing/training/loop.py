@@ -261,12 +261,13 @@ class Trainer:
 
     # ---- the loop
 
-    def fit(self, resume: bool = False, allow_changed: bool = False) -> Result:
+    def fit(self, resume: bool = False, allow_changed: bool = False, validate_first: bool = False) -> Result:
         """Train to the end of the run, or to a signal.
 
         Args:
             resume: go on from the state in `folder`.
             allow_changed: resume though dataset or configuration differ.
+            validate_first: validate before the first step, so that `best` is never worse than what the run began with.
 
         Raises:
             NotFiniteError: a loss or gradient is not finite; names the rows of the batch.
@@ -285,17 +286,19 @@ class Trainer:
         self._started = self._saved = time.monotonic()
         with StopRequest() as request:
             try:
-                self._run(request)
+                self._run(request, validate_first)
             finally:
                 if self.metrics_file is not None:
                     self.metrics_file.close()
                 self.wandb.close()
         return Result(self.step, self.last_metrics, self.best, request.signal)
 
-    def _run(self, request: StopRequest) -> None:
+    def _run(self, request: StopRequest, validate_first: bool) -> None:
         if self._finished():
             self._draw(force=True)
             return
+        if validate_first and self.step == 0:
+            self._validate_and_save()
         settings = self.settings
         micro = self.step * settings.accumulate
         stop = (self.total if self.total is not None else 1 << 40) * settings.accumulate

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from toy_task import Toy, ToyConfig
 
 from autosing.models.io import save_model
@@ -44,6 +45,17 @@ def test_another_fit_of_the_tokenizer_is_noticed(runs, tmp_path, capsys, change,
     save_model(model, tmp_path / "given", {})
     assert runs("a", steps=1, load_from=tmp_path / "given") == code
     assert ("another fit of the tokenizer (codebook differs" in capsys.readouterr().err) == bool(code)
+
+
+def test_best_is_never_worse_than_what_the_run_began_with(runs):
+    """A fine-tuning that goes wrong leaves the checkpoint it came from as `best`."""
+    assert runs("first", steps=60, validate_every_n_steps=20) == 0
+    good = runs.path("first") / "best"
+    assert runs("wrong", steps=10, validate_every_n_steps=5, load_from=good, tunables={"lr0": 3.0}) == 0
+    checks = {r["step"]: r["val_loss"] for r in runs.records("wrong") if "val_loss" in r}
+    assert list(checks) == [0, 5, 10] and checks[0] < min(checks[5], checks[10])
+    began, kept = (load_file(folder / "model.safetensors") for folder in (good, runs.path("wrong") / "best"))
+    assert all(torch.equal(began[key], kept[key]) for key in began)
 
 
 def test_task_args_are_read_when_a_run_that_was_loaded_goes_on(runs, capsys):
