@@ -76,7 +76,8 @@ class Tokeniser:
     def rows(self, song: dict[str, Any], speed: float = 1.0) -> Iterator[dict[str, Any]]:
         """Training rows of a row of songs.parquet, heard at `speed`."""
         window = int(WINDOW_SECONDS * 24000)
-        vocals, band = (_pad(_at_speed(_read(song[stem]), speed), window) for stem in ("vocals", "accompaniment"))
+        stems = (audio.resample(_read(song[stem]), round(24000 * speed), 24000) for stem in ("vocals", "accompaniment"))
+        vocals, band = (_pad(stem, window) for stem in stems)
         suffix = f"_x{speed:g}" if speed != 1.0 else ""
         codes, band_codes = (c.encode(w[None, None].to(self.device))[0].cpu() for c, w in ((self.codec, vocals), (self.band, band)))
         semantic = self.semantic.encode(vocals[None].to(self.device))[0].cpu()
@@ -171,10 +172,6 @@ def _read(data: bytes) -> Tensor:
     samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     assert rate == 24000
     return torch.from_numpy(np.ascontiguousarray(samples.mean(axis=1)))
-
-
-def _at_speed(wav: Tensor, speed: float) -> Tensor:
-    return audio.resample(wav, round(24000 * speed), 24000) if speed != 1.0 else wav
 
 
 def _pad(wav: Tensor, n: int) -> Tensor:

@@ -318,8 +318,8 @@ def generate_codes(
     for step in range(steps):
         hidden = model.decode(previous.repeat(len(sources), 1, 1), step, token_pattern, source, caches)[:, 0]
         for lane in lanes_at[step]:
-            logits, *without = model.lane_logits(hidden, lane).split(batch)
-            logits = logits + sum((lean - 1.0) * (logits - other) for lean, other in zip(leanings, without, strict=True))
+            plain, *without = model.lane_logits(hidden, lane).split(batch)
+            logits = plain + sum(guide(plain, other, lean) - plain for lean, other in zip(leanings, without, strict=True))
             chosen = sample(logits, generator, temperature * factors[lanes[lane].level], top_k, top_p)
             if given is not None:
                 chosen = torch.where(given[:, lane, step] >= 0, given[:, lane, step], chosen)

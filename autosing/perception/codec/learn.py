@@ -182,7 +182,7 @@ def learn(books: VoiceBooks, material: Material, plan: Plan, watch: Watch = iter
         if step == plan.free_steps:
             followers = _first_books(books, material, plan, generator)
         batch = material.draw(plan, generator)
-        latents = books.encoder(books.heard(batch["state"], batch["context"], batch["noise"], batch["voiced"]))
+        latents = _latents(books, batch)
         pairs = books.of_pairs(latents).repeat_interleave(2, -2)
         rest, loss = latents - pairs, 0.02 * latents.square().mean()
         if followers:
@@ -190,23 +190,20 @@ def learn(books: VoiceBooks, material: Material, plan: Plan, watch: Watch = iter
             loss = 0.25 * (latents - coded_pairs - coded_rest).square().mean() + 0.125 * (pairs - coded_pairs).square().mean()
             pairs, rest = coded_pairs + pairs - pairs.detach(), coded_rest + rest - rest.detach()  # gradients go straight through
         kept = (torch.rand(plan.batch, 1, 1, generator=generator) >= plan.without_rest).float()
-        told = books.told(batch["context"], pairs, rest * kept, batch["voiced"], batch["octaves"])
-        found = distances(reader, batch, *books.spectrum(books.decoder(told), batch["context"]))
+        found = _decoded_distances(books, reader, batch, pairs, rest * kept)
         loss = loss + found["spectrum"] + 0.3 * found["movement"] + 0.3 * found["noise"]
         _step(loss + plan.reading * (found["phones"] + found["states"]), parameters, optimizer, schedule)
     with torch.no_grad():
-        parts = [_coded_distances(books, reader, batch) for batch in material.measured(plan)]
+        parts = []
+        for batch in material.measured(plan):
+            parts.append(_decoded_distances(books, reader, batch, *_quantised(books, _latents(books, batch), batch["voiced"], [])))
     return {name: round(float(torch.stack([part[name] for part in parts]).mean()), 4) for name in parts[0]} if parts else {}
 
 
 @torch.no_grad()
 def _first_books(books: VoiceBooks, material: Material, plan: Plan, generator: torch.Generator) -> list[MovingBook]:
     """k-means over the latents of nine batches: followers of level 2, of level 3 voiced, and unvoiced."""
-    heard = []
-    for _ in range(9):
-        batch = material.draw(plan, generator)
-        heard.append(books.encoder(books.heard(batch["state"], batch["context"], batch["noise"], batch["voiced"])).flatten(0, 1))
-    latents = torch.cat(heard)
+    latents = torch.cat([_latents(books, material.draw(plan, generator)).flatten(0, 1) for _ in range(9)])
     cut = books.config.voiced_codes
     pairs = books.of_pairs(latents)
     books.book2.copy_(kmeans(pairs, len(books.book2), None, 8, plan.seed))
@@ -235,8 +232,14 @@ def _quantised(books: VoiceBooks, latents: Tensor, voiced: Tensor, followers: li
     return coded
 
 
-def _coded_distances(books: VoiceBooks, reader: ConvNeXtStack, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    latents = books.encoder(books.heard(batch["state"], batch["context"], batch["noise"], batch["voiced"]))
-    pairs, rest = _quantised(books, latents, batch["voiced"], [])
+def _latents(books: VoiceBooks, batch: dict[str, Tensor]) -> Tensor:
+    """(B, F, Z) of the encoder."""
+    return books.encoder(books.heard(batch["state"], batch["context"], batch["noise"], batch["voiced"]))
+
+
+def _decoded_distances(
+    books: VoiceBooks, reader: ConvNeXtStack, batch: dict[str, Tensor], pairs: Tensor, rest: Tensor
+) -> dict[str, Tensor]:
+    """`distances` of what the decoder makes of latents of level 2 and of level 3, (B, F, Z) each."""
     told = books.told(batch["context"], pairs, rest, batch["voiced"], batch["octaves"])
     return distances(reader, batch, *books.spectrum(books.decoder(told), batch["context"]))
