@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, help="processes that read ahead; results do not depend on it (4, at most the cores)")
     add("--torch-compile", type=_flag, nargs="?", const=True, metavar="BOOL")
     add("--resume-from", help="folder of a run to go on with, or 'auto': go on if this run exists, else start it")
-    add("--allow-changed", type=_flag, nargs="?", const=True, metavar="BOOL", help="resume with another dataset or setting all the same")
+    add("--allow-changed", type=_flag, nargs="?", const=True, metavar="BOOL", help="resume with another dataset or setting, or load weights of another fit of the tokenizer, all the same")
     add("--load-from", help="start from the weights of a checkpoint folder, or 'builtin'")
     add("--output-dir", help="runs are written to <output-dir>/<task>/<name> (./models/)")
     add("--checkpoint-dir", help="the run's folder itself, instead")
@@ -166,7 +166,8 @@ def _train(argv: Sequence[str]) -> int:
         task, data = _open(cls, args, tunables, config)
         torch.manual_seed(settings.seed)
         model = task.build_model()
-        notes = load_from(model, task, given["load_from"]) if "load_from" in given and not resume else ()
+        refitted = given.get("allow_changed", False)
+        notes = load_from(model, task, given["load_from"], refitted) if "load_from" in given and not resume else ()
         identity = {
             "task": name,
             "args": _plain(args),
@@ -315,8 +316,11 @@ def _open(cls: Any, args: Any, tunables: Any, config: DatasetConfig) -> tuple[Ta
     return task, open_dataset(task, config, meta)
 
 
-def load_from(model: Any, task: Task, name: str) -> list[str]:
+def load_from(model: Any, task: Task, name: str, refitted: bool = False) -> list[str]:
     """Copy the weights of a checkpoint of the same kind into `model`; returns lines about settings that differ and fit all the same.
+
+    Args:
+        refitted: go on though codec or tokenizer were fitted again since; the model then learns with the tables of today.
 
     Raises:
         MismatchError: made with other specs, another config, other arithmetic or another fit of a tokenizer; names what differs.
@@ -352,14 +356,19 @@ def load_from(model: Any, task: Task, name: str) -> list[str]:
         if different:
             raise MismatchError(f"checkpoint '{name}' has another model config ({'; '.join(different)}); give the same --task-args") from error
         raise
-    for key, table in fitted.items():
-        if not same_fit(model.get_buffer(key), table):
-            raise MismatchError(
-                f"checkpoint '{name}' was trained with another fit of the tokenizer ({key} differs though its layout is the same); "
-                "tokenise with the one it knows, or train from scratch"
-            )
+    others = [key for key, table in fitted.items() if not same_fit(model.get_buffer(key), table)]
+    if others and not refitted:
+        raise MismatchError(
+            f"checkpoint '{name}' was trained with another fit of the tokenizer ({others[0]} differs though its layout is the same); "
+            "tokenise with the one it knows, train from scratch, or, if the new codes keep the old ones' numbers, say --allow-changed"
+        )
+    for key in others:
+        model.get_buffer(key).copy_(fitted[key])
     differing = [k for k in ours if k in theirs and k not in ("mup", "dropout") and theirs[k] != ours[k]]
-    return [f"checkpoint '{name}' was trained with {k} = {theirs[k]!r}, this run has {ours[k]!r}" for k in differing]
+    return [
+        *(f"checkpoint '{name}' was trained with {k} = {theirs[k]!r}, this run has {ours[k]!r}" for k in differing),
+        *(f"checkpoint '{name}' was trained with another fit of the tokenizer ({key}); going on with today's" for key in others),
+    ]
 
 
 def _plain(value: Any) -> Any:

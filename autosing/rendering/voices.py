@@ -235,10 +235,18 @@ VOICES: dict[str, tuple[str, ...]] = {
         "en-us", "en-us+m1", "en-us+m3", "en-us+m4", "en-us+m5", "en-us+m7", "en-us+Andy", "en-us+Michael", "en-us+klatt", "en-us+klatt2",
         "en-us+klatt4", "en-us+david", "en-us+travis", "en-us+rob", "en-gb-x-rp+m3", "en-us+f1", "en-us+f2", "en-us+f3", "en-us+f5",
         "en-us+steph", "en-us+linda", "en-us+Annie", "en-us+shelby", "en-us+Andrea", "en-gb-x-rp+f5",
+        "en-us+adam", "en-us+Mario", "en-us+Hugo", "en-us+ed", "en-us+quincy", "en-us+Gene", "en-us+Denis", "en-us+max",
+        "en-us+m6", "en-us+Mike", "en-us+victor", "en-us+Alex", "en-us+Diogo", "en-us+Henrique", "en-us+Nguyen", "en-us+Reed",
+        "en-us+antonio", "en-us+benjamin", "en-us+edward", "en-us+grandpa", "en-us+gustave", "en-us+ian", "en-us+iven",
+        "en-us+iven2", "en-us+iven4", "en-us+john", "en-us+marcelo", "en-us+michel", "en-us+miguel", "en-us+norbert", "en-us+paul",
+        "en-us+pedro", "en-us+sandro", "en-us+zac", "en-us+Jacky", "en-us+pablo", "en-us+kaukovalta", "en-us+klatt5",
+        "en-us+grandma", "en-us+Alicia", "en-us+belinda", "en-us+aunty", "en-us+steph3", "en-us+Storm",
     ),
     "test": ("en-us+m8", "en-us+m2", "en-us+robert", "en-us+f4", "en-us+anika", "en-us+steph2"),
 }  # fmt: skip
-_FEMALE = {"f1", "f2", "f3", "f4", "f5", "steph", "steph2", "linda", "Annie", "shelby", "Andrea", "anika"}
+_FEMALE = {"f1", "f2", "f3", "f4", "f5", "steph", "steph2", "linda", "Annie", "shelby", "Andrea", "anika", "grandma", "Alicia", "belinda", "aunty",
+    "steph3",
+}  # fmt: skip
 _WARPS = {"train": {"m": (0.87, 0.97, 1.09), "f": (0.94, 1.04, 1.17)}, "test": {"m": (0.91, 1.04), "f": (0.98, 1.11)}}
 
 
@@ -259,7 +267,7 @@ def make_singer(voice: str, warp: float) -> Singer:
 
 @functools.cache
 def singers(split: str) -> tuple[Singer, ...]:
-    """All singers of "train" (75) or "test" (12), in a fixed order."""
+    """All singers of "train" (207) or "test" (12), in a fixed order."""
     return tuple(
         make_singer(voice, warp)
         for voice in VOICES[split]

@@ -94,6 +94,20 @@ def test_fitting_again_gives_the_same_codes(workplace: Path, fitted: Path) -> No
     assert (again / "model.safetensors").read_bytes() == (fitted / "model.safetensors").read_bytes()
 
 
+def test_codes_fitted_like_earlier_ones_keep_their_numbers(workplace: Path, fitted: Path) -> None:
+    """Fitted to other songs' pairs with another seed; without --like the numbers are a matter of chance."""
+    songs = [song for song in fitting.read_songs(fitting.list_songs(workplace / "songs"))]
+    agreements = []
+    for flags in (f"--like {fitted}", "--num-codes 24"):
+        again = workplace / f"like{len(agreements)}"
+        fitting.main(
+            f"--songs {workplace}/songs --out {again} --recogniser {workplace}/recogniser --keep-recogniser --seed 5 --limit 6 {flags}".split()
+        )
+        pairs = [[load_semantic("builtin", weights=w).encode(torch.from_numpy(s.vocals)[None]) for w in (fitted, again)] for s in songs]
+        agreements.append(float(torch.cat([(a == b)[0].float() for a, b in pairs]).mean()))
+    assert agreements[0] > 0.8 > 0.3 > agreements[1]
+
+
 def test_another_recogniser_is_refused(workplace: Path, fitted: Path) -> None:
     torch.manual_seed(1)
     values = (fitted / "recogniser" / "model.safetensors").read_bytes()

@@ -47,6 +47,19 @@ def test_another_fit_of_the_tokenizer_is_noticed(runs, tmp_path, capsys, change,
     assert ("another fit of the tokenizer (codebook differs" in capsys.readouterr().err) == bool(code)
 
 
+def test_a_refitted_tokenizer_can_be_gone_on_with(runs, tmp_path, capsys):
+    """--allow-changed: the learned weights come from the checkpoint, the tokenizer's table from today."""
+    model = Toy(ToyConfig())
+    own = model.get_buffer("codebook").clone()
+    model.get_buffer("codebook").add_(5.0)
+    save_model(model, tmp_path / "given", {})
+    assert runs("a", "--allow-changed", steps=1, load_from=tmp_path / "given", tunables={"lr0": 0.0}) == 0
+    assert "another fit of the tokenizer (codebook); going on with today's" in capsys.readouterr().err
+    kept = load_file(runs.path("a") / "last" / "model.safetensors")
+    assert torch.allclose(kept["codebook"], own)
+    assert all(torch.equal(kept[name], value) for name, value in model.named_parameters())
+
+
 def test_best_is_never_worse_than_what_the_run_began_with(runs):
     """A fine-tuning that goes wrong leaves the checkpoint it came from as `best`."""
     assert runs("first", steps=60, validate_every_n_steps=20) == 0

@@ -4,7 +4,8 @@
 
 1. The recogniser hears each song twice: its clean vocals, and vocals with some of the band left in (or as `--separator` leaves them).
 2. The directions of its features that tell phones apart best (linear discriminants) are found from the true phones.
-3. Pairs of frames, as phone probabilities and those directions, are clustered by k-means.
+3. Pairs of frames, as phone probabilities and those directions, are clustered by k-means. With `--like`, k-means starts from what an
+   earlier tokenizer calls by the same number, so that codes keep their meaning and models can be trained on (`train.py --allow-changed`).
 4. A linear read-out is fitted: which phone is truly sung in each half of a token, told from its code and its neighbours'.
 
 A song table is `<songs>/<i>/songs.parquet` as `autosing.rendering` writes it; rows without vocals or phones are passed over.
@@ -30,7 +31,7 @@ from autosing.errors import AutoSingError, DataError
 from autosing.models.io import CONFIG_FILE, MODEL_FILE, load_model, resolve, save_model
 from autosing.models.recogniser import CLASS_OF, CLASSES, SILENCE, Recogniser
 from autosing.models.semantic import SemanticCodebook, SemanticConfig, nearest_code, neighbourhood
-from autosing.perception.semantic.builtin import checksum, recogniser_blocks
+from autosing.perception.semantic.builtin import BuiltinSemantic, checksum, recogniser_blocks
 from autosing.perception.separation.base import Separator
 from autosing.store import song_tables
 
@@ -159,8 +160,8 @@ def discriminants(features: Tensor, labels: Tensor, count: int) -> Tensor:
     return (whiten @ rotation.flip(1)[:, :count]).float()
 
 
-def kmeans(points: Tensor, count: int, iterations: int, rng: np.random.Generator) -> Tensor:
-    """Centres (count, W) of (M, W) points: k-means++ seeding (Arthur & Vassilvitskii 2007), then Lloyd's steps.
+def kmeans(points: Tensor, count: int, iterations: int, rng: np.random.Generator, start: Tensor | None = None) -> Tensor:
+    """Centres (count, W) of (M, W) points: k-means++ seeding (Arthur & Vassilvitskii 2007) unless `start` is given, then Lloyd's steps.
 
     A centre that no point is nearest to moves to the point farthest from its own.
 
@@ -169,14 +170,7 @@ def kmeans(points: Tensor, count: int, iterations: int, rng: np.random.Generator
     """
     if len(points) < count:
         raise DataError(f"{len(points)} tokens are too few to fit {count} codes; give more songs")
-    sample = points[torch.from_numpy(rng.permutation(len(points))[: 60 * count])]
-    centres = sample[:1]
-    distance = (sample - centres).square().sum(1)
-    for _ in range(count - 1):
-        chances = distance.double().clamp(min=0) + 1e-12
-        chosen = int(torch.searchsorted(chances.cumsum(0), rng.random() * float(chances.sum())).clamp(max=len(sample) - 1))
-        centres = torch.cat([centres, sample[chosen : chosen + 1]])
-        distance = torch.minimum(distance, (sample - sample[chosen]).square().sum(1))
+    centres = spread_points(points, count, rng) if start is None else start
     for _ in range(iterations):
         nearest = nearest_code(points, centres)
         members = torch.bincount(nearest, minlength=count)
@@ -186,6 +180,27 @@ def kmeans(points: Tensor, count: int, iterations: int, rng: np.random.Generator
         empty = (members == 0).nonzero().flatten()
         centres[empty] = points[distance.topk(len(empty)).indices]
     return centres
+
+
+def spread_points(points: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """(count, W): some of (M, W) points, each drawn with a chance that grows with its squared distance from those before it."""
+    sample = points[torch.from_numpy(rng.permutation(len(points))[: 60 * count])]
+    chosen = sample[:1]
+    distance = (sample - chosen).square().sum(1)
+    for _ in range(count - 1):
+        chances = distance.double().clamp(min=0) + 1e-12
+        index = int(torch.searchsorted(chances.cumsum(0), rng.random() * float(chances.sum())).clamp(max=len(sample) - 1))
+        chosen = torch.cat([chosen, sample[index : index + 1]])
+        distance = torch.minimum(distance, (sample - sample[index]).square().sum(1))
+    return chosen
+
+
+def means_by(names: Tensor, points: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """(count, W): the mean of the (M, W) points of each name 0 to count - 1, given (M,); a random point where a name has none."""
+    members = torch.bincount(names, minlength=count)
+    sums = points.new_zeros(count, points.shape[1]).index_add_(0, names, points)
+    strangers = points[torch.from_numpy(rng.integers(len(points), size=count))]
+    return torch.where(members[:, None] > 0, sums / members.clamp(min=1)[:, None], strangers)
 
 
 def linear_classifier(points: Tensor, classes: Tensor, count: int, decay: float = 1e-2, steps: int = 200) -> Tensor:
@@ -211,9 +226,13 @@ def fit_read_out(codes: Tensor, runs: Sequence[tuple[Tensor, Tensor]], classes: 
 
 
 def fit_codebook(
-    pairs: Pairs, runs: Sequence[Pairs], config: SemanticConfig, seed: int, iterations: int = 25
+    pairs: Pairs, runs: Sequence[Pairs], config: SemanticConfig, seed: int, iterations: int = 25, names: Tensor | None = None
 ) -> SemanticCodebook:
-    """Discriminants and k-means from listened pairs, read-out from runs of them; values are rounded to float16, as they are stored."""
+    """Discriminants and k-means from listened pairs, read-out from runs of them; values are rounded to float16, as they are stored.
+
+    Args:
+        names: (M,) what an earlier tokenizer of as many codes calls the pairs; k-means then starts from its clusters and keeps their numbers.
+    """
     rng = np.random.default_rng(seed)
     book = SemanticCodebook(config)
     frames, labels = pairs.features.float().flatten(0, 1), pairs.labels.flatten()
@@ -224,7 +243,8 @@ def fit_codebook(
         rows = slice(side * config.features, (side + 1) * config.features)
         book.projection[rows, side * half : (side + 1) * half] = basis.half().float()
     points = book.embed(frames, pairs.scores.float().flatten(0, 1))
-    book.codes.copy_(kmeans(points, config.num_codes, iterations, rng).half())
+    start = None if names is None else means_by(names, points, config.num_codes, rng)
+    book.codes.copy_(kmeans(points, config.num_codes, iterations, rng, start).half())
     told = [(tokens_of(book, run), run.labels) for run in runs]
     book.read_out.copy_(fit_read_out(book.codes, told, config.classes).half())
     return book
@@ -242,10 +262,13 @@ def gather(
     device: torch.device,
     seed: int,
     per_take: int,
-) -> tuple[Pairs, list[Pairs], dict[str, float]]:
-    """Listen to every song twice and keep up to `per_take` random pairs of each, and a run of pairs; also how much was heard."""
+    like: BuiltinSemantic | None = None,
+) -> tuple[Pairs, list[Pairs], dict[str, float], Tensor | None]:
+    """Listen to every song twice and keep up to `per_take` random pairs of each, and a run of pairs; also how much was heard, and the (M,)
+    tokens that `like` gives to the kept pairs."""
     kept: list[Pairs] = []
     runs: list[Pairs] = []
+    names: list[Tensor] = []
     heard = {"songs": 0, "seconds": 0.0}
     for number, song in enumerate(songs):
         rng = np.random.default_rng([seed, number])
@@ -253,13 +276,16 @@ def gather(
             pairs = listen(recogniser, wav, song, device)
             chosen = torch.from_numpy(np.sort(rng.permutation(len(pairs.labels))[:per_take]))
             kept.append(pairs.some(chosen))
+            if like is not None:
+                names.append(like.encode(torch.from_numpy(np.ascontiguousarray(wav))[None])[0].cpu()[chosen])
             first = int(np.random.default_rng([seed, number, len(runs)]).integers(0, max(1, len(pairs.labels) - RUN_TOKENS + 1)))
             runs.append(pairs.some(slice(first, first + RUN_TOKENS)))
         heard["songs"] += 1
         heard["seconds"] += len(song.vocals) / song.sample_rate
     if not kept:
         raise DataError("no song has vocals and phones to fit to; render songs first: python -m autosing.rendering songs")
-    return Pairs(*(torch.cat([getattr(p, name) for p in kept]) for name in ("features", "scores", "labels"))), runs, heard
+    pairs = Pairs(*(torch.cat([getattr(p, name) for p in kept]) for name in ("features", "scores", "labels")))
+    return pairs, runs, heard, torch.cat(names) if names else None
 
 
 def accuracy(book: SemanticCodebook, runs: Sequence[Pairs]) -> float:
@@ -287,6 +313,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--recogniser", default="builtin", help="checkpoint of the recogniser (default: the shipped one)")
     parser.add_argument("--keep-recogniser", action="store_true", help="copy the recogniser beside the codebook")
     parser.add_argument("--separator", help="name of a separator whose vocals are the second take of each song")
+    parser.add_argument("--like", metavar="FOLDER", help="an earlier tokenizer with its recogniser beside it, or 'builtin': codes keep its numbers")
     parser.add_argument("--limit", type=int, default=120, help="songs to use (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=120_000, help="pairs of frames to fit to (default: %(default)s)")
     parser.add_argument("--num-codes", type=int, default=512)
@@ -320,16 +347,18 @@ def fit(args: argparse.Namespace) -> str:
     separator = load_separator(args.separator, device) if args.separator else None
     songs = read_songs(progress_bar(list_songs(args.songs, args.limit, args.seed)))
     per_take = max(1, args.pairs // (2 * max(1, args.limit)))
-    pairs, runs, heard = gather(recogniser, songs, separator, device, args.seed, per_take)
-    config = SemanticConfig(features=recogniser.width, classes=len(CLASSES), num_codes=args.num_codes)
+    like = BuiltinSemantic(device, args.like) if args.like else None
+    num_codes = like.spec.num_codes if like else args.num_codes
+    pairs, runs, heard, names = gather(recogniser, songs, separator, device, args.seed, per_take, like)
+    config = SemanticConfig(features=recogniser.width, classes=len(CLASSES), num_codes=num_codes)
     config = replace(config, feature_scale=args.feature_scale, temperature=args.temperature)
-    book = fit_codebook(pairs, runs, config, args.seed)
+    book = fit_codebook(pairs, runs, config, args.seed, names=names)
     meta = {
         "recogniser": fitted_with, "songs": heard["songs"], "minutes": round(heard["seconds"] / 60, 1), "seed": args.seed,
         "separator": args.separator, "read_out_accuracy": round(accuracy(book, runs), 4),
     }  # fmt: skip
     given = {"limit": args.limit, "pairs": args.pairs, "feature-scale": args.feature_scale, "seed": args.seed}
-    given |= {"separator": args.separator} if args.separator else {}
+    given |= {name: value for name in ("separator", "like") if (value := getattr(args, name))}
     card = CARD.format(
         num_codes=config.num_codes, width=config.width, token_rate=config.token_rate, sample_rate=config.sample_rate,
         flags="".join(f" --{name} {value}" for name, value in given.items()) + " --keep-recogniser" * args.keep_recogniser,
