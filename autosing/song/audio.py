@@ -23,6 +23,8 @@ MAX_SECONDS: Seconds = 30 * 60.0
 """Longer audio is refused before it is decoded."""
 SILENCE_PEAK = 10 ** (-60 / 20)
 """A recording that never exceeds -60 dBFS is called silent."""
+MIN_RATE = 1000
+"""A lower sample rate is a damaged header."""
 MAX_RATE = 96_000
 """Audio at a higher rate may last accordingly less, so that the limit bounds memory too (whatever rate a header claims)."""
 _RATIO_STEPS = 1000  # resampling kernels grow with both terms of the ratio of rates; a standard pair has at most 640
@@ -63,6 +65,8 @@ def decode(data: bytes, max_seconds: Seconds = MAX_SECONDS) -> Audio:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, channels, promised = file.samplerate, file.channels, file.frames
+            if rate < MIN_RATE:
+                raise AudioError("not_audio", f"its header says {rate} Hz, under the {MIN_RATE} Hz of any recording of a voice; export it again")
             max_seconds *= min(1.0, MAX_RATE / rate)
             limit = int(max_seconds * rate)
             unknown_length = promised <= 0 or promised >= 1 << 60

@@ -57,6 +57,13 @@ def test_half_a_file_is_noticed(audio_format):
     assert code_of(data[: len(data) // 2]) in ("truncated", "not_audio")
 
 
+@pytest.mark.parametrize("rate", [1, 11, 999])
+def test_a_rate_that_no_voice_was_recorded_at_is_a_damaged_header(rate):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.full(4000, 0.5), rate, format="WAV")
+    assert code_of(buffer.getvalue()) == "not_audio"
+
+
 def test_codes():
     assert code_of(b"") == "empty"
     assert code_of(b"not audio at all, only text " * 50) == "not_audio"
