@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from autosing.config import nearest, require_at_least, require_shares, to_mapping
 from autosing.errors import ConfigError
-from autosing.models.recogniser import BLANK, CLASS_OF, SILENCE, SIZES, Recogniser
-from autosing.nn.disturb import Disturbance, mix_batch
+from autosing.models.recogniser import BLANK, CLASS_OF, SILENCE, SIZES, Recogniser, RecogniserOutput
+from autosing.nn.disturb import Disturbance, mix_batch, warp_formants
 from autosing.perception.alignment.viterbi import best_path
 from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row
 
@@ -62,7 +62,8 @@ class AcousticArgs:
 
 @dataclass(frozen=True)
 class AcousticTunables(OptimTunables):
-    """`disturb` scales how often each disturbance happens (0 = clean)."""
+    """`disturb` scales how often each disturbance happens (0 = clean); `voice_tone_db` is `Disturbance`'s; `warp` moves the formants of every
+    example (`warp_formants`; 0 = not at all), which a front end of bands allows, not one of cepstra."""
 
     lr0: float = 2e-3
     weight_decay: float = 1e-2
@@ -71,11 +72,13 @@ class AcousticTunables(OptimTunables):
     beta2: float = 0.98
     label_smoothing: float = 0.05
     disturb: float = 1.0
+    voice_tone_db: float = 5.0
+    warp: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_shares(self, "label_smoothing")
-        require_at_least(self, 0, "disturb")
+        require_at_least(self, 0, "disturb", "voice_tone_db", "warp")
 
 
 class Acoustic:
@@ -152,14 +155,18 @@ class Acoustic:
         if self.args.size not in SIZES:
             raise ConfigError(f"acoustic has no size '{self.args.size}'{nearest(self.args.size, SIZES)}")
         config = SIZES[self.args.size]
-        return Recogniser(replace(config, features=self.args.features) if self.args.features else config)
+        config = replace(config, features=self.args.features) if self.args.features else config
+        if self.tunables.warp and config.features == "cepstrum":
+            raise ConfigError("'warp' moves bands along the frequency axis, which cepstra do not have; set warp 0 or other features")
+        return Recogniser(config)
 
     def losses(self, model: nn.Module, batch: Batch) -> Losses:
         batch = {key: value.flatten(0, 1) for key, value in batch.items()}  # (B, R, ...) -> (N, ...)
-        wav, muted = mix_batch(batch["vocals"], batch["band"], Disturbance(self.tunables.disturb))
+        how = Disturbance(self.tunables.disturb, voice_tone_db=self.tunables.voice_tone_db)
+        wav, muted = mix_batch(batch["vocals"], batch["band"], how)
         labels = torch.where(muted[:, None], SILENCE, batch["labels"])
         counts = torch.where(muted, 0, batch["phone_count"])
-        out = model(wav)
+        out = self._hear(model, wav)
         log_frames = nnf.log_softmax(out.frames.float(), dim=-1)
         if self.args.self_align:
             labels = self_labels(log_frames.detach(), labels, batch["phones"], counts)
@@ -174,6 +181,12 @@ class Acoustic:
             }
         parts = {"frame": frame, "ctc": ctc}
         return Losses(frame + self.args.ctc_weight * ctc, {k: v.detach() for k, v in parts.items()}, metrics)
+
+    def _hear(self, model: Any, wav: Tensor) -> RecogniserOutput:
+        if not (self.tunables.warp and model.training):
+            return model(wav)
+        spectra = warp_formants(model.spectra(wav), model.spectra.centres_hz(), self.tunables.warp)
+        return model.read(model.trunk(spectra))
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         return [ParamRule(r"bias$|norm|scale$", decay=False), ParamRule("")]

@@ -22,11 +22,13 @@ class Disturbance:
         amount: factor on the share of items that each disturbance happens to; 0 = plain sum of voice and own band.
         sample_rate: Hz.
         balance_db: voice level minus band level is uniform in (-balance_db, balance_db).
+        voice_tone_db: mean spread of the voices' tone; an item's own is uniform from 0 to twice that.
     """
 
     amount: float = 1.0
     sample_rate: int = 24000
     balance_db: float = 12.0
+    voice_tone_db: float = 5.0
 
 
 def mix_batch(vocals: Tensor, band: Tensor, how: Disturbance) -> tuple[Tensor, Tensor]:
@@ -51,7 +53,7 @@ def mix_batch(vocals: Tensor, band: Tensor, how: Disturbance) -> tuple[Tensor, T
     tail = round(0.6 * how.sample_rate)
     length = _fast_length(samples + tail)
     frequencies = torch.fft.rfftfreq(length, 1 / how.sample_rate, device=vocals.device)
-    voice_filter = _tone(frequencies, chance, 5.0) * _room(length, how.sample_rate, chance, 0.45, tail)
+    voice_filter = _tone(frequencies, chance, chance.uniform(0.0, 2 * how.voice_tone_db)[:, None]) * _room(length, how.sample_rate, chance, 0.45, tail)
     band_filter = _tone(frequencies, chance, 6.0) * _stops(frequencies, chance, 0.25, 4)
     voice = _filtered(vocals, voice_filter, length)
     other = _filtered(band, band_filter, length)
@@ -74,6 +76,31 @@ def mix_batch(vocals: Tensor, band: Tensor, how: Disturbance) -> tuple[Tensor, T
     mix = torch.where(chance.happens(0.3)[:, None], torch.tanh(mix * drive * 0.5) / drive / 0.5, mix)
     mix = mix * _holes(samples, how.sample_rate, chance, 0.3)
     return mix * _gain(chance.uniform(-45.0, -8.0)), muted
+
+
+FORMANT_KNOTS_HZ = (300.0, 800.0, 1500.0, 2600.0, 4500.0)
+"""Between the usual places of the formants, where voices differ by factors of their own."""
+
+
+def warp_formants(spectra: Tensor, centres_hz: Tensor, spread: float) -> Tensor:
+    """Another throat for every item: (N, bands, F) spectra whose frequency axis is stretched differently below, between and above the formants.
+
+    Each knot draws a factor exp(spread * normal), within 1.28 each way; factors are straight between knots in log-frequency (vocal tract
+    length perturbation, Jaitly & Hinton 2013, with five factors in place of one).
+
+    Args:
+        centres_hz: (bands,) rising.
+    """
+    factors = (spread * torch.randn(len(spectra), len(FORMANT_KNOTS_HZ), device=spectra.device)).clamp(-0.25, 0.25)
+    knots = torch.tensor(FORMANT_KNOTS_HZ, device=spectra.device).log()
+    at = centres_hz.log().clamp(knots[0], knots[-1] - 1e-4)
+    left = (torch.searchsorted(knots, at, right=True) - 1).clamp(0, len(knots) - 2)
+    share = (at - knots[left]) / (knots[left + 1] - knots[left])
+    moved = centres_hz * (factors[:, left] * (1 - share) + factors[:, left + 1] * share).exp()  # (N, bands) Hz to read from
+    low = (torch.searchsorted(centres_hz, moved.contiguous(), right=True) - 1).clamp(0, len(centres_hz) - 2)
+    part = ((moved - centres_hz[low]) / (centres_hz[low + 1] - centres_hz[low])).clamp(0, 1)[..., None]
+    low = low[..., None].expand(-1, -1, spectra.shape[-1])
+    return spectra.gather(1, low) * (1 - part) + spectra.gather(1, low + 1) * part
 
 
 class _Chance:
@@ -130,7 +157,7 @@ def _curve(frequencies: Tensor, knots_db: Tensor) -> Tensor:
     return torch.pow(10.0, decibels / 20)
 
 
-def _tone(frequencies: Tensor, chance: _Chance, spread_db: float) -> Tensor:
+def _tone(frequencies: Tensor, chance: _Chance, spread_db: float | Tensor) -> Tensor:
     """A tilt and bumps over ten bands."""
     tilt = chance.normal(1) * torch.linspace(-1, 1, 10, device=frequencies.device) * spread_db
     bumps = chance.normal(10) * spread_db * 0.5

@@ -88,6 +88,10 @@ class LogSpectrum(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("basis", cosine_basis(self.bands) if cepstral else torch.empty(0), persistent=False)
 
+    def centres_hz(self) -> Tensor:
+        """(bands,) centre frequency of each band."""
+        return self.filterbank @ (torch.arange(self.filterbank.shape[1], device=self.filterbank.device) * (self.sample_rate / self.n_fft))
+
     def forward(self, wav: Tensor) -> Tensor:
         """(B, n) -> (B, bands, n // hop), about 0 at the local mean power, about -2.3 a 10 dB below; silence is about -7."""
         frames = wav.shape[-1] // self.hop

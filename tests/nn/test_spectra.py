@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autosing.nn.disturb import Disturbance, mix_batch
+from autosing.nn.disturb import Disturbance, mix_batch, warp_formants
 from autosing.nn.spectra import FRONT_ENDS, cosine_basis, linear_filterbank, mel_filterbank
 
 
@@ -61,3 +61,18 @@ def test_mixing_is_seeded_and_leaves_nothing_broken():
     plain, none_muted = mix_batch(vocals, band, Disturbance(0.0))
     torch.testing.assert_close(plain, vocals + band)
     assert not none_muted.any()
+
+
+def test_warped_formants_move_apart_and_nothing_else_changes():
+    """Where every band holds its own frequency, a warped one holds the frequency that it was read from."""
+    centres = FRONT_ENDS["mel"](80).centres_hz()
+    assert (centres.diff() > 0).all() and 50 < centres[0] < 120 and 10_000 < centres[-1] < 11_000
+    spectra = centres[None, :, None].repeat(200, 1, 3)
+    torch.testing.assert_close(warp_formants(spectra, centres, 0.0), spectra)
+    torch.manual_seed(0)
+    moved = warp_formants(spectra, centres, 0.15)
+    assert moved.shape == spectra.shape and torch.equal(moved[..., 0], moved[..., 2])
+    assert (moved[..., 0].diff(dim=1) >= 0).all(), "order along the axis is kept"
+    factors = (moved[..., 0] / centres)[:, [int((centres - hz).abs().argmin()) for hz in (300.0, 1500.0, 4500.0)]]
+    assert factors.min() > 0.77 and factors.max() < 1.29 and (factors.std(0) > 0.08).all()
+    assert torch.corrcoef(factors.T)[0, 2].abs() < 0.3, "each part of the axis has a factor of its own"
