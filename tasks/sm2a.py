@@ -27,7 +27,7 @@ from autosing.nn.mup import learning_rules
 from autosing.tokens.patterns import TokenPattern, load_pattern
 from autosing.tokens.specs import CodecSpec, SemanticSpec
 from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row
-from tasks.t2s import MupTunables, check_specs, fit, load_code_features, load_codebook, need, replace_codes, window_codes
+from tasks.t2s import MupTunables, best, check_specs, fit, load_code_features, load_codebook, need, replace_codes, require_kv_heads, window_codes
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class SM2AArgs:
         semantic_guidance: how much to lean towards the semantic tokens in singing, kept in the checkpoint; 1 = not at all.
         p_no_cond: share of examples without accompaniment and singer.
         p_no_semantic: share of examples without semantic tokens, which `semantic_guidance` needs.
+        kv_heads, layer_dropout, checkpointing: see `tasks.t2s.T2SArgs`.
         corrupt, corrupt_semantic: share of the decoder's input codes, of the semantic tokens, replaced by others while training.
     """
 
@@ -70,6 +71,9 @@ class SM2AArgs:
     corrupt: float = 0.15
     corrupt_semantic: float = 0.03
     dropout: float = 0.05
+    kv_heads: int | None = None
+    layer_dropout: float = 0.0
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
@@ -77,7 +81,8 @@ class SM2AArgs:
         if not self.aligned and choose(self.cross_layers, SIZES[self.size].cross_layers, 1) == 0:
             raise ValueError("with neither aligned states nor cross-attention nothing is heard; set aligned true or cross_layers 1")
         require_shares(self, "p_coarse", "p_no_cond", "p_no_semantic", "corrupt", "corrupt_semantic")
-        require_dropout(self, "dropout")
+        require_dropout(self, "dropout", "layer_dropout")
+        require_kv_heads(self.kv_heads, self.size)
         require_at_least(self, 0, "cross_layers", "music_encoder_ratio", "semantic_guidance")
         if self.semantic_guidance != 1 and not self.p_no_semantic:
             raise ValueError("'semantic_guidance' needs examples without semantic tokens; set p_no_semantic to 0.1 or semantic_guidance to 1")
@@ -190,6 +195,9 @@ class TASK:
             code_widths=tuple(f.shape[1] for f in self.features[0]),
             accompaniment_widths=tuple(f.shape[1] for f in self.features[1]),
             dropout=args.dropout,
+            kv_heads=args.kv_heads,
+            layer_dropout=args.layer_dropout,
+            checkpointing=args.checkpointing,
             mup=self.tunables.mup,
         )
 
@@ -246,23 +254,22 @@ class TASK:
             absent,
         )
         hidden = model.decode(previous, first, pattern, source, source_step=first)
-        return self._score(model, pattern, hidden, grid)
+        return self._score(model, pattern, hidden, grid, first)
 
-    def _score(self, model: SM2A, pattern: TokenPattern, hidden: torch.Tensor, grid: torch.Tensor) -> Losses:
-        """Cross-entropy of each lane where it is live, averaged over lanes; parts are levels."""
+    def _score(self, model: SM2A, pattern: TokenPattern, hidden: torch.Tensor, grid: torch.Tensor, first: int) -> Losses:
+        """Cross-entropy of each lane where it is live, averaged over lanes; parts are levels. The grid begins at step `first`."""
         total, weights = hidden.new_zeros(()), 0.0
         levels: dict[int, list[torch.Tensor]] = {}
         right: dict[int, list[torch.Tensor]] = {}
-        for row, lane in enumerate(pattern.lanes):
-            target = grid[:, row]
-            live = target != CodecSpec.HOLE
-            logits = model.lane_logits(hidden[live], row).float()
-            target = target[live]
-            loss = F.cross_entropy(logits, target, reduction="sum") / max(1, target.numel())
+        slots = pattern.live_slots(grid.shape[-1], self.codec, first)
+        for row, (lane, logits) in enumerate(zip(pattern.lanes, model.live_logits(hidden, slots), strict=True)):
+            target, logits = grid[:, row, slots[row]].flatten(), logits.flatten(0, 1).float()
+            count = (target != CodecSpec.HOLE).sum().clamp(min=1)
+            loss = F.cross_entropy(logits, target, ignore_index=CodecSpec.HOLE, reduction="sum") / count
             weight = self.tunables.q0_loss_mult if lane.level == 0 else 1.0
             total, weights = total + weight * loss, weights + 1.0
             levels.setdefault(lane.level, []).append(loss.detach())
-            right.setdefault(lane.level, []).append((logits.argmax(-1) == target).float().sum() / max(1, target.numel()))
+            right.setdefault(lane.level, []).append((best(logits) == target).sum() / count)
         return Losses(
             total / weights,
             {f"level{level}": torch.stack(values).mean() for level, values in levels.items()},

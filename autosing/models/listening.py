@@ -6,16 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from autosing.nn.attention import rotary_table
+from autosing.nn.blocks import Build
 from autosing.tokens.patterns import TokenPattern
 
 HEAD_WIDTH = 64
 
 
 class ListeningModel(nn.Module):
-    """Base of the sequence models. `music_pattern` is None for a model without music; `config` has `accompaniment` and `mup`."""
+    """Base of the sequence models. `music_pattern` is None for a model without music; `config` has `accompaniment`, `mup` and what `Build` is
+    made of."""
 
     config: Any
     music_pattern: TokenPattern | None
+
+    def _build(self) -> Build:
+        c = self.config
+        return Build(c.width, c.heads, c.mup, c.kv_heads, c.dropout, c.layer_dropout, c.checkpointing)
 
     def _rotary(self, positions: Tensor) -> Tensor | None:
         return rotary_table(positions, HEAD_WIDTH) if self.config.mup.rope else None

@@ -46,6 +46,7 @@ class SM2AConfig:
         code_widths, accompaniment_widths: number of features that the codec tells of each level's codes
             (`autosing.nn.embeddings.code_features`); () = codes are mere numbers. An accompaniment in the voice's codec has none of
             its own: it shares the voice's features, as it does the lane embeddings.
+        kv_heads, layer_dropout, checkpointing: see `autosing.nn.blocks.Build`; the last two matter in training alone.
     """
 
     heads: int
@@ -70,6 +71,9 @@ class SM2AConfig:
     text_weight: float = 0.8
     music_weight: float = 0.2
     dropout: float = 0.0
+    kv_heads: int | None = None
+    layer_dropout: float = 0.0
+    checkpointing: bool = False
     mup: Mup = field(default_factory=Mup)
 
     @property
@@ -101,13 +105,11 @@ class SM2A(ListeningModel):
     def __init__(self, config: SM2AConfig):
         super().__init__()
         self.config = config
-        c, mup, width = config, config.mup, config.width
+        c, mup, width, build = config, config.mup, config.width, self._build()
         self.group = load_pattern(c.patterns[0], c.codec.strides).group
         lanes = len(self.pattern(c.patterns[0]).lanes)
         self.semantic = FrozenCodebook(c.semantic.num_codes, c.semantic.width, width, mup, head=False)
-        self.semantic_encoder = Encoder(
-            c.encoder_depth, width, c.heads, mup, causal=c.causal_encoder, span=self._span(c.semantic.token_rate), dropout=c.dropout
-        )
+        self.semantic_encoder = Encoder(c.encoder_depth, build, causal=c.causal_encoder, span=self._span(c.semantic.token_rate))
         if c.voice is not None:
             self.voice = init_linear(nn.Linear(c.voice.width, width), mup)
             self.embedding_no_voice = nn.Parameter(torch.zeros(width))
@@ -130,24 +132,13 @@ class SM2A(ListeningModel):
                 levels = [lane.level for lane in self.music_pattern.lanes]
                 self.music_geometry = CodeGeometry(levels, c.accompaniment_widths, c.accompaniment.num_codes, width, mup, heads=False)
             rate = c.accompaniment.frame_rate / self.music_pattern.hop
-            self.music_encoder = Encoder(
-                c.music_depth, width, c.heads, mup, causal=c.causal_music_encoder, span=self._span(rate), dropout=c.dropout
-            )
+            self.music_encoder = Encoder(c.music_depth, build, causal=c.causal_music_encoder, span=self._span(rate))
             weights.append(c.music_weight)
         if c.aligned:
             self.aligned_semantic = init_linear(nn.Linear(width, c.codec.levels * width), mup)
             if c.accompaniment is not None:
                 self.aligned_music = init_linear(nn.Linear(width, c.codec.levels * width), mup)
-        self.decoder = Decoder(
-            c.decoder_depth,
-            width,
-            c.heads,
-            mup,
-            cross_weights=weights,
-            cross_layers=c.cross_layers,
-            span=c.span,
-            dropout=c.dropout,
-        )
+        self.decoder = Decoder(c.decoder_depth, build, cross_weights=weights, cross_layers=c.cross_layers, span=c.span)
 
     def _span(self, rate: float) -> int | None:
         """The decoder's span in steps of a stream of `rate` Hz."""
@@ -215,10 +206,10 @@ class SM2A(ListeningModel):
         if c.aligned:
             frames = (torch.arange(first_step, first_step + steps, device=device) * pattern.hop).float()
             for stream, rate, name in streams:
-                projected = getattr(self, name)(stream).unflatten(-1, (c.codec.levels, c.width))
-                for level in range(c.codec.levels):
+                projected = getattr(self, name)(stream).unflatten(-1, (c.codec.levels, c.width)).unbind(2)
+                for level, states in enumerate(projected):
                     at = self._code_middle(pattern, level, frames) * rate - 0.5
-                    piece = interpolate(projected[:, :, level], at)
+                    piece = interpolate(states, at)
                     added = piece if added is None else added + piece
         return SM2ASource(added, self.decoder.project(parts))
 
@@ -260,10 +251,23 @@ class SM2A(ListeningModel):
 
     def lane_logits(self, hidden: Tensor, lane: int) -> Tensor:
         """(..., D) hidden -> (..., num_codes) of one lane; give it only the steps where the lane is live."""
-        if self.config.lane_projections:
-            width = self.config.width
-            rows = slice(lane * width, (lane + 1) * width)
-            projection = self.lane_projection
-            hidden = hidden + nn.functional.linear(hidden, projection.weight[rows], projection.bias[rows])
-        logits = self.codes_embedding.logits(hidden, lane)
+        weight, bias = self._projections()
+        return self._score(hidden, lane, weight[lane], bias[lane], self.codes_embedding.tables()[lane])
+
+    def live_logits(self, hidden: Tensor, slots: Sequence[slice]) -> list[Tensor]:
+        """(B, S, D) hidden -> for each lane the (B, n, num_codes) of the steps that its slice of `slots` names (`TokenPattern.live_slots`)."""
+        parts = zip(slots, *self._projections(), self.codes_embedding.tables(), strict=True)
+        return [self._score(hidden[:, slot], lane, *own) for lane, (slot, *own) in enumerate(parts)]
+
+    def _projections(self) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """Weight and bias of each lane's matrix, taken apart once; None for a model without them."""
+        lanes = self.codes_embedding.lanes
+        if not self.config.lane_projections:
+            return (None,) * lanes, (None,) * lanes
+        return self.lane_projection.weight.chunk(lanes), self.lane_projection.bias.chunk(lanes)
+
+    def _score(self, hidden: Tensor, lane: int, weight: Tensor | None, bias: Tensor | None, table: Tensor) -> Tensor:
+        if weight is not None:
+            hidden = hidden + nn.functional.linear(hidden, weight, bias)
+        logits = self.codes_embedding.logits(hidden, lane, table)
         return logits if self.geometry is None else logits + self.geometry.logits(hidden, lane)

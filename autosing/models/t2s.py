@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autosing.models.listening import HEAD_WIDTH, ListeningModel
@@ -89,6 +90,7 @@ class T2SConfig:
         aligned_music: also add the music encoder's states to the decoder input at the time they sound.
         shown_levels: the coarsest levels of the accompaniment, those that the model was trained to hear.
         text_guidance: how much to lean towards the text in singing, where this checkpoint sings best; 1 = no more than the likelihood says.
+        kv_heads, layer_dropout, checkpointing: see `autosing.nn.blocks.Build`; the last two matter in training alone.
     """
 
     heads: int
@@ -109,6 +111,9 @@ class T2SConfig:
     shown_levels: int = 2
     text_guidance: float = 1.0
     dropout: float = 0.0
+    kv_heads: int | None = None
+    layer_dropout: float = 0.0
+    checkpointing: bool = False
     mup: Mup = field(default_factory=Mup)
 
     @property
@@ -143,12 +148,12 @@ class T2S(ListeningModel):
     def __init__(self, config: T2SConfig):
         super().__init__()
         self.config = config
-        c, mup, width = config, config.mup, config.width
+        c, mup, width, build = config, config.mup, config.width, self._build()
         self.embedding_text = nn.Parameter(torch.empty(c.text_vocab, width))
         self.embedding_language = nn.Parameter(torch.empty(len(c.languages), width))
         self.embedding_rate = nn.Parameter(torch.empty(RATE_BUCKETS, width))
         tables = [self.embedding_text, self.embedding_language, self.embedding_rate]
-        self.text_encoder = Encoder(c.encoder_depth, width, c.heads, mup, dropout=c.dropout)
+        self.text_encoder = Encoder(c.encoder_depth, build)
         self.music_pattern: TokenPattern | None = None
         weights = [c.text_weight]
         if c.accompaniment is not None:
@@ -156,14 +161,12 @@ class T2S(ListeningModel):
             self.music_embedding = LaneEmbedding(
                 len(self.music_pattern.lanes), c.accompaniment.num_codes, width, mup, head=False
             )
-            self.music_encoder = Encoder(c.music_depth, width, c.heads, mup, dropout=c.dropout)
+            self.music_encoder = Encoder(c.music_depth, build)
             weights.append(c.music_weight)
             if c.aligned_music:
                 self.aligned_music = init_linear(nn.Linear(width, width), mup)
         self.semantic = FrozenCodebook(c.semantic.num_codes, c.semantic.width, width, mup)
-        self.decoder = Decoder(
-            c.decoder_depth, width, c.heads, mup, cross_weights=weights, cross_layers=c.cross_layers, dropout=c.dropout
-        )
+        self.decoder = Decoder(c.decoder_depth, build, cross_weights=weights, cross_layers=c.cross_layers)
         if c.pointer:
             self.pointed = init_linear(nn.Linear(width, (1 + LOOKAHEAD) * width), mup)
             self.embedding_since = nn.Parameter(torch.empty(SINCE_BUCKETS, width))
@@ -191,7 +194,8 @@ class T2S(ListeningModel):
         device = text.device
         real = text != 0
         buckets = (rate.clamp(min=0) * 2).round().long().clamp(max=RATE_BUCKETS - 1)
-        x = (self.embedding_text[text] + (self.embedding_language[language] + self.embedding_rate[buckets])[:, None])
+        whole = F.embedding(language, self.embedding_language) + F.embedding(buckets, self.embedding_rate)
+        x = F.embedding(text, self.embedding_text) + whole[:, None]
         index = torch.arange(text.shape[1], device=device)
         states = self.text_encoder(x, self._rotary(index), real)
         parts: list[tuple[Tensor, Tensor | None, Tensor | None]] = [(states, self._rotary(index * TEXT_STRIDE), real)]
@@ -239,7 +243,7 @@ class T2S(ListeningModel):
         if self.config.pointer:
             assert pointer is not None and since is not None and pace is not None
             width, length = self.config.width, source.text.shape[1]
-            x = x + self.embedding_since[since] + self.embedding_pace[pace]
+            x = x + F.embedding(since, self.embedding_since) + F.embedding(pace, self.embedding_pace)
             for ahead in range(1 + LOOKAHEAD):
                 part = source.text[..., ahead * width : (ahead + 1) * width]
                 x = x + pick(part, (pointer + ahead).clamp(max=length - 1))

@@ -1,12 +1,13 @@
 """Self- and cross-attention with rotary positions and static caches.
 
-Conventions: activations (B, S, D), heads (B, H, S, E) with E = head width. Positions are inputs (float, in whatever unit the model
-calls a step), so a cached decode passes the positions it is at and needs no other code. Keys and values of a cross-attention's
-source are projected once (`CrossAttention.project`) and passed in.
+Conventions: activations (B, S, D), heads (B, H, S, E) with E = head width; keys and values may have fewer heads, G, each of which serves
+H / G queries. Positions are inputs (float, in whatever unit the model calls a step), so a cached decode passes the positions it is
+at and needs no other code. Keys and values of a cross-attention's source are projected once (`CrossAttention.project`) and passed in.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,18 +24,38 @@ def rotary_table(positions: Tensor, head_width: int, base: float = 10_000.0) -> 
     return torch.stack([torch.cat([angles.cos()] * 2, -1), torch.cat([-sines, sines], -1)])
 
 
+class _Rotation(torch.autograd.Function):
+    """x * cosines + (halves of x exchanged) * sines in two passes over memory, forward and back, where the plain formula takes nine."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        ctx.save_for_backward(cosines, sines)
+        half = x.shape[-1] // 2
+        y = x * cosines
+        y[..., :half].addcmul_(x[..., half:], sines[..., :half])
+        y[..., half:].addcmul_(x[..., :half], sines[..., half:])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cosines, sines = ctx.saved_tensors
+        return _Rotation.apply(grad, cosines, -sines), None, None  # type: ignore[return-value] - the inverse turns the other way
+
+
 def rotate(x: Tensor, table: Tensor | None) -> Tensor:
-    """Rotate (B, H, S, E) by a table of its S positions; None leaves it as it is."""
+    """Rotate (B, S, H, E) by a table of its S positions; None leaves it as it is."""
     if table is None:
         return x
-    cosines, sines = table.to(x.dtype)
-    first, second = x.chunk(2, -1)
-    return x * cosines + torch.cat([second, first], -1) * sines
+    cosines, sines = table.to(x.dtype)[:, :, None]
+    if torch.compiler.is_compiling():  # a compiler fuses the plain formula by itself
+        first, second = x.chunk(2, -1)
+        return x * cosines + torch.cat([second, first], -1) * sines
+    return _Rotation.apply(x, cosines, sines)  # type: ignore[return-value]
 
 
 @dataclass
 class Cache:
-    """Keys and values of the steps so far, (B, H, capacity, E) each, of which the first `length` are filled."""
+    """Keys and values of the steps so far, (B, G, capacity, E) each, of which the first `length` are filled."""
 
     keys: Tensor
     values: Tensor
@@ -46,7 +67,7 @@ class Cache:
         return Cache(like.new_zeros(shape), like.new_zeros(shape))
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H, s, E) and return all filled keys and values."""
+        """Store (B, G, s, E) and return all filled keys and values."""
         end = self.length + keys.shape[2]
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
@@ -72,11 +93,12 @@ def attention_mask(queries: int, keys: int, causal: bool, span: int | None, devi
 class SelfAttention(nn.Module):
     """Multi-head self-attention; one matrix for queries, keys and values, queries start at 0."""
 
-    def __init__(self, width: int, heads: int, mup: Mup, causal: bool, span: int | None = None):
+    def __init__(self, width: int, heads: int, mup: Mup, causal: bool, span: int | None = None, kv_heads: int | None = None):
         super().__init__()
-        self.heads, self.causal, self.span = heads, causal, span
-        self.scale = mup.attention_scale(width // heads)
-        self.qkv = init_linear(nn.Linear(width, 3 * width), mup, zero_rows=width)
+        self.heads, self.kv_heads, self.causal, self.span = heads, kv_heads or heads, causal, span
+        self.head_width = width // heads
+        self.scale = mup.attention_scale(self.head_width)
+        self.qkv = init_linear(nn.Linear(width, (heads + 2 * self.kv_heads) * self.head_width), mup, zero_rows=width)
         self.out = init_linear(nn.Linear(width, width), mup)
 
     def forward(self, x: Tensor, rotary: Tensor | None, cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
@@ -87,27 +109,33 @@ class SelfAttention(nn.Module):
             cache: earlier steps; the S new ones are appended.
             mask: (B, S) bool of real (not padded) steps, for encoders of padded sources.
         """
-        batch, steps, width = x.shape
-        q, k, v = self.qkv(x).view(batch, steps, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, rotary), rotate(k, rotary)
+        batch, steps, _ = x.shape
+        qk, v = self.qkv(x).unflatten(-1, (-1, self.head_width)).split((self.heads + self.kv_heads, self.kv_heads), 2)
+        q, k = rotate(qk, rotary).split((self.heads, self.kv_heads), 2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(k, v)
             if steps == 1 and self.span is not None:
                 k, v = k[:, :, -self.span :], v[:, :, -self.span :]
         keys = k.shape[2]
         if self.causal and steps == keys and steps > 1 and (self.span is None or steps <= self.span) and mask is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+            y = attend(q, k, v, self.scale, causal=True)
         else:
             allowed = attention_mask(steps, keys, self.causal, self.span, x.device)
             if mask is not None:
                 allowed = mask[:, None, None] if allowed is None else mask[:, None, None] & allowed
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=self.scale)
-        return self.out(y.transpose(1, 2).reshape(batch, steps, width))
+            y = attend(q, k, v, self.scale, allowed)
+        return self.out(y.transpose(1, 2).reshape(batch, steps, -1))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Scaled dot-product attention of (B, H, S, E) queries to (B, G, L, E) keys and values."""
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a cross-attention attends to: keys and values (B or 1, H, L, E), and a (B or 1, 1, 1, L) bool mask or None."""
+    """What a cross-attention attends to: keys and values (B or 1, G, L, E), and a (B or 1, 1, 1, L) bool mask or None."""
 
     keys: Tensor
     values: Tensor
@@ -145,23 +173,21 @@ def stack_sources(parts: Sequence[Sequence[Sequence[Source]]], copies: int) -> l
 class CrossAttention(nn.Module):
     """Multi-head attention to a source that is projected once."""
 
-    def __init__(self, width: int, heads: int, mup: Mup):
+    def __init__(self, width: int, heads: int, mup: Mup, kv_heads: int | None = None):
         super().__init__()
-        self.heads = heads
-        self.scale = mup.attention_scale(width // heads)
+        self.heads, self.kv_heads, self.head_width = heads, kv_heads or heads, width // heads
+        self.scale = mup.attention_scale(self.head_width)
         self.query = init_linear(nn.Linear(width, width), mup, zero_rows=width)
-        self.key_value = init_linear(nn.Linear(width, 2 * width), mup)
+        self.key_value = init_linear(nn.Linear(width, 2 * self.kv_heads * self.head_width), mup)
         self.out = init_linear(nn.Linear(width, width), mup)
 
     def project(self, states: Tensor, rotary: Tensor | None, mask: Tensor | None = None) -> Source:
         """(B, L, D) encoder states, the table of their positions and a (B, L) bool mask of real ones -> `Source`."""
-        batch, length, width = states.shape
-        keys, values = self.key_value(states).view(batch, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        return Source(rotate(keys, rotary), values, None if mask is None else mask[:, None, None])
+        keys, values = self.key_value(states).unflatten(-1, (2, self.kv_heads, self.head_width)).unbind(2)
+        return Source(rotate(keys, rotary).transpose(1, 2), values.transpose(1, 2), None if mask is None else mask[:, None, None])
 
     def forward(self, x: Tensor, source: Source, rotary: Tensor | None) -> Tensor:
-        batch, steps, width = x.shape
-        q = rotate(self.query(x).view(batch, steps, self.heads, -1).transpose(1, 2), rotary)
+        batch, steps, _ = x.shape
+        q = rotate(self.query(x).unflatten(-1, (self.heads, self.head_width)), rotary).transpose(1, 2)
         k, v = (t.expand(batch, -1, -1, -1) for t in (source.keys, source.values))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=source.mask, scale=self.scale)
-        return self.out(y.transpose(1, 2).reshape(batch, steps, width))
+        return self.out(attend(q, k, v, self.scale, source.mask).transpose(1, 2).reshape(batch, steps, -1))

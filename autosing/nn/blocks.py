@@ -4,9 +4,12 @@ Conventions as in `attention.py`. A decoder layer adds sum(weight_i * cross_i(no
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from autosing.nn.attention import Cache, CrossAttention, SelfAttention, Source
 from autosing.nn.mup import Mup, init_linear
@@ -27,29 +30,41 @@ class FeedForward(nn.Module):
         return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
+@dataclass(frozen=True)
+class Build:
+    """How the layers of a model's stacks are built and trained; the same for all of them.
+
+    Attributes:
+        heads: of the queries; kv_heads: of keys and values, a divisor of `heads` (None = as many).
+        dropout: of each branch.
+        layer_dropout: share of examples for which a layer is passed over in training, each layer on its own (Fan et al. 2019).
+        checkpointing: keep only what goes into a layer, and compute its inside again in the backward pass: slower, less memory.
+    """
+
+    width: int
+    heads: int
+    mup: Mup
+    kv_heads: int | None = None
+    dropout: float = 0.0
+    layer_dropout: float = 0.0
+    checkpointing: bool = False
+
+
 class Layer(nn.Module):
     """Self-attention, cross-attentions to weighted sources (or none), feed-forward."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        mup: Mup,
-        *,
-        causal: bool,
-        cross_weights: Sequence[float] = (),
-        span: int | None = None,
-        dropout: float = 0.0,
-    ):
+    def __init__(self, build: Build, *, causal: bool, cross_weights: Sequence[float] = (), span: int | None = None):
         super().__init__()
+        width, heads, mup, kv_heads = build.width, build.heads, build.mup, build.kv_heads
         self.norm_self = nn.LayerNorm(width)
-        self.attention = SelfAttention(width, heads, mup, causal, span)
+        self.attention = SelfAttention(width, heads, mup, causal, span, kv_heads)
         self.cross_weights = tuple(cross_weights)
         self.norm_cross = nn.LayerNorm(width) if cross_weights else None
-        self.cross = nn.ModuleList(CrossAttention(width, heads, mup) for _ in cross_weights)
+        self.cross = nn.ModuleList(CrossAttention(width, heads, mup, kv_heads) for _ in cross_weights)
         self.norm_ff = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, mup)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(build.dropout)
+        self.layer_dropout, self.checkpointing = build.layer_dropout, build.checkpointing
 
     def project(self, states: Sequence[SourceStates]) -> list[Source]:
         """Encoder states -> what this layer attends to; [] for a layer without cross-attention."""
@@ -63,6 +78,18 @@ class Layer(nn.Module):
         cache: Cache | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
+        if not self.training:
+            return self._inside(x, rotary, sources, cache, mask)
+        if self.checkpointing and torch.is_grad_enabled():
+            y: Tensor = checkpoint(self._inside, x, rotary, sources, cache, mask, use_reentrant=False)  # type: ignore[assignment]
+        else:
+            y = self._inside(x, rotary, sources, cache, mask)
+        if self.layer_dropout:  # by example, not by batch: nothing waits for a draw, and every parameter has a gradient on every rank
+            passed_over = torch.rand(len(x), 1, 1, device=x.device) < self.layer_dropout
+            y = torch.where(passed_over, x, y)
+        return y
+
+    def _inside(self, x: Tensor, rotary: Tensor | None, sources: Sequence[Source], cache: Cache | None, mask: Tensor | None) -> Tensor:
         x = x + self.dropout(self.attention(self.norm_self(x), rotary, cache, mask))
         if self.norm_cross is not None:
             y = self.norm_cross(x)
@@ -74,14 +101,10 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """A stack of layers with a closing norm; depth 0 = the norm alone."""
 
-    def __init__(
-        self, depth: int, width: int, heads: int, mup: Mup, *, causal: bool = False, span: int | None = None, dropout: float = 0.0
-    ):
+    def __init__(self, depth: int, build: Build, *, causal: bool = False, span: int | None = None):
         super().__init__()
-        self.layers = nn.ModuleList(
-            Layer(width, heads, mup, causal=causal, span=span, dropout=dropout) for _ in range(depth)
-        )
-        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(Layer(build, causal=causal, span=span) for _ in range(depth))
+        self.norm = nn.LayerNorm(build.width)
 
     def forward(self, x: Tensor, rotary: Tensor | None, mask: Tensor | None = None) -> Tensor:
         for layer in self.layers:
@@ -92,40 +115,20 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """A causal stack with a closing norm. The first `cross_layers` layers attend to the sources."""
 
-    def __init__(
-        self,
-        depth: int,
-        width: int,
-        heads: int,
-        mup: Mup,
-        *,
-        cross_weights: Sequence[float],
-        cross_layers: int,
-        span: int | None = None,
-        dropout: float = 0.0,
-    ):
+    def __init__(self, depth: int, build: Build, *, cross_weights: Sequence[float], cross_layers: int, span: int | None = None):
         super().__init__()
-        self.width, self.heads = width, heads
+        self.kv_heads, self.head_width = build.kv_heads or build.heads, build.width // build.heads
         self.layers = nn.ModuleList(
-            Layer(
-                width,
-                heads,
-                mup,
-                causal=True,
-                cross_weights=cross_weights if index < cross_layers else (),
-                span=span,
-                dropout=dropout,
-            )
-            for index in range(depth)
+            Layer(build, causal=True, cross_weights=cross_weights if index < cross_layers else (), span=span) for index in range(depth)
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(build.width)
 
     def project(self, states: Sequence[SourceStates]) -> list[list[Source]]:
         """The states of each source -> what every layer attends to, projected once."""
         return [layer.project(states) for layer in self.layers]  # type: ignore[operator]
 
     def caches(self, batch: int, capacity: int, like: Tensor) -> list[Cache]:
-        return [Cache.empty(batch, self.heads, capacity, self.width // self.heads, like) for _ in self.layers]
+        return [Cache.empty(batch, self.kv_heads, capacity, self.head_width, like) for _ in self.layers]
 
     def forward(
         self, x: Tensor, rotary: Tensor | None, sources: Sequence[Sequence[Source]], caches: Sequence[Cache] | None = None

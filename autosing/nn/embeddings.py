@@ -76,12 +76,16 @@ class LaneEmbedding(nn.Module):
         flat = rows.transpose(1, 2).reshape(-1, self.lanes)
         return F.embedding_bag(flat, self.embedding, mode="sum").view(grid.shape[0], grid.shape[2], -1)
 
-    def logits(self, hidden: Tensor, lane: int) -> Tensor:
-        """(..., D) -> (..., num_codes) of one lane."""
+    def tables(self) -> tuple[Tensor, ...]:
+        """The table of each lane, (num_codes + 1, D). Taken apart once a step, their gradients are put together in one pass."""
+        return self.embedding.unflatten(0, (self.lanes, self.num_codes + 1)).unbind()
+
+    def logits(self, hidden: Tensor, lane: int, table: Tensor | None = None) -> Tensor:
+        """(..., D) -> (..., num_codes) of one lane; `table`: its own of `tables()`, for who asks for several."""
         if self.heads is not None:
             return self.mup.scaled(self.heads[lane](hidden))
-        first = lane * (self.num_codes + 1)
-        return F.linear(hidden, self.embedding[first : first + self.num_codes]) * self.scale
+        table = self.tables()[lane] if table is None else table
+        return F.linear(hidden * self.scale, table[: self.num_codes])
 
 
 FOURIER_FEATURES = 64

@@ -108,6 +108,14 @@ class TokenPattern:
         out[:, :width] = grid[:, :width]
         return out
 
+    def live_slots(self, steps: int, spec: CodecSpec, first: int = 0) -> tuple[slice, ...]:
+        """Where each lane's codes stand among the `steps` from step `first`, counted from there; past the end of a passage they are holes."""
+        slots = []
+        for lane in self.lanes:
+            period, begin = self.period(lane, spec) // self.hop, (lane.offset + lane.delay) // self.hop - first
+            slots.append(slice(begin if begin >= 0 else begin % period, steps, period))
+        return tuple(slots)
+
     def _slots(self, lane: Lane, period: int, count: int) -> slice:
         first = (lane.offset + lane.delay) // self.hop
         return slice(first, first + count * (period // self.hop), period // self.hop)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autosing.nn.attention import attention_mask, rotary_table, rotate
-from autosing.nn.blocks import Decoder, Encoder
+from autosing.nn.blocks import Build, Decoder, Encoder
 from autosing.nn.embeddings import LaneEmbedding, interpolate, pick
 from autosing.nn.mup import Mup, learning_rules
 from autosing.training.optim import rule_for
@@ -23,7 +23,7 @@ def wake(module: torch.nn.Module, std: float = 0.1) -> None:
 @pytest.mark.parametrize("span", [None, 5])
 def test_a_cached_decode_equals_the_full_forward(span: int | None) -> None:
     torch.manual_seed(0)
-    decoder = Decoder(2, 64, 1, MUP, cross_weights=(0.8, 0.2), cross_layers=1, span=span)
+    decoder = Decoder(2, Build(64, 1, MUP), cross_weights=(0.8, 0.2), cross_layers=1, span=span)
     wake(decoder)
     x, text, music = torch.randn(2, 17, 64), torch.randn(2, 6, 64), torch.randn(2, 9, 64)
     real = torch.ones(2, 6, dtype=torch.bool)
@@ -39,7 +39,7 @@ def test_a_cached_decode_equals_the_full_forward(span: int | None) -> None:
 
 def test_a_decoder_never_looks_ahead() -> None:
     torch.manual_seed(0)
-    decoder = Decoder(2, 64, 1, MUP, cross_weights=(), cross_layers=0)
+    decoder = Decoder(2, Build(64, 1, MUP), cross_weights=(), cross_layers=0)
     wake(decoder)
     x = torch.randn(1, 9, 64)
     changed = x.clone()
@@ -51,7 +51,7 @@ def test_a_decoder_never_looks_ahead() -> None:
 
 def test_padding_of_an_encoder_changes_nothing() -> None:
     torch.manual_seed(0)
-    encoder = Encoder(2, 64, 1, MUP)
+    encoder = Encoder(2, Build(64, 1, MUP))
     wake(encoder)
     x = torch.randn(1, 7, 64)
     padded = torch.cat([x, torch.randn(1, 3, 64)], 1)

@@ -82,7 +82,7 @@ def test_multiscale_validates_what_it_sings_with(monkeypatch: pytest.MonkeyPatch
     task = TASK(replace(ARGS, multiscale=True), SM2ATunables(), toy_meta(15.0))
     model, batch, seen = task.build_model().eval(), batch_of(task, [toy_row(1, 15.0)]), []
     score = task._score
-    monkeypatch.setattr(task, "_score", lambda model, pattern, hidden, grid: (seen.append((pattern, grid)), score(model, pattern, hidden, grid))[1])
+    monkeypatch.setattr(task, "_score", lambda *given: (seen.append((given[1], given[3])), score(*given))[1])
     totals = {task.losses(model, batch).total.item() for _ in range(2)}
     unrolled = model.pattern("bricks_unrolled")
     steps = model.pattern("bricks").steps(task.frames)
