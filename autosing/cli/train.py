@@ -11,22 +11,26 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from autosing.cli.checkpoints import COMMANDS
 from autosing.config import from_mapping, nearest, parse_json, to_mapping
 from autosing.device import pick_device
 from autosing.errors import AutoSingError, ConfigError, MismatchError, WeightsError
-from autosing.models.io import load_weights, read_config, resolve
+from autosing.models.adapters import Adapter, name_base
+from autosing.models.io import load_weights, read_config, resolve, save_adapter, save_model
 from autosing.nn.embeddings import same_fit
 from autosing.nn.mup import ONLY_AT_THE_START
 from autosing.training import dist
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
 from autosing.training.log import Progress, Wandb
 from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, make_folder, resumable
+from autosing.training.lora import attach, lora_settings
 from autosing.training.schedule import DECAYS
 from autosing.training.state import read_numbers
 from autosing.training.task import OptimTunables, Task, draw_tunables
@@ -43,14 +47,19 @@ TOKENIZER_TABLES = re.compile(r"(^|\.)(codebook|features\d+)$")
 
 EXAMPLE = """example:
   python train.py --task_name t2s --task_args '{"size": "tiny"}' --dataset-config '{"path": "data/train"}' --tunables '{"lr0": 4e-3}'
+
+other commands:
+  autosing-train merge ADAPTER OUT                           fold an adapter into its base
+  autosing-train convert --i-trust-this-file FILE.model OUT  a checkpoint of AutoSing or WhisperSpeech
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 2 a mistake of the user, 130, 143 or 138 stopped by SIGINT, SIGTERM or SIGUSR1 with the
     state saved (128 + the signal)."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        return _train(sys.argv[1:] if argv is None else list(argv))
+        return COMMANDS[words[0]](words[1:]) if words and words[0] in COMMANDS else _train(words)
     except AutoSingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -91,8 +100,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, help="processes that read ahead; results do not depend on it (4, at most the cores)")
     add("--torch-compile", type=_flag, nargs="?", const=True, metavar="BOOL")
     add("--resume-from", help="folder of a run to go on with, or 'auto': go on if this run exists, else start it")
-    add("--allow-changed", type=_flag, nargs="?", const=True, metavar="BOOL", help="resume with another dataset or setting, or load weights of another fit of the tokenizer, all the same")
-    add("--load-from", help="start from the weights of a checkpoint folder, or 'builtin'")
+    add("--allow-changed", type=_flag, nargs="?", const=True, metavar="BOOL",
+        help="resume with another dataset or setting, or load weights of another fit of the tokenizer, all the same")  # fmt: skip
+    add("--load-from", help="start from the weights of a checkpoint: a folder, a hub id, or 'builtin'")
+    add("--lora", metavar="JSON", help="train low-rank adapters of --load-from alone, as '{\"r\": 16, \"alpha\": 32}'; target_modules, dropout")
     add("--output-dir", help="runs are written to <output-dir>/<task>/<name> (./models/)")
     add("--checkpoint-dir", help="the run's folder itself, instead")
     add("--name", help="name of the run (the time it starts)")
@@ -166,13 +177,15 @@ def _train(argv: Sequence[str]) -> int:
         task, data = _open(cls, args, tunables, config)
         torch.manual_seed(settings.seed)
         model = task.build_model()
-        refitted = given.get("allow_changed", False)
+        refitted = given.get("allow_changed", False) and "lora" not in given  # an adapter comes back to its base's own tables
         notes = load_from(model, task, given["load_from"], refitted) if "load_from" in given and not resume else ()
         identity = {
             "task": name,
             "args": _plain(args),
             "tunables": _plain(tunables),
         }
+        export, adapter = _adapt(model, given, saved if resume else {})
+        identity |= adapter
         progress = Progress(1000, quiet=not ranks.first)
         trainer = Trainer(
             task,
@@ -187,6 +200,7 @@ def _train(argv: Sequence[str]) -> int:
             ranks=ranks,
             progress=progress,
             wandb=_wandb(given, ranks, folder, name, identity),
+            export=export,
         )
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *unused, f"run folder: {folder}"):
@@ -369,6 +383,24 @@ def load_from(model: Any, task: Task, name: str, refitted: bool = False) -> list
         *(f"checkpoint '{name}' was trained with {k} = {theirs[k]!r}, this run has {ours[k]!r}" for k in differing),
         *(f"checkpoint '{name}' was trained with another fit of the tokenizer ({key}); going on with today's" for key in others),
     ]
+
+
+def _adapt(model: Any, given: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[Callable[..., None], dict[str, Any]]:
+    """With `--lora`, given or saved by the run that goes on: adapt `model`. How it is written, and what identifies the run beside the rest.
+
+    Raises:
+        ConfigError: unknown settings, or no checkpoint to adapt.
+    """
+    known = saved.get("lora", {})
+    if "lora" not in given and not known:
+        return save_model, {}
+    if not known and "load_from" not in given:
+        raise ConfigError("--lora adapts a checkpoint: give it with --load-from (a folder, a hub id, or 'builtin')")
+    values = parse_json(given["lora"], "--lora") if "lora" in given else {k: v for k, v in known.items() if k not in ("base", "sha256")}
+    settings = lora_settings(values)
+    base = (known["base"], known["sha256"]) if known else name_base(given["load_from"], model.kind)
+    adapter = Adapter(settings.r, settings.alpha, settings.dropout, attach(model, settings), *base)
+    return partial(save_adapter, adapter=adapter), {"lora": _plain(adapter)}
 
 
 def _plain(value: Any) -> Any:

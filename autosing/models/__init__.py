@@ -15,6 +15,8 @@ KINDS = Registry(
         "pitch": "autosing.models.pitch:PitchNet",
         "voice": "autosing.models.voice:VoiceNet",
         "g2p": "autosing.models.g2p:G2P",
+        "whisperspeech_t2s": "autosing.models.whisperspeech:WhisperT2S",
+        "whisperspeech_s2a": "autosing.models.whisperspeech:WhisperS2A",
         "semantic": "autosing.models.semantic:SemanticCodebook",
     },
 )

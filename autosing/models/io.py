@@ -1,8 +1,8 @@
 """Checkpoints: a folder with `model.safetensors`, `config.json` and `README.md`; no pickle is read anywhere.
 
 `config.json` holds `kind` (a row of `models.KINDS`), `config` (the frozen config dataclass) and `meta` (JSON: specs of the codec and
-tokenizers it was trained with, data hash, steps, metrics). A checkpoint may also be named `builtin`: the weights shipped in
-`autosing/weights/<kind>`.
+tokenizers it was trained with, data hash, steps, metrics). How a checkpoint may be named is `places.py`: a folder, a file, a hub id, or
+`builtin`, the weights shipped in `autosing/weights/<kind>`. A folder may hold an adapter instead of a whole model (`adapters.py`).
 
 A model class has `kind: ClassVar[str]`, `Config` (frozen dataclass) and `config` (its value), and is built as `Model(config)`.
 """
@@ -19,9 +19,9 @@ from torch import nn
 from autosing.config import from_mapping, to_mapping
 from autosing.errors import MismatchError, WeightsError
 from autosing.models import KINDS
-from autosing.weights import weights_folder
+from autosing.models.adapters import Adapter, adapter_tensors, add_adapter, find_base
+from autosing.models.places import ADAPTER_FILE, CARD_FILE, CONFIG_FILE, MODEL_FILE, resolve, weights_file
 
-MODEL_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 SCALE = "::scale"  # behind the name of an int8 matrix: its row scales
 
 
@@ -36,19 +36,31 @@ def save_model(model: nn.Module, folder: Path, meta: dict[str, Any], card: str =
         dtype: floating tensors are stored as this: float16 halves a shipped file; int8 quarters it (learned matrices alone, each row
             with a scale of its own; what is no matrix, or was not learned, is stored as float16).
     """
-    from autosing.store import atomic_path
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     known = {name for name, _ in model.named_buffers()}
     state = {
         stored: tensor.contiguous().clone()
         for key, value in model.state_dict().items()
         for stored, tensor in _stored(key, value.detach().cpu(), torch.float16 if key in known and dtype is torch.int8 else dtype).items()
     }
-    config = {"kind": model.kind, "config": to_mapping(model.config), "meta": meta}
-    with atomic_path(folder / MODEL_FILE) as path:
+    _write(Path(folder) / MODEL_FILE, state, {"kind": model.kind, "config": to_mapping(model.config), "meta": meta}, card)
+
+
+def save_adapter(model: nn.Module, folder: Path, meta: dict[str, Any], card: str = "", *, adapter: Adapter) -> None:
+    """Write the trained matrices of an adapted `model` as the folder of an adapter; else as `save_model`."""
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in adapter_tensors(model).items()}
+    config = {"kind": model.kind, "config": to_mapping(model.config), "meta": meta, "adapter": to_mapping(adapter)}
+    _write(Path(folder) / ADAPTER_FILE, state, config, card)
+
+
+def _write(file: Path, state: dict[str, torch.Tensor], config: dict[str, Any], card: str) -> None:
+    from autosing.store import atomic_path
+
+    folder = file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as path:
         save_file(state, path)
+    for other in {MODEL_FILE, ADAPTER_FILE} - {file.name}:  # of an earlier run in this place
+        (folder / other).unlink(missing_ok=True)
     with atomic_path(folder / CONFIG_FILE) as path:
         path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if card:
@@ -74,33 +86,28 @@ def _restored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value * scales[key] if key in scales else value for key, value in state.items()}
 
 
-def resolve(name: str | Path, kind: str) -> Path:
-    """The folder of a checkpoint: `builtin`, a folder, or a file inside one.
-
-    Raises:
-        WeightsError: nothing there; says where it was looked for.
-    """
-    folder = weights_folder(kind) if str(name) == "builtin" else Path(name)
-    if folder.is_file():
-        folder = folder.parent
-    for file in (CONFIG_FILE, MODEL_FILE):
-        if not (folder / file).is_file():
-            raise WeightsError(
-                f"no {kind} checkpoint at '{folder}': {file} is missing; give a folder written by train.py, or 'builtin'"
-            )
-    return folder
-
-
 def read_config(name: str | Path, kind: str) -> dict[str, Any]:
     """`{"kind", "config", "meta"}` of a checkpoint without loading its weights."""
     folder = resolve(name, kind)
+    values = _read_json(folder)
+    if values["kind"] != kind:
+        raise MismatchError(f"'{folder}' holds a {values['kind']} model where a {kind} model is needed; give a {kind} checkpoint")
+    return values
+
+
+def read_kind(folder: Path) -> str:
+    """The kind of model that a checkpoint's folder holds."""
+    return _read_json(folder)["kind"]
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        found = values["kind"]
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise WeightsError(f"'{folder / CONFIG_FILE}' is damaged ({error}); write the checkpoint again") from error
-    if found != kind:
-        raise MismatchError(f"'{folder}' holds a {found} model where a {kind} model is needed; give a {kind} checkpoint")
+    for key in ("kind", "config"):
+        if not isinstance(values, dict) or key not in values:
+            raise WeightsError(f"'{folder / CONFIG_FILE}' is damaged ('{key}' is missing); write the checkpoint again")
     return values
 
 
@@ -119,18 +126,35 @@ def load_model(name: str | Path, kind: str, device: torch.device | str = "cpu") 
     return model.to(device).eval(), values.get("meta", {})
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """Copy the tensors of `folder`/model.safetensors into `model`.
+def load_weights(model: Any, folder: Path) -> None:
+    """Copy the tensors of a checkpoint's folder into `model`; an adapter's are added to those of its base.
 
     Raises:
         WeightsError: damaged file, or tensors that do not fit; names the first.
     """
-    try:
-        state = _restored(load_file(folder / MODEL_FILE))
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"'{folder / MODEL_FILE}' is damaged ({error}); write the checkpoint again") from error
+    state = _read_state(folder, model.kind)
     own = model.state_dict()
     wrong = [k for k in {**own, **state} if k not in own or k not in state or own[k].shape != state[k].shape]
     if wrong:
         raise WeightsError(f"'{folder}' does not fit its config: tensor '{wrong[0]}' ({len(wrong)} in all); retrain or fix it")
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
+
+
+def read_adapter(folder: Path, kind: str) -> Adapter | None:
+    """What the folder says of its adapter; None where it holds a whole model."""
+    if weights_file(folder).name != ADAPTER_FILE:
+        return None
+    return from_mapping(Adapter, read_config(folder, kind).get("adapter", {}), f"'{folder / CONFIG_FILE}': adapter")
+
+
+def _read_state(folder: Path, kind: str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint by name, as the model has them."""
+    file = weights_file(folder)
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"'{file}' is damaged ({error}); write the checkpoint again") from error
+    adapter = read_adapter(folder, kind)
+    if adapter is None:
+        return _restored(tensors)
+    return add_adapter(_read_state(find_base(adapter, folder, kind), kind), tensors, adapter, f"'{folder}'")

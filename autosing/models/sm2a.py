@@ -101,6 +101,7 @@ class SM2A(ListeningModel):
 
     kind: ClassVar[str] = "sm2a"
     Config: ClassVar[type] = SM2AConfig
+    reads_weights: ClassVar[tuple[str, ...]] = ("lane_projection",)
 
     def __init__(self, config: SM2AConfig):
         super().__init__()

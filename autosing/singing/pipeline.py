@@ -16,7 +16,7 @@ from torch import Tensor
 
 import autosing
 from autosing.errors import AlignmentError, AudioError, ConfigError, DataError, MismatchError
-from autosing.models.io import MODEL_FILE, load_model, resolve
+from autosing.models.io import load_model, resolve, weights_file
 from autosing.nn.embeddings import code_features, same_fit
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
 from autosing.perception.alignment.base import Aligner
@@ -313,7 +313,7 @@ def _voice_source(request: SingRequest, reference: Reference | None) -> str:
 def _identity(name: str, kind: str, meta: dict) -> dict:
     """Which model this is: the hash of its weights, and what it says about its training."""
     trained = {k: meta[k] for k in ("steps", "seed", "source_hash") if k in meta}
-    return {"sha256": sha256_of(resolve(name, kind) / MODEL_FILE), **trained}
+    return {"sha256": sha256_of(weights_file(resolve(name, kind))), **trained}
 
 
 def _plain(value: object) -> object:

@@ -17,7 +17,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -211,6 +211,7 @@ class Trainer:
         ranks: dist.Ranks | None = None,
         progress: Progress | None = None,
         wandb: Wandb | None = None,
+        export: Callable[[nn.Module, Path, dict[str, Any], str], None] = save_model,
     ):
         """
         Args:
@@ -218,12 +219,14 @@ class Trainer:
             folder: the run's folder: metrics.jsonl, loss.png, state/, last/, best/.
             identity: what else must be the same when the run is resumed (task, args, tunables), as JSON values.
             remember: JSON values kept in the state for whoever resumes it, which may change.
+            export: writes the model as a checkpoint's folder, given its meta and its card.
         """
         self.task, self.tunables, self.data, self.settings, self.folder, self.device = task, tunables, data, settings, folder, device
         self.ranks = ranks or dist.Ranks()
         dist.require_divisible(settings.batch_size, self.ranks)
         self.progress = progress or Progress(1, quiet=True)
         self.wandb = wandb or Wandb("off", folder, "", "", {})
+        self.export = export
         self.model = model.to(device).train()
         self.optimizer = build_optimizer(model, task.param_rules(model), tunables)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -557,7 +560,7 @@ class Trainer:
         }
         meta = {**self.task.checkpoint_meta(), "training": trained}
         with self._saving(), self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
-            save_model(self.model, self.folder / name, meta, card=_card(self.task.name, trained))
+            self.export(self.model, self.folder / name, meta, _card(self.task.name, trained))
 
     def _state(self) -> RunState:
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}

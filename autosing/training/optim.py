@@ -19,8 +19,13 @@ FUSED_DEVICES = ("cuda", "cpu")
 EPSILON = 1e-8
 
 
+ADAPTER_PARTS = re.compile(r"\.(base_layer|lora_[AB]\.default)(?=\.)")
+"""What an adapter puts into the names of the matrix it stands beside and of its own two (`lora.py`)."""
+
+
 def rule_for(name: str, rules: Sequence[ParamRule]) -> ParamRule:
-    """The first rule whose pattern is found in `name`, else the plain `ParamRule("")`."""
+    """The first rule whose pattern is found in `name`, else the plain `ParamRule("")`; an adapter's matrices learn as the one they adapt."""
+    name = ADAPTER_PARTS.sub("", name)
     return next((rule for rule in rules if re.search(rule.pattern, name)), ParamRule(""))
 
 

@@ -1,0 +1,109 @@
+"""`autosing-train merge` and `autosing-train convert`: checkpoints made of other checkpoints, without training.
+
+    autosing-train merge models/t2s/mine/best merged
+    autosing-train convert --i-trust-this-file t2s-tiny.model converted
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from autosing.config import to_mapping
+from autosing.errors import ConfigError, WeightsError
+from autosing.models.convert import convert as converted
+from autosing.models.io import load_model, read_adapter, read_kind, resolve, save_model
+from autosing.models.ship import without_folders
+from autosing.store import sha256_of
+
+READER = "autosing.cli.unpickle"
+READER_SECONDS = 1800
+CONVERTED = """# {kind}
+
+Converted from a `.model` file of WhisperSpeech or AutoSing (`{source}`) by `autosing-train convert`: the same arithmetic, the same logits.
+It is read with `autosing.models.io.load_model(folder, "{kind}")`; it neither sings with `sing.py` nor is trained further, since it speaks
+other tokens than the embedded codec and tokenizer.
+"""
+MERGED = """# {kind}
+
+An adapter folded into its base: W + alpha / r * B A for {layers} linear layers. Written by `autosing-train merge`.
+"""
+
+
+def merge(argv: Sequence[str]) -> int:
+    """Fold an adapter into its base and write the whole model."""
+    parser = argparse.ArgumentParser(prog="autosing-train merge", description="Fold an adapter into its base and write the whole model.")
+    parser.add_argument("adapter", help="folder written by a run with --lora, or a hub id")
+    parser.add_argument("out", type=Path, help="folder to write")
+    options = parser.parse_args(argv)
+    folder = resolve(options.adapter, "adapter")
+    kind = read_kind(folder)
+    adapter = read_adapter(folder, kind)
+    if adapter is None:
+        raise ConfigError(f"'{folder}' holds a whole {kind} model, no adapter: there is nothing to merge")
+    require_new(options.out)
+    model, meta = load_model(folder, kind)
+    meta = {**meta, "merged": without_folders(to_mapping(adapter))}
+    save_model(model, options.out, meta, MERGED.format(kind=kind, layers=len(adapter.target_modules)))
+    print(f"{kind}: '{folder}' and its base '{adapter.base}' -> {options.out}")
+    return 0
+
+
+def convert(argv: Sequence[str]) -> int:
+    """Read a `.model` file in a process of its own and write it as a checkpoint."""
+    parser = argparse.ArgumentParser(prog="autosing-train convert", description="A checkpoint of AutoSing or WhisperSpeech -> our format.")
+    parser.add_argument("file", type=Path, help="a .model file: config, tunables and state_dict, pickled")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument(
+        "--i-trust-this-file", action="store_true", help="also read a pickle that may run programs: only one whose maker you trust"
+    )
+    options = parser.parse_args(argv)
+    if not options.file.is_file():
+        raise ConfigError(f"there is no file '{options.file}'")
+    require_new(options.out)
+    values, tensors = read_apart(options.file, options.i_trust_this_file)
+    found = converted(values["config"], values["tunables"], tensors, f"'{options.file}'")
+    model: Any = found.model
+    origin = {"class": found.source, "sha256": sha256_of(options.file), "config": values["config"], "tunables": values["tunables"]}
+    save_model(model, options.out, {"converted": without_folders(origin)}, CONVERTED.format(kind=model.kind, source=found.source))
+    print(f"{found.source} '{options.file}' -> {model.kind} in {options.out}")
+    return 0
+
+
+def read_apart(file: Path, trusted: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON values (`config`, `tunables`) and the tensors (`state_dict`) of a pickled file, read in a process of its own.
+
+    Raises:
+        WeightsError: it is no such file, or it holds more than tensors and plain values and is not trusted.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "read.safetensors"
+        command = [sys.executable, "-m", READER, str(file.absolute()), str(out), *(["--trusted"] if trusted else [])]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=READER_SECONDS, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired as error:
+            raise WeightsError(f"'{file}' was not read within {READER_SECONDS} s; it is no checkpoint") from error
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"the reading process ended with {done.returncode}"]
+            raise WeightsError(f"'{file}' cannot be read: {lines[-1]}")
+        with safe_open(out, framework="pt") as read:
+            return json.loads(read.metadata()["values"]), {name: read.get_tensor(name) for name in read.keys()}  # noqa: SIM118 - not a mapping
+
+
+def require_new(folder: Path) -> None:
+    """
+    Raises:
+        ConfigError: there is something at `folder` already.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfigError(f"'{folder}' is there already; name another folder to write to")
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"merge": merge, "convert": convert}
