@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autosing.nn.attention import rotary_table
-from autosing.nn.blocks import Decoder, Encoder, SourceStates
+from autosing.nn.blocks import Build, Decoder, Encoder, SourceStates
 from autosing.nn.mup import BASE_WIDTH, Mup
 
 HEAD_WIDTH = 64
@@ -168,12 +168,12 @@ class _Whisper(nn.Module):
 
     def __init__(self, config: Shape):
         super().__init__()
-        c, mup = config, config.mup
-        self.encoder = Encoder(c.encoder_depth, c.width, c.heads, mup, causal=c.causal_encoder)
-        self.decoder = Decoder(c.decoder_depth, c.width, c.heads, mup, cross_weights=c.mix, cross_layers=c.decoder_depth)
+        c, build = config, Build(config.width, config.heads, config.mup)
+        self.encoder = Encoder(c.encoder_depth, build, causal=c.causal_encoder)
+        self.decoder = Decoder(c.decoder_depth, build, cross_weights=c.mix, cross_layers=c.decoder_depth)
         stacks: list[Encoder | Decoder] = [self.encoder, self.decoder]
         if c.lanes:
-            self.music_encoder = Encoder(c.music_depth, c.width, c.heads, mup, causal=getattr(c, "causal_music", False))
+            self.music_encoder = Encoder(c.music_depth, build, causal=getattr(c, "causal_music", False))
             stacks.append(self.music_encoder)
         for stack in stacks:
             for layer in stack.layers:
