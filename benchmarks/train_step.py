@@ -30,12 +30,12 @@ PAIRS: dict[str, dict[str, Any]] = {
     "t2s": {"task": "t2s", "codec": "builtin", "args": {**BARE, "pointer": False}},
     "sm2a_frames": {"task": "sm2a", "codec": "frames", "args": {**BARE, "pattern": "bricks"}},
     "sm2a_bricks": {"task": "sm2a", "codec": "builtin", "args": {**BARE, "pattern": "bricks"}},
-    "sm2a_unrolled": {"task": "sm2a", "codec": "builtin", "args": {**BARE, "pattern": "bricks_unrolled"}},
+    "sm2a_unrolled": {"task": "sm2a", "codec": "builtin", "args": {**BARE, "multiscale": True, "p_coarse": 0.0}},
 }
 ALONE: dict[str, dict[str, Any]] = {
     "t2s_as_trained": {"task": "t2s", "codec": "snac_32khz", "args": {}},
     "sm2a_as_trained_bricks": {"task": "sm2a", "codec": "snac_32khz", "args": {"pattern": "bricks"}},
-    "sm2a_as_trained_unrolled": {"task": "sm2a", "codec": "snac_32khz", "args": {"pattern": "bricks_unrolled"}},
+    "sm2a_as_trained_unrolled": {"task": "sm2a", "codec": "snac_32khz", "args": {"multiscale": True, "p_coarse": 0.0}},
 }
 
 
@@ -45,11 +45,10 @@ def peer_settings(name: str, pair: dict[str, Any], size: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"model": "t2s" if pair["task"] == "t2s" else "s2a", "depth": depth, "heads": heads, "text": TEXT}
     if pair["task"] == "sm2a":
         codec = CODECS[pair["codec"]]
-        pattern = load_pattern(pair["args"]["pattern"], codec.strides)
-        frames = codec.frames(SECONDS)
-        live = pattern.live(pattern.steps(frames), codec, frames)
-        firsts = [row.nonzero()[:2, 0].tolist() for row in live]
-        settings |= {"steps": live.shape[1], "lanes": [(first, second - first) for first, second in firsts]}
+        unrolled = "multiscale" in pair["args"]  # then a piece of as many steps as the whole window has in "bricks"
+        pattern = load_pattern("bricks_unrolled" if unrolled else "bricks", codec.strides)
+        steps = load_pattern("bricks", codec.strides).steps(codec.frames(SECONDS))
+        settings |= {"steps": steps, "lanes": [(slot.start, slot.step) for slot in pattern.live_slots(steps, codec)]}
     return settings
 
 
