@@ -27,7 +27,18 @@ from autosing.nn.mup import learning_rules
 from autosing.tokens.patterns import TokenPattern, load_pattern
 from autosing.tokens.specs import CodecSpec, SemanticSpec
 from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row
-from tasks.t2s import MupTunables, best, check_specs, fit, load_code_features, load_codebook, need, replace_codes, require_kv_heads, window_codes
+from tasks.t2s import (
+    MupTunables,
+    best,
+    check_specs,
+    fit,
+    load_code_features,
+    load_codebook,
+    need,
+    replace_codes,
+    require_kv_heads,
+    window_codes,
+)
 
 
 @dataclass(frozen=True)
