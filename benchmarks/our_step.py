@@ -1,21 +1,23 @@
 """A training step of our t2s and sm2a with random weights on random rows: losses, backward pass, clipping, AdamW, as the train loop does it.
 
 Settings: `task`, `args` (its `--task_args`), `codec` (a row of `CODECS`), `music` (false: the model is built without an accompaniment),
-`semantic` (tokens), `text` (tokens), `batch`; `pattern` for sm2a. Letters as in the models.
+`semantic` (tokens), `text` (tokens), `batch`; `dense`: score every lane at every step, as the original does. Letters as in the models.
 """
 
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from autosing.models.sm2a import SM2A
 from autosing.models.t2s import T2S
+from autosing.tokens.patterns import TokenPattern
 from autosing.tokens.pointer import PACE_BUCKETS, SINCE_BUCKETS
 from autosing.tokens.specs import CodecSpec, SemanticSpec, VoiceSpec
 from autosing.training.optim import build_optimizer
-from autosing.training.task import DatasetMeta
+from autosing.training.task import DatasetMeta, Losses
 from benchmarks.turns import serve
 from tasks import TASKS
 
@@ -53,22 +55,32 @@ def make(settings: dict[str, Any]) -> tuple[Any, Any, dict[str, torch.Tensor]]:
         rows["music"] = music
     if settings["task"] == "sm2a":
         rows["codes"] = random_codes(codec, batch, codec.frames(seconds))
-        rows["voice"] = torch.nn.functional.normalize(torch.randn(batch, task.windows, VOICE.width), dim=-1)
+        rows["voice"] = F.normalize(torch.randn(batch, task.windows, VOICE.width), dim=-1)
         rows.setdefault("music", torch.zeros(batch, 0, 0, dtype=torch.long))
         return task, SM2A(config), rows
     steps, text = settings["semantic"], settings["text"]
     rows["text"] = torch.randint(1, config.text_vocab, (batch, text))
     rows["rate"], rows["language"] = torch.full((batch,), text / seconds), torch.zeros(batch, dtype=torch.long)
     rows["pointer"] = (torch.arange(steps) * text // steps).expand(batch, -1).contiguous()
-    rows["advance"] = torch.nn.functional.pad(rows["pointer"].diff(dim=1), (0, 1), value=-1)
+    rows["advance"] = F.pad(rows["pointer"].diff(dim=1), (0, 1), value=-1)
     rows["since"] = torch.randint(0, SINCE_BUCKETS, (batch, steps))
     rows["pace"] = torch.randint(0, PACE_BUCKETS, (batch, steps))
     return task, T2S(config), rows
 
 
+def dense_score(model: SM2A, pattern: TokenPattern, hidden: torch.Tensor, grid: torch.Tensor, first: int) -> Losses:
+    """In place of `tasks.sm2a.TASK._score`: logits of all lanes at all steps, holes left out by the loss."""
+    logits = torch.stack([model.lane_logits(hidden, lane) for lane in range(len(pattern.lanes))], 1)
+    losses = [F.cross_entropy(logits[:, lane].transpose(1, 2), grid[:, lane], ignore_index=CodecSpec.HOLE) for lane in range(logits.shape[1])]
+    right = (logits.argmax(-1) == grid).float().mean()
+    return Losses(torch.stack(losses).mean(), {}, {"accuracy": right})
+
+
 def build(settings: dict[str, Any]) -> Any:
     device = settings["device"]
     task, model, rows = make(settings)
+    if settings.get("dense"):
+        task._score = dense_score
     model.to(device).train()
     if settings.get("compile"):
         for part in model.compiled_parts():

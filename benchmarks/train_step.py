@@ -3,9 +3,9 @@
     python -m benchmarks.train_step --size tiny --peers-python /path/to/peers/bin/python
 
 The peers' Python has torch (of our version) and whisperspeech 0.8.9; without it our own figures are printed alone. Same shape: depth, heads,
-30 s windows, 750 semantic tokens, 550 characters of text, 1024 codes a lane, the same grid of codes (lanes x steps, the same cells live).
-WhisperSpeech has neither an accompaniment nor dropout, so ours has none in these pairs; "as trained" (with both, and SNAC's 4096
-codes) is measured without a bar. A step is forward, backward, clipping and fused AdamW on both sides. Least of `--steps` steps.
+30 s windows, 750 semantic tokens, the same text, 1024 codes a lane, the same grid of codes (lanes x steps, the same cells live). Text is 450
+characters (15 a second), which WhisperSpeech always pads to 550 and we do not; `t2s_longest_text` has 550. WhisperSpeech has neither an accompaniment nor dropout, so ours has none in these pairs; "as trained" (with both, and SNAC's 4096
+codes) is measured without a bar, and so is what scoring live lanes alone saves in `sm2a_unrolled` ("dense" scores all lanes everywhere). A step is forward, backward, clipping and fused AdamW on both sides. Least of `--steps` steps.
 On CUDA bf16 autocast is used on both sides and tokens a second, model FLOP utilisation and memory are printed too.
 """
 
@@ -22,34 +22,34 @@ from benchmarks.figures import bar, last_line
 from benchmarks.our_step import CODECS
 from benchmarks.turns import ALLOCATOR, Contestant
 
-SEMANTIC, TEXT, SECONDS = 750, 550, 30.0
+SEMANTIC, TEXT, LONGEST_TEXT, SECONDS = 750, 450, 550, 30.0
 BARS = {"t2s": 1.0, "sm2a": 0.8}  # of WhisperSpeech's CPU seconds a target token
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, from NVIDIA's data sheets
 BARE = {"dropout": 0.0, "p_no_cond": 0.0}
 PAIRS: dict[str, dict[str, Any]] = {
     "t2s": {"task": "t2s", "codec": "builtin", "args": {**BARE, "pointer": False}},
+    "t2s_longest_text": {"task": "t2s", "codec": "builtin", "args": {**BARE, "pointer": False}, "text": LONGEST_TEXT},
     "sm2a_frames": {"task": "sm2a", "codec": "frames", "args": {**BARE, "pattern": "bricks"}},
     "sm2a_bricks": {"task": "sm2a", "codec": "builtin", "args": {**BARE, "pattern": "bricks"}},
-    "sm2a_unrolled": {"task": "sm2a", "codec": "builtin", "args": {**BARE, "pattern": "bricks_unrolled"}},
+    "sm2a_unrolled": {"task": "sm2a", "codec": "builtin", "args": {**BARE, "multiscale": True, "p_coarse": 0.0}},
 }
 ALONE: dict[str, dict[str, Any]] = {
     "t2s_as_trained": {"task": "t2s", "codec": "snac_32khz", "args": {}},
     "sm2a_as_trained_bricks": {"task": "sm2a", "codec": "snac_32khz", "args": {"pattern": "bricks"}},
-    "sm2a_as_trained_unrolled": {"task": "sm2a", "codec": "snac_32khz", "args": {"pattern": "bricks_unrolled"}},
+    "sm2a_as_trained_unrolled": {"task": "sm2a", "codec": "snac_32khz", "args": {"multiscale": True, "p_coarse": 0.0}},
 }
 
 
 def peer_settings(name: str, pair: dict[str, Any], size: str) -> dict[str, Any]:
     """What WhisperSpeech's side is told: its shape and, for codes, which cells of the grid hold one."""
     depth, heads = SIZES[size].depth, SIZES[size].heads
-    settings: dict[str, Any] = {"model": "t2s" if pair["task"] == "t2s" else "s2a", "depth": depth, "heads": heads, "text": TEXT}
+    settings: dict[str, Any] = {"model": "t2s" if pair["task"] == "t2s" else "s2a", "depth": depth, "heads": heads, "text": LONGEST_TEXT}
     if pair["task"] == "sm2a":
         codec = CODECS[pair["codec"]]
-        pattern = load_pattern(pair["args"]["pattern"], codec.strides)
-        frames = codec.frames(SECONDS)
-        live = pattern.live(pattern.steps(frames), codec, frames)
-        firsts = [row.nonzero()[:2, 0].tolist() for row in live]
-        settings |= {"steps": live.shape[1], "lanes": [(first, second - first) for first, second in firsts]}
+        unrolled = "multiscale" in pair["args"]  # then a piece of as many steps as the whole window has in "bricks"
+        pattern = load_pattern("bricks_unrolled" if unrolled else "bricks", codec.strides)
+        steps = load_pattern("bricks", codec.strides).steps(codec.frames(SECONDS))
+        settings |= {"steps": steps, "lanes": [(slot.start, slot.step) for slot in pattern.live_slots(steps, codec)]}
     return settings
 
 
@@ -60,6 +60,8 @@ def measure(name: str, pair: dict[str, Any], options: argparse.Namespace, common
     if options.peers_python and name in PAIRS:
         theirs = {**common, **peer_settings(name, pair, options.size)}
         contestants["whisperspeech"] = Contestant(options.peers_python, "benchmarks.whisperspeech_step", theirs, options.threads)
+    if name == "sm2a_unrolled":
+        contestants["dense"] = Contestant(sys.executable, "benchmarks.our_step", {**ours, "dense": True}, options.threads)
     for number in range(options.warmup + options.steps):
         for contestant in contestants.values():
             contestant.step(keep=number >= options.warmup)
@@ -68,9 +70,10 @@ def measure(name: str, pair: dict[str, Any], options: argparse.Namespace, common
     for side in contestants:
         figures[side]["cpu_ms_a_target"] = round(1e3 * figures[side]["cpu_s"] / targets, 5)
         figures[side]["targets_a_second"] = round(targets / figures[side]["wall_s"], 1)
-    if "whisperspeech" in figures:
+    for side, prefix in (("whisperspeech", ""), ("dense", "dense_")):
         for key, short in (("cpu_s", "cpu"), ("peak_mb", "memory"), ("wall_s", "wall")):
-            figures[f"{short}_ratio"] = round(figures["ours"][key] / figures["whisperspeech"][key], 3)
+            if side in figures:
+                figures[f"{prefix}{short}_ratio"] = round(figures["ours"][key] / figures[side][key], 3)
     if options.device == "cuda":
         peak = next((flops for card, flops in PEAK_FLOPS.items() if card in torch.cuda.get_device_name()), None)
         if peak is not None:

@@ -24,7 +24,8 @@ class Contestant:
 
     def __init__(self, python: str, module: str, settings: Mapping[str, Any], threads: int):
         self.name = module
-        environment = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": str(threads)}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         command = [python, "-m", module, json.dumps({**settings, "threads": threads})]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
         self.about = self._answer()

@@ -43,6 +43,9 @@ class FrozenCodebook(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, N) codes, -1 = hole -> (B, N, D)."""
+        if ids.numel() < self.num_codes:  # fewer rows to project than the codebook has
+            rows = self.into(F.embedding(ids.clamp(min=0), self.codebook))
+            return torch.where(ids[..., None] < 0, self.embedding_hole.to(rows.dtype), rows)
         table = torch.cat([self.into(self.codebook), self.embedding_hole[None]])
         return F.embedding(torch.where(ids < 0, self.num_codes, ids), table)
 

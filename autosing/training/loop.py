@@ -66,7 +66,8 @@ from autosing.training.state import (
 )
 from autosing.training.task import Losses, OptimTunables, Task
 
-PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16}
+"""What matrices are multiplied in. With "bf16" the parameters, their gradients and the optimiser's state are kept in it too."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: a scheduler's warning before its time limit
 VALIDATION_CACHE_BYTES = 256 << 20
 PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often
@@ -91,7 +92,8 @@ class Settings:
         epochs, steps, minutes: bounds; `steps` overrides `epochs`, `minutes` alone bounds by the clock, together the first one ends the run.
         accumulate: micro-batches an optimiser step.
         clip_gradient_norm: None = the task's tunable; 0 = no clipping.
-        precision: None = 32 on the CPU and MPS, 16-mixed on CUDA.
+        precision: None = 32 on the CPU and MPS, 16-mixed on CUDA. "bf16" halves weights, gradients and optimiser state; updates below a
+            256th of a weight are lost to rounding, except in the moving average, which stays in float32.
         ema: decay of the moving average of weights that is validated and saved; 0 = none.
         monitored_metric, monitored_mode: which validation value decides `best`, "min" or "max".
         keep_last: this many numbered checkpoints `step-<n>` are kept beside `last`.
@@ -227,7 +229,12 @@ class Trainer:
         self.progress = progress or Progress(1, quiet=True)
         self.wandb = wandb or Wandb("off", folder, "", "", {})
         self.export = export
+        self.precision = settings.precision or ("16-mixed" if device.type == "cuda" else "32")
+        self.dtype = PRECISIONS[self.precision]
         self.model = model.to(device).train()
+        if self.precision == "bf16":
+            for parameter in self.model.parameters():
+                parameter.data = parameter.data.bfloat16()
         self.optimizer = build_optimizer(model, task.param_rules(model), tunables)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.ema = AveragedWeights(model, settings.ema) if settings.ema else None
@@ -235,8 +242,6 @@ class Trainer:
             for part in compiled_parts(self.model):
                 part.compile()
         self.stepper = dist.parallel(_Stepper(task, self.model), self.ranks, device)
-        self.precision = settings.precision or ("16-mixed" if device.type == "cuda" else "32")
-        self.dtype = PRECISIONS[self.precision]
         self.scaler = GradScaler(device.type, enabled=self.dtype is torch.float16)
         clip = settings.clip_gradient_norm
         self.clip = tunables.clip_gradient_norm if clip is None else clip

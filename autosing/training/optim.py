@@ -89,36 +89,36 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
 class AveragedWeights:
     """Exponential moving average of a model's trainable parameters.
 
-    The decay grows as (1 + t) / (10 + t) up to `decay`, so that a short run's average is not its initial weights.
+    The decay grows as (1 + t) / (10 + t) up to `decay`, so that a short run's average is not its initial weights. It is kept in float32,
+    where its small steps are not lost.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self._live = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self._average = {n: p.detach().clone() for n, p in self._live.items()}
+        self._average = {n: p.detach().float().clone() for n, p in self._live.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the live weights after optimiser step number `step` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        live = [p.detach() for p in self._live.values()]
+        live = [p.detach().float() for p in self._live.values()]
         torch._foreach_lerp_(list(self._average.values()), live, 1 - decay)  # type: ignore[reportPrivateImportUsage]
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """The model carries the averaged weights inside this block, and its own again after it."""
-        self._exchange()
+        own = {name: parameter.detach().clone() for name, parameter in self._live.items()}
+        self._put(self._average)
         try:
             yield
         finally:
-            self._exchange()
+            self._put(own)
 
     @torch.no_grad()
-    def _exchange(self) -> None:
+    def _put(self, values: Mapping[str, Tensor]) -> None:
         for name, parameter in self._live.items():
-            kept = parameter.detach().clone()
-            parameter.copy_(self._average[name])
-            self._average[name].copy_(kept)
+            parameter.copy_(values[name])
 
     def tensors(self) -> dict[str, Tensor]:
         return dict(self._average)

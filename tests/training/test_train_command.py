@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from toy_task import Toy, ToyConfig, ToyTask
 
 from autosing.cli.train import main, parse
@@ -143,6 +144,20 @@ def test_a_check_left_on_the_device_still_stops_before_the_update(runs, capsys, 
     for name, value in models[0].state_dict().items():
         assert torch.equal(value, seen[first][0][name])
         assert torch.equal(value, seen[-1][0][name])
+
+
+def test_pure_bf16_keeps_weights_and_optimiser_in_it_and_learns(runs):
+    """The moving average stays in float32; what is exported is float32 as ever."""
+    values = {"precision": "bf16", "ema": 0.99, "steps": 40, "log_every_n_steps": 10, "validate_every_n_steps": 40}
+    assert runs("a", **values) == 0
+    kept = {key: tensor.dtype for key, tensor in load_file(next((runs.path("a") / "state").glob("**/*.safetensors"))).items()}
+    for key, dtype in kept.items():
+        in_float32 = key.startswith("ema/") or key.endswith(("/step", "/codebook"))
+        assert dtype is (torch.float32 if in_float32 else torch.bfloat16), key
+    assert {key.split("/")[0] for key in kept} == {"model", "optim", "ema"}
+    assert all(tensor.dtype is torch.float32 for tensor in load_file(runs.path("a") / "last" / "model.safetensors").values())
+    losses = [r["loss"] for r in runs.records("a") if "loss" in r]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_half_precision_learns(runs):
