@@ -274,7 +274,7 @@ def test_adapters_learn_on_every_linear_layer_and_fold_in(name: str, tmp_path: P
     before = fit.judged()
     layers = attach(fit.model, LoraSettings(r=2, alpha=4.0))
     torch.testing.assert_close(fit.judged().total, before.total)
-    fit.model.train()
+    fit.model.train().zero_grad()
     fit.losses().total.backward()
     learning = {n.removesuffix(".lora_B.default.weight") for n, p in fit.model.named_parameters() if p.grad is not None and p.grad.any()}
     assert learning == set(layers), "a layer whose weight is read, not called: list it in the model's `reads_weights`"
