@@ -7,6 +7,7 @@ TASKS = Registry(
     {
         "t2s": "tasks.t2s:TASK",
         "sm2a": "tasks.sm2a:TASK",
+        "artist": "tasks.artist:TASK",
         "acoustic": "tasks.acoustic:TASK",
         "separator": "tasks.separator:TASK",
         "pitch": "tasks.pitch:TASK",

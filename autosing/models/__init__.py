@@ -14,6 +14,7 @@ KINDS = Registry(
         "separator": "autosing.models.separator:SeparatorNet",
         "pitch": "autosing.models.pitch:PitchNet",
         "voice": "autosing.models.voice:VoiceNet",
+        "artist": "autosing.models.artist:ArtistNet",
         "g2p": "autosing.models.g2p:G2P",
         "whisperspeech_t2s": "autosing.models.whisperspeech:WhisperT2S",
         "whisperspeech_s2a": "autosing.models.whisperspeech:WhisperS2A",

@@ -10,7 +10,7 @@ Letters: B batch, L text bytes, N semantic tokens, R lanes (quantisers), S decod
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -164,7 +164,7 @@ class _Lanes(nn.Module):
 class _Whisper(nn.Module):
     """The stacks of both models."""
 
-    config: Shape
+    config: Any
 
     def __init__(self, config: Shape):
         super().__init__()
@@ -205,8 +205,7 @@ class WhisperT2S(_Whisper):
 
     def __init__(self, config: WhisperT2SConfig):
         super().__init__(config)
-        self.config: WhisperT2SConfig = config
-        c = config
+        c = self.config = config
         self.text = _Codes(c.text_codes, c.text_width, c.width, head=False)
         self.semantic = _Codes(c.codes, c.code_width, c.width, c.special)
         self.embedding_language = nn.Parameter(torch.zeros(c.languages, c.width))
@@ -251,8 +250,7 @@ class WhisperS2A(_Whisper):
 
     def __init__(self, config: WhisperS2AConfig):
         super().__init__(config)
-        self.config: WhisperS2AConfig = config
-        c = config
+        c = self.config = config
         self.semantic = _Codes(c.semantic_codes, c.semantic_width, c.width, head=False)
         self.speaker = nn.Linear(c.speaker_width, c.width) if c.speaker_width != c.width else None
         self.voice = _Lanes(c.quantizers, c.codes, c.code_width, c.width, c.special)

@@ -95,4 +95,7 @@ def attach(model: nn.Module, settings: LoraSettings) -> tuple[str, ...]:
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=list(chosen), bias="none"  # type: ignore[arg-type]
     )
     inject_adapter_in_model(config, model)
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.momentum = 0.0  # its statistics are the base's: an adapter holds none
     return chosen

@@ -74,14 +74,16 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`, in place; tensors are copied to where their parameter lives."""
+    """Inverse of `optimizer_tensors`, in place; tensors are copied to where their parameter lives, and laid out in memory as it is: the fused
+    kernels walk through both by address, and would pair the moments of a channels-last weight with other elements."""
     fused = bool(optimizer.defaults.get("fused"))
     parameters = dict(model.named_parameters())
     states: dict[str, dict[str, Any]] = {}
     for key, value in tensors.items():
         name, slot = key.rsplit("/", 1)
         device = parameters[name].device if slot != "step" or fused else torch.device("cpu")
-        states.setdefault(name, {})[slot] = value.to(device, copy=True)
+        like = parameters[name].detach() if slot != "step" else value
+        states.setdefault(name, {})[slot] = torch.empty_like(like, dtype=value.dtype, device=device).copy_(value)
     for name, slots in states.items():
         optimizer.state[parameters[name]] = slots
 

@@ -13,6 +13,7 @@ from autosing.errors import WeightsError
 from autosing.models.adapters import Adapter, name_base
 from autosing.models.io import load_model, save_model
 from autosing.models.recogniser import SIZES, Recogniser
+from autosing.store import sha256_of
 
 KIND = "recogniser"
 LAYERS = ("project", "frame_head")
@@ -58,6 +59,22 @@ def test_loaded_it_is_its_base_plus_the_product(base: Path, adapter: Path) -> No
     model, meta = load_model(adapter, KIND)
     torch.testing.assert_close(logits(model), logits(expected))
     assert meta["mine"] and not torch.allclose(logits(model), logits(load_model(base, KIND)[0]), atol=1e-2)
+
+
+def test_singing_takes_an_adapter_of_the_shipped_weights_and_names_it(tmp_path: Path) -> None:
+    from autosing.singing.pipeline import _identity
+    from autosing.weights import weights_folder
+
+    shipped, _ = load_model("builtin", "t2s")
+    layer = "decoder.layers.0.attention.out"
+    tensors = {f"{layer}.lora_A.weight": torch.ones(1, shipped.config.width), f"{layer}.lora_B.weight": torch.ones(shipped.config.width, 1)}
+    save_file(tensors, tmp_path / "adapter.safetensors")
+    values = json.loads((weights_folder("t2s") / "config.json").read_text())
+    entry = Adapter(1, 0.5, 0.0, (layer,), *name_base("builtin", "t2s"))
+    (tmp_path / "config.json").write_text(json.dumps({**values, "adapter": vars(entry)}))
+    model, meta = load_model(tmp_path, "t2s")
+    torch.testing.assert_close(model.get_parameter(f"{layer}.weight"), shipped.get_parameter(f"{layer}.weight") + 0.5)
+    assert entry.base == "builtin" and _identity(str(tmp_path), "t2s", meta)["sha256"] == sha256_of(tmp_path / "adapter.safetensors")
 
 
 def test_merged_it_is_a_whole_model_with_the_same_logits(adapter: Path, base: Path, tmp_path: Path, capsys) -> None:

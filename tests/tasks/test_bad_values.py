@@ -32,6 +32,8 @@ from tasks import TASKS
         ("pitch", "Tunables", {"clean": -1}, "'clean' must be between 0 and 1"),
         ("voice", "Args", {"longest_seconds": 1.0}, "'longest_seconds' must be at least 2.5"),
         ("voice", "Tunables", {"leak": 7}, "'leak' must be between 0 and 1"),
+        ("artist", "Args", {"crop_seconds": 0}, "'crop_seconds' must be above 0"),
+        ("artist", "Tunables", {"label_smoothing": 2}, "'label_smoothing' must be between 0 and 1"),
         ("g2p", "Args", {"dropout": 1.0}, "'dropout' must be at least 0 and below 1"),
         ("g2p", "Tunables", {"clip_gradient_norm": -1}, "'clip_gradient_norm' must be at least 0"),
     ],

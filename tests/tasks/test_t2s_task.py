@@ -1,4 +1,4 @@
-"""Task t2s on rows with a rule: examples, losses, refusals, and that it learns."""
+"""Task t2s on rows with a rule: examples, losses and refusals; that it learns is tested in tests/contract/test_tasks.py."""
 
 from dataclasses import replace
 
@@ -11,7 +11,6 @@ from autosing.config import from_mapping
 from autosing.errors import ConfigError, DataError, MismatchError
 from autosing.models.t2s import SIZES, Size
 from autosing.tokens.text import LINE, PAD, UNKNOWN
-from autosing.training.optim import build_optimizer, set_learning_rate
 from tasks.t2s import TASK, MupTunables, T2SArgs, replace_codes
 from tests.sequence_rows import SEMANTIC, toy_meta, toy_row
 
@@ -86,24 +85,6 @@ def test_the_original_without_pointer_trains_too() -> None:
     task = TASK(replace(ARGS, pointer=False, text="characters", cross_layers=2, music_depth=1), MupTunables(), toy_meta(15.0))
     losses = task.losses(task.build_model(), batch_of(task, [toy_row(1, 15.0)]))
     assert losses.total.isfinite() and "advance" not in losses.parts
-
-
-def test_it_learns_four_rows() -> None:
-    torch.manual_seed(0)
-    task = TASK(ARGS, MupTunables(lr0=6e-3), toy_meta(10.0))
-    model = task.build_model()
-    optimizer = build_optimizer(model, task.param_rules(model), task.tunables)
-    batch = batch_of(task, [toy_row(seed, 10.0) for seed in range(4)])
-    first = task.losses(model, batch)
-    for step in range(60):
-        losses = task.losses(model, batch)
-        optimizer.zero_grad()
-        losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-        set_learning_rate(optimizer, task.tunables.lr0 * min(1.0, (step + 1) / 10))
-        optimizer.step()
-    assert losses.metrics["semantic_accuracy"] > 0.8, losses
-    assert losses.parts["advance"] < 0.7 * first.parts["advance"]
 
 
 def test_replaced_codes_are_the_asked_share() -> None:

@@ -76,6 +76,18 @@ def test_state_round_trip_gives_the_same_next_step():
         assert torch.equal(a, b)
 
 
+def test_moments_are_laid_out_as_their_weights():
+    """Fused AdamW pairs them by address."""
+    nets = [nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last) for _ in range(2)]
+    optimizers = [build_optimizer(net, [], OptimTunables()) for net in nets]
+    nets[0](torch.randn(2, 3, 5, 5)).square().sum().backward()
+    optimizers[0].step()
+    saved = {key: value.contiguous() for key, value in optimizer_tensors(nets[0], optimizers[0]).items()}
+    load_optimizer_tensors(nets[1], optimizers[1], saved)
+    moments = optimizers[1].state[nets[1].weight]["exp_avg"]
+    assert moments.stride() == nets[1].weight.stride() and torch.equal(moments, saved["weight/exp_avg"])
+
+
 def test_averaged_weights_follow_and_leave_the_model_alone():
     net = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(net.weight)
