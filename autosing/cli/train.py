@@ -5,6 +5,7 @@ is understood with `_` and with `-`. A resumed run (`--resume-from`) takes every
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import re
@@ -18,8 +19,9 @@ from typing import Any
 import torch
 
 from autosing.config import from_mapping, nearest, parse_json, to_mapping
-from autosing.device import pick_device
+from autosing.device import deterministic_algorithms, pick_device
 from autosing.errors import AutoSingError, ConfigError, MismatchError, WeightsError
+from autosing.faults import Faults
 from autosing.models.io import load_weights, read_config, resolve
 from autosing.nn.embeddings import same_fit
 from autosing.nn.mup import ONLY_AT_THE_START
@@ -89,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--monitored-mode", choices=["min", "max"], help="whether less or more of it is better (min)")
     add("--keep-last", type=int, help="keep this many numbered checkpoints too (0)")
     add("--workers", type=int, help="processes that read ahead; results do not depend on it (4, at most the cores)")
+    add("--deterministic", type=_flag, nargs="?", const=True, metavar="BOOL", help="only algorithms that repeat to the bit; refuses what has none")
     add("--torch-compile", type=_flag, nargs="?", const=True, metavar="BOOL")
     add("--resume-from", help="folder of a run to go on with, or 'auto': go on if this run exists, else start it")
     add("--allow-changed", type=_flag, nargs="?", const=True, metavar="BOOL", help="resume with another dataset or setting all the same")
@@ -162,7 +165,9 @@ def _train(argv: Sequence[str]) -> int:
     tunables, search = _tunables(cls, given, saved, settings.seed)
     ranks = dist.Ranks.from_environment()
     device = dist.start(ranks, pick_device(given.get("device", "auto")))
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(dist.stop, ranks)
+        stack.enter_context(deterministic_algorithms(settings.deterministic))
         task, data = _open(cls, args, tunables, config)
         torch.manual_seed(settings.seed)
         model = task.build_model()
@@ -186,6 +191,7 @@ def _train(argv: Sequence[str]) -> int:
             ranks=ranks,
             progress=progress,
             wandb=_wandb(given, ranks, folder, name, identity),
+            faults=Faults.from_environment(),
         )
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *unused, f"run folder: {folder}"):
@@ -194,8 +200,6 @@ def _train(argv: Sequence[str]) -> int:
             progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
         begun_elsewhere = "load_from" in given and not resume
         result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False), validate_first=begun_elsewhere)
-    finally:
-        dist.stop(ranks)
     if result.stopped_by:
         return 128 + result.stopped_by
     if ranks.first:

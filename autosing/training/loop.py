@@ -30,6 +30,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from autosing.config import nearest
 from autosing.errors import AutoSingError, ConfigError
+from autosing.faults import Faults
 from autosing.models.io import save_model
 from autosing.store import remove_temporaries
 from autosing.tokens.specs import spec_to_json
@@ -95,6 +96,7 @@ class Settings:
         ema: decay of the moving average of weights that is validated and saved; 0 = none.
         monitored_metric, monitored_mode: which validation value decides `best`, "min" or "max".
         keep_last: this many numbered checkpoints `step-<n>` are kept beside `last`.
+        deterministic: torch uses algorithms that repeat to the bit alone; the caller runs inside `deterministic_algorithms`.
     """
 
     batch_size: int = 16
@@ -115,6 +117,7 @@ class Settings:
     keep_last: int = 0
     workers: int = 4
     torch_compile: bool = False
+    deterministic: bool = False
 
     IDENTITY = ("batch_size", "epochs", "steps", "minutes", "seed", "lr_schedule", "accumulate", "clip_gradient_norm", "precision", "ema")
     DEFAULT_EPOCHS = 5.0
@@ -139,6 +142,8 @@ class Settings:
         for name, ok in checks.items():
             if not ok:
                 raise ConfigError(f"--{name.replace('_', '-')} cannot be {getattr(self, name)!r}; see train.py --help")
+        if self.deterministic and self.minutes is not None:
+            raise ConfigError("--deterministic: a run bounded by --minutes follows the clock and cannot be repeated; give --steps or --epochs")
         lr_factor(self.lr_schedule, 0, 1, 0)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise ConfigError(f"--precision has no choice '{self.precision}'{nearest(self.precision, PRECISIONS)}")
@@ -159,6 +164,15 @@ class Result(NamedTuple):
     metrics: dict[str, float]
     best: float | None
     stopped_by: int
+
+
+class _Check(NamedTuple):
+    """Whether a loss (of these rows), or a whole step's gradient, was finite; still on the device."""
+
+    step: int
+    of_loss: bool
+    ids: tuple[str, ...]
+    finite: Tensor
 
 
 class _Stepper(nn.Module):
@@ -211,6 +225,7 @@ class Trainer:
         ranks: dist.Ranks | None = None,
         progress: Progress | None = None,
         wandb: Wandb | None = None,
+        faults: Faults | None = None,
     ):
         """
         Args:
@@ -218,12 +233,14 @@ class Trainer:
             folder: the run's folder: metrics.jsonl, loss.png, state/, last/, best/.
             identity: what else must be the same when the run is resumed (task, args, tunables), as JSON values.
             remember: JSON values kept in the state for whoever resumes it, which may change.
+            faults: reached as `train` at the points `batch`, `update`, `record`, `weights` and `state`, the last two before and after each.
         """
         self.task, self.tunables, self.data, self.settings, self.folder, self.device = task, tunables, data, settings, folder, device
         self.ranks = ranks or dist.Ranks()
         dist.require_divisible(settings.batch_size, self.ranks)
         self.progress = progress or Progress(1, quiet=True)
         self.wandb = wandb or Wandb("off", folder, "", "", {})
+        self._faults = faults or Faults()
         self.model = model.to(device).train()
         self.optimizer = build_optimizer(model, task.param_rules(model), tunables)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -246,12 +263,14 @@ class Trainer:
         self.identity = {
             **identity, **specs, **own, "precision": self.precision, "dataset": fingerprint(data.train, data.meta)
         }
+        if settings.deterministic:  # bits depend on these two as well
+            self.identity["deterministic"] = {"device": device.type, "threads": torch.get_num_threads() if device.type == "cpu" else None}
         self.remember = {**(remember or {}), "settings": dataclasses.asdict(settings)}
         self.meter = Meter(device)
         self.step, self.unfit, self.best, self.seconds_before = 0, 0, None, 0.0
         self.last_metrics: dict[str, float] = {}
         self._deferred = device.type == "cuda"
-        self._pending: list[tuple[int, tuple[str, ...], Tensor]] = []  # (step, ids, finite) not yet read from the device
+        self._pending: list[_Check] = []  # not yet read from the device
         self._step_ids: tuple[str, ...] = ()
         self._bad = torch.zeros((), device=device)  # 1 from the first value that is not finite
         self._validation_cache: list[MicroBatch] | None = None
@@ -312,9 +331,11 @@ class Trainer:
                 before = time.monotonic()
                 batch = next(stream)
                 waited += time.monotonic() - before
+                self._faults.reach("train", "batch")
                 self._forward_backward(batch, self.step * settings.accumulate + part, last=part == settings.accumulate - 1)
             self._update()
             self.step += 1
+            self._faults.reach("train", "update")
             log_due = self.step % settings.log_every == 0
             validate_due = self.step % settings.validate_every == 0
             if log_due:
@@ -351,7 +372,7 @@ class Trainer:
             with self._autocast():
                 losses = self.stepper(tensors)
             finite = torch.isfinite(losses.total.detach())
-            self._pending.append((self.step, batch.ids, finite))
+            self._pending.append(_Check(self.step, True, batch.ids, finite))
             total = losses.total / self.settings.accumulate
             if self._deferred or self.ranks.world > 1:
                 self._bad = torch.maximum(self._bad, (~finite).to(self._bad.dtype))
@@ -374,7 +395,7 @@ class Trainer:
             self.scaler.update()
         else:
             finite = torch.isfinite(norm)
-            self._pending.append((self.step, self._step_ids, finite))
+            self._pending.append(_Check(self.step, False, self._step_ids, finite))
             if self._deferred or self.ranks.world > 1:
                 self._bad = dist.max_(torch.maximum(self._bad, (~finite).to(self._bad.dtype)), self.ranks)
                 self.optimizer.found_inf = self._bad  # type: ignore[attr-defined] - the fused kernel passes over the update
@@ -388,18 +409,22 @@ class Trainer:
         self.meter.add({"grad_norm": norm})
 
     def _read_pending(self) -> None:
-        """Read the finite flags gathered since the last time; waits for the device."""
+        """Read the finite flags gathered since the last time; waits for the device. With several ranks all of them read at the same step, so
+        that all stop and each names the rows, wherever they were.
+        """
         pending, self._pending = self._pending, []
         if not pending:
             return
-        flags = torch.stack([flag for _, _, flag in pending])
-        for (step, ids, _), finite in zip(pending, flags.tolist(), strict=True):
-            if not finite:
-                self._stop_not_finite(step, ids)
-        if self.ranks.world > 1 and self._bad.item():
-            self._stop_not_finite(pending[0][0], ("of another rank",))
+        flags = torch.stack([check.finite for check in pending]).tolist()
+        bad = [(check.step, not check.of_loss, check.ids) for check, finite in zip(pending, flags, strict=True) if not finite]
+        if self.ranks.world > 1 and dist.max_(torch.tensor(float(bool(bad)), device=self.device), self.ranks).item():
+            bad = dist.gather(bad, self.ranks)
+        if bad:
+            first = min(bad)[:2]  # of the step's checks a loss says more than the gradient that it spoiled
+            self._stop_not_finite(first[0], tuple(name for *which, ids in bad if tuple(which) == first for name in ids))
 
     def _stop_not_finite(self, step: int, ids: tuple[str, ...]) -> None:
+        self._record({"step": step, "not_finite": True, "ids": list(ids)})
         shown = ", ".join(ids[:32]) + (f", ... ({len(ids)} in all)" if len(ids) > 32 else "")
         raise NotFiniteError(
             f"the loss or its gradient is not finite at step {step} (seed {self.settings.seed}), before its update; rows: {shown}; "
@@ -525,8 +550,10 @@ class Trainer:
                     for file in old.iterdir():
                         file.unlink()
                     old.rmdir()
+            self._faults.reach("train", "state")
             with self._saving():
                 save_state(self.folder / "state", self._state())
+            self._faults.reach("train", "state")
         dist.wait(self.ranks)
         self._saved = time.monotonic()
 
@@ -556,8 +583,10 @@ class Trainer:
             "weights": f"moving average {self.settings.ema}" if self.ema else "as trained",
         }
         meta = {**self.task.checkpoint_meta(), "training": trained}
+        self._faults.reach("train", "weights")
         with self._saving(), self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
             save_model(self.model, self.folder / name, meta, card=_card(self.task.name, trained))
+        self._faults.reach("train", "weights")
 
     def _state(self) -> RunState:
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
@@ -623,6 +652,7 @@ class Trainer:
         if self.metrics_file is not None:
             self.metrics_file.write(record)
         self.wandb.write(record)
+        self._faults.reach("train", "record")
 
     def _draw(self, force: bool = False) -> None:
         if self.metrics_file is not None and (force or time.monotonic() - self._drawn > PICTURE_SECONDS):
