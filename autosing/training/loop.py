@@ -17,14 +17,13 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
@@ -35,6 +34,7 @@ from autosing.models.io import save_model
 from autosing.store import remove_temporaries
 from autosing.tokens.specs import spec_to_json
 from autosing.training import dist
+from autosing.training.card import model_card
 from autosing.training.data import (
     SPECS,
     MicroBatch,
@@ -54,6 +54,7 @@ from autosing.training.optim import (
     optimizer_tensors,
     set_learning_rate,
 )
+from autosing.training.saving import NUMBERED, Saver, numbered, prune, remove_checkpoint, snapshot
 from autosing.training.schedule import CLOCK_STEPS, lr_factor, warmup_steps
 from autosing.training.state import (
     RunState,
@@ -79,10 +80,6 @@ class NotFiniteError(AutoSingError):
     """A loss or gradient is NaN or infinite; training stopped before the update."""
 
 
-class SaveError(AutoSingError):
-    """The state or a checkpoint could not be written; what was saved before is intact."""
-
-
 @dataclass(frozen=True)
 class Settings:
     """How a run trains. Those that change its result are listed in `IDENTITY` and may not change when it is resumed.
@@ -95,7 +92,8 @@ class Settings:
         precision: None = 32 on the CPU and MPS, 16-mixed on CUDA.
         ema: decay of the moving average of weights that is validated and saved; 0 = none.
         monitored_metric, monitored_mode: which validation value decides `best`, "min" or "max".
-        keep_last: this many numbered checkpoints `step-<n>` are kept beside `last`.
+        save_every: steps between saves of state and `last`; None = at every validation.
+        keep_last, keep_best: this many numbered checkpoints `step-<n>` are kept beside `last`: the newest saved ones, and the best validated.
         deterministic: torch uses algorithms that repeat to the bit alone; the caller runs inside `deterministic_algorithms`.
     """
 
@@ -111,10 +109,12 @@ class Settings:
     ema: float = 0.0
     validate_every: int = 500
     validation_rows: int = 256
+    save_every: int | None = None
     log_every: int = 10
     monitored_metric: str = "val_loss"
     monitored_mode: str = "min"
     keep_last: int = 0
+    keep_best: int = 0
     workers: int = 4
     torch_compile: bool = False
     deterministic: bool = False
@@ -136,7 +136,9 @@ class Settings:
             "validation_rows": self.validation_rows >= 0,
             "log_every": self.log_every >= 1,
             "monitored_mode": self.monitored_mode in ("min", "max"),
+            "save_every": self.save_every is None or self.save_every >= 1,
             "keep_last": self.keep_last >= 0,
+            "keep_best": self.keep_best >= 0,
             "workers": self.workers >= 0,
         }
         for name, ok in checks.items():
@@ -276,6 +278,9 @@ class Trainer:
         self._validation_cache: list[MicroBatch] | None = None
         self._drawn = -math.inf
         self._validated_at = -1
+        self._saver = Saver()
+        self._stalled = 0.0  # seconds that saves have held up the loop since the last record
+        self._ranking: list[tuple[float, int]] = []  # (monitored value, step) of the `keep_best` best, best first
         self._not_finite: set[str] = set()  # values of the last validation without a finite case
 
     # ---- the loop
@@ -295,18 +300,25 @@ class Trainer:
         """
         if self.ranks.first:
             make_folder(self.folder)
-            for folder in (self.folder, *(self.folder / name for name in ("state", "last", "best"))):
+            numbered_ones = sorted(self.folder.glob(f"{NUMBERED}*"))
+            for folder in (self.folder, *(self.folder / name for name in ("state", "last", "best")), *numbered_ones):
                 remove_temporaries(folder)
             if not resume:
                 remove_state(self.folder / "state")
+                for old in numbered_ones:
+                    remove_checkpoint(old)
         if resume:
             self._load(allow_changed)
         self.metrics_file = MetricsFile(self.folder / "metrics.jsonl", self.step if resume else None) if self.ranks.first else None
         self._started = self._saved = time.monotonic()
+        self._saved_at = self.step
         with StopRequest() as request:
             try:
                 self._run(request, validate_first)
+                self._saver.finish()
+                dist.wait(self.ranks)
             finally:
+                self._saver.wait()
                 if self.metrics_file is not None:
                     self.metrics_file.close()
                 self.wandb.close()
@@ -336,17 +348,22 @@ class Trainer:
             self._update()
             self.step += 1
             self._faults.reach("train", "update")
+            self._saver.check()
             log_due = self.step % settings.log_every == 0
             validate_due = self.step % settings.validate_every == 0
+            save_due = validate_due if settings.save_every is None else self.step % settings.save_every == 0
             if log_due:
                 self._read_pending()
                 now = time.monotonic()
                 rate = (self.step - mark_step) * settings.batch_size * settings.accumulate / max(now - mark_time, 1e-9)
                 self._log_training(rate, waited / max(now - mark_time, 1e-9))
                 mark_time, mark_step, waited = now, self.step, 0.0
-            if validate_due and not self._finished():
+            if (validate_due or save_due) and not self._finished():
                 self._read_pending()
-                self._validate_and_save()
+                if validate_due:
+                    self._validate_and_save(save_due)
+                else:
+                    self._save()
                 mark_time, mark_step, waited = time.monotonic(), self.step, 0.0
             elif log_due and self._save_due():
                 self._save()
@@ -360,6 +377,8 @@ class Trainer:
             self._log_training(None, None)
         if self._validated_at != self.step:  # a run that the clock ends may just have validated
             self._validate_and_save()
+        elif self._saved_at != self.step:
+            self._save()
         self._draw(force=True)
 
     def _forward_backward(self, batch: MicroBatch, micro: int, last: bool) -> None:
@@ -466,7 +485,8 @@ class Trainer:
 
     # ---- validation, checkpoints, log
 
-    def _validate_and_save(self) -> None:
+    def _validate_and_save(self, save: bool = True) -> None:
+        """Validate; then write what deserves it, and with `save` the state too."""
         self._validated_at = self.step
         metrics = self.validate()
         if metrics:
@@ -484,10 +504,18 @@ class Trainer:
         better = value is not None and (
             self.best is None or (value < self.best if self.settings.monitored_mode == "min" else value > self.best)
         )
+        names: list[str] = []
         if better:
             self.best = value
-            self._checkpoint("best")
-        self._save()
+            names.append("best")
+        if value is not None and self.settings.keep_best:
+            sign = 1.0 if self.settings.monitored_mode == "min" else -1.0
+            self._ranking = sorted([*self._ranking, (value, self.step)], key=lambda entry: (sign * entry[0], entry[1]))[: self.settings.keep_best]
+            names += [numbered(self.step)] if (value, self.step) in self._ranking else []
+        if save:
+            self._save(*names)
+        elif names:
+            self._write(names)
         self._draw()
 
     def _last_loss(self) -> float | None:
@@ -528,6 +556,8 @@ class Trainer:
         if self._validation_cache is not None:
             yield from self._validation_cache
             return
+        if self.settings.workers:
+            self._saver.finish()  # a process is not forked while a thread writes
         batches = ValidationBatches(
             self.task, self.data.validation, self.settings.batch_size, count, self.ranks.rank, self.ranks.world
         )
@@ -540,55 +570,65 @@ class Trainer:
             yield batch
         self._validation_cache = kept
 
-    def _save(self) -> None:
-        """The weights as `last`, then the state to resume from: a run killed between the two goes on from the state before."""
+    def _save(self, *names: str) -> None:
+        """Checkpoints `names` and `last`, then the state to resume from: a run killed before the last goes on from the state before."""
+        self._write(dict.fromkeys([*names, *([numbered(self.step)] if self.settings.keep_last else []), "last"]), state=True)
+        self._saved, self._saved_at = time.monotonic(), self.step
+
+    def _write(self, names: Iterable[str], state: bool = False) -> None:
+        """Hand a snapshot of now to the thread that writes it; the loop waits only for the snapshot, and for a save still in flight."""
+        before = time.monotonic()
         if self.ranks.first:
-            self._checkpoint("last")
-            if self.settings.keep_last:
-                self._checkpoint(f"step-{self.step:07d}")
-                for old in sorted(self.folder.glob("step-*"))[: -self.settings.keep_last]:
-                    for file in old.iterdir():
-                        file.unlink()
-                    old.rmdir()
-            self._faults.reach("train", "state")
-            with self._saving():
-                save_state(self.folder / "state", self._state())
-            self._faults.reach("train", "state")
-        dist.wait(self.ranks)
-        self._saved = time.monotonic()
+            self._saver.finish()  # before the snapshot, so that there is room for one
+            full = self._state() if state else None
+            weights = self._weights(full)
+            writes: list[Callable[[], None]] = [self._checkpoint(name, weights) for name in names]
+            if full is not None:
+                writes.append(lambda: self._commit(full))
+            self._saver.start(self.step, self.folder, writes)
+        self._stalled += time.monotonic() - before
 
     def _save_due(self) -> bool:
         due = torch.tensor(float(time.monotonic() - self._saved > SAVE_SECONDS))
         return bool(due if self.ranks.world == 1 else dist.from_first(due.to(self.device), self.ranks))
 
-    @contextlib.contextmanager
-    def _saving(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            raise SaveError(
-                f"step {self.step} could not be saved in '{self.folder}' ({error}); make room, then go on with --resume-from "
-                f"'{self.folder}'"
-            ) from error
+    def _weights(self, state: RunState | None) -> dict[str, Tensor]:
+        """What a checkpoint holds now: the averaged weights where there are, else the model's, taken from `state` where that has them."""
+        if self.ema is None:
+            return take(state.tensors, "model") if state is not None else snapshot(self.model.state_dict())
+        with self.ema.in_place():
+            return snapshot(self.model.state_dict())
 
-    def _checkpoint(self, name: str) -> None:
-        if not self.ranks.first:
-            return
+    def _checkpoint(self, name: str, weights: Mapping[str, Tensor]) -> Callable[[], None]:
+        """The write of a checkpoint of now."""
         trained = {
             "step": self.step,
             "epoch": round(self._epoch(), 4),
             "identity": self.identity,
-            "metrics": self.last_metrics,
+            "metrics": dict(self.last_metrics),
             "rows": len(self.data.train),
             "weights": f"moving average {self.settings.ema}" if self.ema else "as trained",
         }
         meta = {**self.task.checkpoint_meta(), "training": trained}
-        self._faults.reach("train", "weights")
-        with self._saving(), self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
-            save_model(self.model, self.folder / name, meta, card=_card(self.task.name, trained))
-        self._faults.reach("train", "weights")
+        card = model_card(self.task.name, trained, self.data.meta)
+
+        def write() -> None:
+            self._faults.reach("train", "weights")
+            save_model(self.model, self.folder / name, meta, card, tensors=weights)
+            self._faults.reach("train", "weights")
+
+        return write
+
+    def _commit(self, state: RunState) -> None:
+        """Write the state, and remove numbered checkpoints that it no longer speaks of."""
+        self._faults.reach("train", "state")
+        save_state(self.folder / "state", state)
+        self._faults.reach("train", "state")
+        if self.settings.keep_last or self.settings.keep_best:
+            prune(self.folder, [numbered(step) for _, step in state.numbers["ranking"]], self.settings.keep_last)
 
     def _state(self) -> RunState:
+        """A snapshot of everything that a resumed run needs."""
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"optim/{k}": v for k, v in optimizer_tensors(self.model, self.optimizer).items()}
         if self.ema is not None:
@@ -598,13 +638,14 @@ class Trainer:
             "seconds": self.seconds_before + time.monotonic() - self._started,
             "unfit": self.unfit,
             "best": self.best,
-            "metrics": self.last_metrics,
+            "ranking": list(self._ranking),
+            "metrics": dict(self.last_metrics),
             "meter": self.meter.state(),
             "scaler": self.scaler.state_dict(),
             "identity": self.identity,
             "remember": self.remember,
         }
-        return RunState(tensors, numbers)
+        return RunState(snapshot(tensors), numbers)
 
     def _load(self, allow_changed: bool) -> None:
         state = load_state(self.folder / "state")
@@ -620,6 +661,7 @@ class Trainer:
         self.step, self.unfit, self.best = numbers["step"], numbers["unfit"], numbers["best"]
         self.last_metrics, self.seconds_before = numbers["metrics"], numbers["seconds"]
         self.meter.load(numbers["meter"])
+        self._ranking = [(value, step) for value, step in numbers.get("ranking", [])]
 
     def _log_training(self, rows_per_second: float | None, waiting: float | None) -> None:
         for names in dist.union(self.meter.names(), self.ranks):
@@ -634,6 +676,9 @@ class Trainer:
         }
         if rows_per_second is not None:
             record |= {"rows_per_second": round(rows_per_second, 3), "waiting": round(waiting or 0.0, 3)}
+        if self._stalled:
+            record["save_stall_seconds"] = round(self._stalled, 4)
+            self._stalled = 0.0
         record["seconds"] = round(self.seconds_before + time.monotonic() - self._started, 3)
         self._record(record)
         speed = f", {rows_per_second:.3g} rows/s" if rows_per_second else ""
@@ -682,12 +727,6 @@ def make_folder(folder: Path) -> None:
 
 def resumable(folder: Path) -> bool:
     return has_state(folder / "state")
-
-
-def _card(task: str, trained: Mapping[str, Any]) -> str:
-    lines = [f"# {task}, step {trained['step']}", "", f"Written by `train.py --task_name {task}`. Weights: {trained['weights']}.", ""]
-    lines += [f"- {name}: {value:.5g}" for name, value in trained["metrics"].items()]
-    return "\n".join(lines) + "\n"
 
 
 def describe(trainer: Trainer) -> Sequence[str]:
