@@ -82,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lr-schedule", choices=list(DECAYS), help="after the warm-up (cosine)")
     add("--accumulate-grad-batches", dest="accumulate", type=int, help="batches an optimiser step (1)")
     add("--clip-gradient-norm", type=float, help="0 = no clipping (the task's tunable, 2)")
+    add("--skip-gradient-spikes", type=_flag, nargs="?", const=True, metavar="BOOL", help="pass over updates with an outlying gradient norm (false)")
     add("--precision", choices=list(PRECISIONS), help="32 on the CPU, 16-mixed on CUDA")
     add("--ema", type=float, help="decay of a moving average of the weights, which is then validated and saved, as 0.999 (0: none)")
     add("--validate-every-n-steps", "--eval-steps", dest="validate_every", type=int, help="steps between validations (500)")

@@ -56,6 +56,7 @@ from autosing.training.optim import (
 )
 from autosing.training.saving import NUMBERED, Saver, numbered, prune, remove_checkpoint, snapshot
 from autosing.training.schedule import CLOCK_STEPS, lr_factor, warmup_steps
+from autosing.training.spikes import Spike, SpikeWatch
 from autosing.training.state import (
     RunState,
     has_state,
@@ -89,6 +90,7 @@ class Settings:
         epochs, steps, minutes: bounds; `steps` overrides `epochs`, `minutes` alone bounds by the clock, together the first one ends the run.
         accumulate: micro-batches an optimiser step.
         clip_gradient_norm: None = the task's tunable; 0 = no clipping.
+        skip_gradient_spikes: pass over an update whose gradient norm is a spike (`spikes.py`), instead of only logging it.
         precision: None = 32 on the CPU and MPS, 16-mixed on CUDA.
         ema: decay of the moving average of weights that is validated and saved; 0 = none.
         monitored_metric, monitored_mode: which validation value decides `best`, "min" or "max".
@@ -105,6 +107,7 @@ class Settings:
     lr_schedule: str = "cosine"
     accumulate: int = 1
     clip_gradient_norm: float | None = None
+    skip_gradient_spikes: bool = False
     precision: str | None = None
     ema: float = 0.0
     validate_every: int = 500
@@ -265,6 +268,8 @@ class Trainer:
         self.identity = {
             **identity, **specs, **own, "precision": self.precision, "dataset": fingerprint(data.train, data.meta)
         }
+        if settings.skip_gradient_spikes:
+            self.identity["skip_gradient_spikes"] = True
         if settings.deterministic:  # bits depend on these two as well
             self.identity["deterministic"] = {"device": device.type, "threads": torch.get_num_threads() if device.type == "cpu" else None}
         self.remember = {**(remember or {}), "settings": dataclasses.asdict(settings)}
@@ -272,7 +277,9 @@ class Trainer:
         self.step, self.unfit, self.best, self.seconds_before = 0, 0, None, 0.0
         self.last_metrics: dict[str, float] = {}
         self._deferred = device.type == "cuda"
-        self._pending: list[_Check] = []  # not yet read from the device
+        self._pending: list[_Check] = []  # not yet read from the device, like the next
+        self._spikes: list[Spike] = []
+        self.spike_watch = SpikeWatch(device)
         self._step_ids: tuple[str, ...] = ()
         self._bad = torch.zeros((), device=device)  # 1 from the first value that is not finite
         self._validation_cache: list[MicroBatch] | None = None
@@ -354,6 +361,7 @@ class Trainer:
             save_due = validate_due if settings.save_every is None else self.step % settings.save_every == 0
             if log_due:
                 self._read_pending()
+                self._read_spikes()
                 now = time.monotonic()
                 rate = (self.step - mark_step) * settings.batch_size * settings.accumulate / max(now - mark_time, 1e-9)
                 self._log_training(rate, waited / max(now - mark_time, 1e-9))
@@ -373,6 +381,7 @@ class Trainer:
                 self.progress.line(f"stopped by signal {request.signal} after step {self.step}; go on with --resume-from '{self.folder}'")
                 return
         self._read_pending()
+        self._read_spikes()
         if self.meter.names():
             self._log_training(None, None)
         if self._validated_at != self.step:  # a run that the clock ends may just have validated
@@ -409,19 +418,26 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm(grads)
         if self.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+        threshold, over = self.spike_watch.see(norm)
+        self._spikes.append(Spike(self.step + 1, self._step_ids, norm, threshold, over))
+        skipping = self.settings.skip_gradient_spikes
         if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
+            if not (skipping and over.item()):  # the scaler has no flag for this: skipping costs it a look at every step
+                self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             finite = torch.isfinite(norm)
             self._pending.append(_Check(self.step, False, self._step_ids, finite))
             if self._deferred or self.ranks.world > 1:
                 self._bad = dist.max_(torch.maximum(self._bad, (~finite).to(self._bad.dtype)), self.ranks)
-                self.optimizer.found_inf = self._bad  # type: ignore[attr-defined] - the fused kernel passes over the update
+                passed_over = torch.maximum(self._bad, over.to(self._bad.dtype)) if skipping else self._bad
+                self.optimizer.found_inf = passed_over  # type: ignore[attr-defined] - the fused kernel passes over the update
                 self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+                self.optimizer.step()
             else:
                 self._read_pending()
-            self.optimizer.step()
+                if not (skipping and over.item()):
+                    self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.step + 1)
@@ -441,6 +457,20 @@ class Trainer:
         if bad:
             first = min(bad)[:2]  # of the step's checks a loss says more than the gradient that it spoiled
             self._stop_not_finite(first[0], tuple(name for *which, ids in bad if tuple(which) == first for name in ids))
+
+    def _read_spikes(self) -> None:
+        """Record the gradient norms that were spikes since the last time; waits for the device. All ranks know the same norms."""
+        watched, self._spikes = self._spikes, []
+        if not watched:
+            return
+        rows = torch.stack([torch.stack([s.over.to(s.norm.dtype), s.norm, s.threshold.to(s.norm.dtype)]) for s in watched]).tolist()
+        for spike, (over, norm, threshold) in zip(watched, rows, strict=True):
+            if not over:
+                continue
+            ids, skipped = dist.gather(spike.ids, self.ranks), self.settings.skip_gradient_spikes
+            self._record({"step": spike.step, "grad_norm_spike": norm, "threshold": threshold, "skipped": skipped, "ids": ids})
+            what = "passed over" if skipped else "trained on"
+            self.progress.line(f"step {spike.step}: gradient norm {norm:.4g} is over {threshold:.4g}; {what}, rows: {', '.join(ids[:8])}")
 
     def _stop_not_finite(self, step: int, ids: tuple[str, ...]) -> None:
         self._record({"step": step, "not_finite": True, "ids": list(ids)})
@@ -577,6 +607,7 @@ class Trainer:
 
     def _write(self, names: Iterable[str], state: bool = False) -> None:
         """Hand a snapshot of now to the thread that writes it; the loop waits only for the snapshot, and for a save still in flight."""
+        self._read_spikes()  # a resumed run does not see them again
         before = time.monotonic()
         if self.ranks.first:
             self._saver.finish()  # before the snapshot, so that there is room for one
@@ -633,12 +664,14 @@ class Trainer:
         tensors |= {f"optim/{k}": v for k, v in optimizer_tensors(self.model, self.optimizer).items()}
         if self.ema is not None:
             tensors |= {f"ema/{k}": v for k, v in self.ema.tensors().items()}
+        tensors["spikes/log_norms"] = self.spike_watch.log_norms
         numbers = {
             "step": self.step,
             "seconds": self.seconds_before + time.monotonic() - self._started,
             "unfit": self.unfit,
             "best": self.best,
             "ranking": list(self._ranking),
+            "norms_seen": self.spike_watch.seen,
             "metrics": dict(self.last_metrics),
             "meter": self.meter.state(),
             "scaler": self.scaler.state_dict(),
@@ -661,6 +694,8 @@ class Trainer:
         self.step, self.unfit, self.best = numbers["step"], numbers["unfit"], numbers["best"]
         self.last_metrics, self.seconds_before = numbers["metrics"], numbers["seconds"]
         self.meter.load(numbers["meter"])
+        if "norms_seen" in numbers:
+            self.spike_watch.load(state.tensors["spikes/log_norms"], numbers["norms_seen"])
         self._ranking = [(value, step) for value, step in numbers.get("ranking", [])]
 
     def _log_training(self, rows_per_second: float | None, waiting: float | None) -> None:
