@@ -24,10 +24,11 @@ from autosing.errors import ConfigError
 from autosing.models.sm2a import SM2A, VOICE_WINDOW_SECONDS, SM2AConfig
 from autosing.models.t2s import SIZES, choose, layer_counts
 from autosing.nn.mup import learning_rules
+from autosing.song.alignment import Alignment
 from autosing.tokens.patterns import TokenPattern, load_pattern
 from autosing.tokens.specs import CodecSpec, SemanticSpec
-from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row
-from tasks.t2s import MupTunables, check_specs, fit, load_code_features, load_codebook, need, replace_codes, window_codes
+from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row, Sample
+from tasks.t2s import MupTunables, check_specs, fit, load_code_features, load_codebook, need, read_out, replace_codes, window_codes
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,23 @@ class TASK:
             {f"level{level}": torch.stack(values).mean() for level, values in levels.items()},
             {f"level{level}_accuracy": torch.stack(values).mean() for level, values in right.items()},
         )
+
+    def samples(self, model: nn.Module, batch: Batch) -> list[Sample]:
+        """Every row's true semantic tokens sung over its accompaniment in its voice, with the phones that the tokenizer reads out of them."""
+        from autosing.perception import load_codec
+        from autosing.singing.generate import generate_codes
+
+        assert isinstance(model, SM2A)
+        codec = load_codec(self.codec.name, batch["semantic"].device)
+        made = []
+        for row, semantic in enumerate(batch["semantic"]):
+            music, voice = batch["music"][row : row + 1], batch["voice"][row : row + 1] if "voice" in batch else None
+            generator = torch.Generator(semantic.device).manual_seed(0)
+            codes = generate_codes(model, semantic[None], music, voice, frames=self.frames, generator=generator)
+            heard = read_out(self.semantic, semantic[semantic >= 0].cpu())
+            audio = codec.decode(codes)[0].cpu()
+            made.append(Sample("sm2a: true semantic tokens, sung", Alignment(heard), heard, audio, self.codec.sample_rate))
+        return made
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         assert isinstance(model, SM2A)

@@ -25,6 +25,7 @@ from autosing.faults import Faults
 from autosing.models.io import load_weights, read_config, resolve
 from autosing.nn.embeddings import same_fit
 from autosing.nn.mup import ONLY_AT_THE_START
+from autosing.singing.picture import draw_sample
 from autosing.training import dist
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
 from autosing.training.log import Progress, Wandb
@@ -86,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--precision", choices=list(PRECISIONS), help="32 on the CPU, 16-mixed on CUDA")
     add("--ema", type=float, help="decay of a moving average of the weights, which is then validated and saved, as 0.999 (0: none)")
     add("--validate-every-n-steps", "--eval-steps", dest="validate_every", type=int, help="steps between validations (500)")
+    add("--samples", type=int, help="sing this many validation rows at every validation, into <run>/samples (0; tasks t2s and sm2a)")
     add("--save-steps", dest="save_every", type=int, help="steps between saves of state and last (at every validation, and every 5 minutes)")
     add("--validation-rows", type=int, help="at most this many rows (256)")
     add("--log-every-n-steps", "--logging-steps", dest="log_every", type=int, help="a line of metrics.jsonl (10)")
@@ -195,6 +197,7 @@ def _train(argv: Sequence[str]) -> int:
             progress=progress,
             wandb=_wandb(given, ranks, folder, name, identity),
             faults=Faults.from_environment(),
+            draw_sample=draw_sample,
         )
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *unused, f"run folder: {folder}"):

@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from autosing.config import nearest
-from autosing.errors import AutoSingError, ConfigError
+from autosing.errors import AutoSingError, ConfigError, DataError
 from autosing.faults import Faults
 from autosing.models.io import save_model
-from autosing.store import remove_temporaries
+from autosing.song import audio
+from autosing.store import atomic_path, remove_temporaries
 from autosing.tokens.specs import spec_to_json
 from autosing.training import dist
 from autosing.training.card import model_card
@@ -54,7 +55,7 @@ from autosing.training.optim import (
     optimizer_tensors,
     set_learning_rate,
 )
-from autosing.training.saving import NUMBERED, Saver, numbered, prune, remove_checkpoint, snapshot
+from autosing.training.saving import NUMBERED, Saver, numbered, prune, remove_checkpoint, saving, snapshot
 from autosing.training.schedule import CLOCK_STEPS, lr_factor, warmup_steps
 from autosing.training.spikes import Spike, SpikeWatch
 from autosing.training.state import (
@@ -67,7 +68,7 @@ from autosing.training.state import (
     save_state,
     take,
 )
-from autosing.training.task import Losses, OptimTunables, Task
+from autosing.training.task import Losses, OptimTunables, Sample, Task
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: a scheduler's warning before its time limit
@@ -93,6 +94,7 @@ class Settings:
         skip_gradient_spikes: pass over an update whose gradient norm is a spike (`spikes.py`), instead of only logging it.
         precision: None = 32 on the CPU and MPS, 16-mixed on CUDA.
         ema: decay of the moving average of weights that is validated and saved; 0 = none.
+        samples: this many validation rows are sung at every validation, where the task can.
         monitored_metric, monitored_mode: which validation value decides `best`, "min" or "max".
         save_every: steps between saves of state and `last`; None = at every validation.
         keep_last, keep_best: this many numbered checkpoints `step-<n>` are kept beside `last`: the newest saved ones, and the best validated.
@@ -112,6 +114,7 @@ class Settings:
     ema: float = 0.0
     validate_every: int = 500
     validation_rows: int = 256
+    samples: int = 0
     save_every: int | None = None
     log_every: int = 10
     monitored_metric: str = "val_loss"
@@ -139,6 +142,7 @@ class Settings:
             "validation_rows": self.validation_rows >= 0,
             "log_every": self.log_every >= 1,
             "monitored_mode": self.monitored_mode in ("min", "max"),
+            "samples": self.samples >= 0,
             "save_every": self.save_every is None or self.save_every >= 1,
             "keep_last": self.keep_last >= 0,
             "keep_best": self.keep_best >= 0,
@@ -231,6 +235,7 @@ class Trainer:
         progress: Progress | None = None,
         wandb: Wandb | None = None,
         faults: Faults | None = None,
+        draw_sample: Callable[[Path, Sample], None] | None = None,
     ):
         """
         Args:
@@ -239,13 +244,20 @@ class Trainer:
             identity: what else must be the same when the run is resumed (task, args, tunables), as JSON values.
             remember: JSON values kept in the state for whoever resumes it, which may change.
             faults: reached as `train` at the points `batch`, `update`, `record`, `weights` and `state`, the last two before and after each.
+            draw_sample: makes the picture of a sample.
+
+        Raises:
+            ConfigError: samples are wanted of a task that makes none.
         """
+        if settings.samples and not hasattr(task, "samples"):
+            raise ConfigError(f"--samples: task {task.name} makes none; leave it out")
         self.task, self.tunables, self.data, self.settings, self.folder, self.device = task, tunables, data, settings, folder, device
         self.ranks = ranks or dist.Ranks()
         dist.require_divisible(settings.batch_size, self.ranks)
         self.progress = progress or Progress(1, quiet=True)
         self.wandb = wandb or Wandb("off", folder, "", "", {})
         self._faults = faults or Faults()
+        self._draw_sample = draw_sample
         self.model = model.to(device).train()
         self.optimizer = build_optimizer(model, task.param_rules(model), tunables)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -547,10 +559,34 @@ class Trainer:
         elif names:
             self._write(names)
         self._draw()
+        if self.settings.samples:
+            self._sample()
 
     def _last_loss(self) -> float | None:
         records = self.metrics_file.records if self.metrics_file is not None else []
         return next((r["loss"] for r in reversed(records) if r.get("loss") is not None), None)
+
+    @torch.no_grad()
+    def _sample(self) -> None:
+        """Let the task sing the first validation rows (training rows where there are none), and write what that sounds and looks like."""
+        count, folder = self.settings.samples, self.folder / "samples" / numbered(self.step)
+        batch = ValidationBatches(self.task, self.data.validation or self.data.train, count, count)[0]
+        if batch.error:
+            raise DataError(batch.error)
+        if not batch.ids:
+            return
+        tensors = {key: value.to(self.device) for key, value in batch.tensors.items()}
+        self.model.eval()
+        with self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
+            made: list[Sample] = self.task.samples(self.model, tensors)  # type: ignore[attr-defined]
+        self.model.train()
+        for index, (sample, name) in enumerate(zip(made, batch.ids, strict=True) if self.ranks.first else ()):
+            with saving(self.step, self.folder):
+                if sample.audio is not None:
+                    with atomic_path(folder / f"{index}.wav") as path:
+                        path.write_bytes(audio.encode(sample.audio, sample.sample_rate, "wav"))
+                if self._draw_sample is not None:
+                    self._draw_sample(folder / f"{index}.png", dataclasses.replace(sample, title=f"{sample.title} - {name}, step {self.step}"))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -4,8 +4,9 @@ One save is in flight at most; the next one waits for it. What a write needs is 
 its weights meanwhile. A write that fails ends its save; the loop learns of it at its next step. What is written is not known here.
 """
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -69,14 +70,20 @@ class Saver:
 
     def _write(self, step: int, folder: Path, writes: tuple[Callable[[], None], ...]) -> None:
         try:
-            for write in writes:
-                write()
-        except (OSError, SafetensorError) as error:
-            failed = SaveError(f"step {step} could not be saved in '{folder}' ({error}); make room, then go on with --resume-from '{folder}'")
-            failed.__cause__ = error
-            self._error = failed
-        except BaseException as error:  # a defect: raised where the loop looks, with its traceback
+            with saving(step, folder):
+                for write in writes:
+                    write()
+        except BaseException as error:  # raised where the loop looks, with its traceback
             self._error = error
+
+
+@contextlib.contextmanager
+def saving(step: int, folder: Path) -> Iterator[None]:
+    """Make a `SaveError` of what a disk refuses inside the block."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise SaveError(f"step {step} could not be saved in '{folder}' ({error}); make room, then go on with --resume-from '{folder}'") from error
 
 
 def numbered(step: int) -> str:
