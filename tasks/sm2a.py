@@ -270,6 +270,10 @@ class TASK:
             {f"level{level}_accuracy": torch.stack(values).mean() for level, values in right.items()},
         )
 
+    def tokens(self, batch: Batch) -> int:
+        """How many targets a batch holds."""
+        return int((batch["codes"] >= 0).sum())
+
     def samples(self, model: nn.Module, batch: Batch) -> list[Sample]:
         """Every row's true semantic tokens sung over its accompaniment in its voice, with the phones that the tokenizer reads out of them."""
         from autosing.perception import load_codec

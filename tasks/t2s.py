@@ -306,6 +306,10 @@ class TASK:
             parts["advance"] = advance_loss.detach()
         return Losses(total, parts, metrics)
 
+    def tokens(self, batch: Batch) -> int:
+        """How many targets a batch holds."""
+        return int((batch["semantic"] >= 0).sum())
+
     def samples(self, model: nn.Module, batch: Batch) -> list[Sample]:
         """Every row's text sung over its accompaniment, as tokens, with the words where the pointer was and as the tokenizer reads them out."""
         from autosing.singing.generate import generate_semantic

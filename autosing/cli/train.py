@@ -28,6 +28,7 @@ from autosing.nn.mup import ONLY_AT_THE_START
 from autosing.singing.picture import draw_sample
 from autosing.training import dist
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
+from autosing.training.estimate import describe_estimate, estimate
 from autosing.training.log import Progress, Wandb
 from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, make_folder, resumable
 from autosing.training.schedule import DECAYS
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, help="processes that read ahead; results do not depend on it (4, at most the cores)")
     add("--deterministic", type=_flag, nargs="?", const=True, metavar="BOOL", help="only algorithms that repeat to the bit; refuses what has none")
     add("--torch-compile", type=_flag, nargs="?", const=True, metavar="BOOL")
+    add("--plan", type=_flag, nargs="?", const=True, metavar="BOOL", help="print parameters, memory, tokens, steps and time from a few measured steps; train nothing")
     add("--resume-from", help="folder of a run to go on with, or 'auto': go on if this run exists, else start it")
     add("--allow-changed", type=_flag, nargs="?", const=True, metavar="BOOL", help="resume with another dataset or setting all the same")
     add("--load-from", help="start from the weights of a checkpoint folder, or 'builtin'")
@@ -153,7 +155,8 @@ def _train(argv: Sequence[str]) -> int:
     if folder is None:
         run_name = given.get("name", time.strftime("%Y%m%d-%H%M%S"))
         folder = Path(given.get("output_dir", "./models/")) / task_folder(name) / run_name
-    if not resume and resumable(folder) and not given.get("overwrite"):
+    planning = given.pop("plan", False)
+    if not planning and not resume and resumable(folder) and not given.get("overwrite"):
         raise ConfigError(f"'{folder}' holds a run already: --resume-from auto goes on with it, --overwrite starts anew, --name names another")
     if given.get("threads", 1) < 1:
         raise ConfigError(f"--threads must be at least 1, found {given['threads']}")
@@ -195,10 +198,15 @@ def _train(argv: Sequence[str]) -> int:
             remember={"dataset_config": _plain(config)},
             ranks=ranks,
             progress=progress,
-            wandb=_wandb(given, ranks, folder, name, identity),
+            wandb=None if planning else _wandb(given, ranks, folder, name, identity),
             faults=Faults.from_environment(),
             draw_sample=draw_sample,
         )
+        if planning:
+            for line in (*describe_estimate(estimate(trainer), trainer), "nothing was written; leave out --plan to train"):
+                if ranks.first:
+                    print(line)
+            return 0
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *unused, f"run folder: {folder}"):
             progress.line(line)

@@ -286,6 +286,8 @@ class Trainer:
             self.identity["deterministic"] = {"device": device.type, "threads": torch.get_num_threads() if device.type == "cpu" else None}
         self.remember = {**(remember or {}), "settings": dataclasses.asdict(settings)}
         self.meter = Meter(device)
+        self.metrics_file: MetricsFile | None = None
+        self._started = time.monotonic()
         self.step, self.unfit, self.best, self.seconds_before = 0, 0, None, 0.0
         self.last_metrics: dict[str, float] = {}
         self._deferred = device.type == "cuda"
@@ -356,18 +358,7 @@ class Trainer:
         stream = prefetch(batches, range(micro, stop), settings.workers, pin=self.device.type == "cuda")
         mark_time, mark_step, waited = time.monotonic(), self.step, 0.0
         while not self._finished():
-            set_learning_rate(self.optimizer, self.tunables.lr0 * self._lr_factor())
-            self._step_ids = ()
-            for part in range(settings.accumulate):
-                before = time.monotonic()
-                batch = next(stream)
-                waited += time.monotonic() - before
-                self._faults.reach("train", "batch")
-                self._forward_backward(batch, self.step * settings.accumulate + part, last=part == settings.accumulate - 1)
-            self._update()
-            self.step += 1
-            self._faults.reach("train", "update")
-            self._saver.check()
+            waited += self.train_step(stream)
             log_due = self.step % settings.log_every == 0
             validate_due = self.step % settings.validate_every == 0
             save_due = validate_due if settings.save_every is None else self.step % settings.save_every == 0
@@ -401,6 +392,23 @@ class Trainer:
         elif self._saved_at != self.step:
             self._save()
         self._draw(force=True)
+
+    def train_step(self, stream: Iterator[MicroBatch]) -> float:
+        """One optimiser step on the next batches of `stream`; returns the seconds that it waited for them."""
+        set_learning_rate(self.optimizer, self.tunables.lr0 * self._lr_factor())
+        self._step_ids = ()
+        waited, last = 0.0, self.settings.accumulate - 1
+        for part in range(last + 1):
+            before = time.monotonic()
+            batch = next(stream)
+            waited += time.monotonic() - before
+            self._faults.reach("train", "batch")
+            self._forward_backward(batch, self.step * self.settings.accumulate + part, last=part == last)
+        self._update()
+        self.step += 1
+        self._faults.reach("train", "update")
+        self._saver.check()
+        return waited
 
     def _forward_backward(self, batch: MicroBatch, micro: int, last: bool) -> None:
         self.unfit += batch.unfit
@@ -589,9 +597,9 @@ class Trainer:
                     self._draw_sample(folder / f"{index}.png", dataclasses.replace(sample, title=f"{sample.title} - {name}, step {self.step}"))
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Means over the fixed validation rows, each name with `val_` before it; with averaged weights when there are."""
-        count = min(len(self.data.validation), self.settings.validation_rows)
+    def validate(self, rows: int | None = None) -> dict[str, float]:
+        """Means over the fixed validation rows (or `rows` of them), each name with `val_` before it; with averaged weights when there are."""
+        count = min(len(self.data.validation), self.settings.validation_rows) if rows is None else rows
         self._not_finite = set()
         if not count:
             return {}
@@ -647,13 +655,17 @@ class Trainer:
         before = time.monotonic()
         if self.ranks.first:
             self._saver.finish()  # before the snapshot, so that there is room for one
-            full = self._state() if state else None
-            weights = self._weights(full)
+            full, weights = self.snapshot(state)
             writes: list[Callable[[], None]] = [self._checkpoint(name, weights) for name in names]
             if full is not None:
                 writes.append(lambda: self._commit(full))
             self._saver.start(self.step, self.folder, writes)
         self._stalled += time.monotonic() - before
+
+    def snapshot(self, state: bool = True) -> tuple[RunState | None, dict[str, Tensor]]:
+        """Copies in CPU memory of what a save writes: the state, and the weights of a checkpoint."""
+        full = self._state() if state else None
+        return full, self._weights(full)
 
     def _save_due(self) -> bool:
         due = torch.tensor(float(time.monotonic() - self._saved > SAVE_SECONDS))

@@ -140,7 +140,7 @@ class Sample:
 
 class Task(Protocol):
     """One trainable thing. It may also have `samples(model, batch) -> list[Sample]`: what the model makes of a collated batch, without chance
-    (`--samples`); and `open_rows`, `collate`, `check_loaded`, `args_of`, for which see where they are looked for.
+    (`--samples`); `tokens(batch) -> int`: how many targets it scores (`--plan`); and `open_rows`, `collate`, `check_loaded`, `args_of`, for which see where they are looked for.
 
     Attributes:
         name: registry name, e.g. "t2s".
