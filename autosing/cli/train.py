@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from autosing.cli.run_config import config_text, read_words
 from autosing.config import from_mapping, nearest, parse_json, to_mapping
 from autosing.device import deterministic_algorithms, pick_device
 from autosing.errors import AutoSingError, ConfigError, MismatchError, WeightsError
@@ -29,7 +30,7 @@ from autosing.singing.picture import draw_sample
 from autosing.training import dist
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
 from autosing.training.estimate import describe_estimate, estimate
-from autosing.training.log import Progress, Wandb
+from autosing.training.log import Progress, TensorBoard, Wandb
 from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, make_folder, resumable
 from autosing.training.schedule import DECAYS
 from autosing.training.state import read_numbers
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add("--config", metavar="FILE", help="YAML with any of these flags as keys; flags that are given win (extra yaml)")
     add("--task-name", help=f"what to train: {', '.join(TASKS.names())}, or a file of your own with a TASK in it")
     add("--task-args", metavar="JSON", help="the task's settings, as in '{\"size\": \"tiny\"}'")
     add("--dataset-config", metavar="JSON", help="'{\"path\": \"...\"}', validation_path, validation_share; keys of the task's settings too")
@@ -109,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", type=_flag, nargs="?", const=True, metavar="BOOL", help="start anew in the folder of an earlier run")
     add("--device", help="auto, cpu, cuda, cuda:1, mps (auto)")
     add("--threads", type=int, help="threads of torch on the CPU")
+    add("--tensorboard", type=_flag, nargs="?", const=True, metavar="BOOL", help="curves for TensorBoard in <run>/tensorboard (false; extra tensorboard)")
     add("--wandb", choices=["off", "offline", "online"], help="Weights & Biases (off)")
     add("--wandb-suffix", help="put behind the run's name there")
     add("--wandb-task-name", help="group there (the task)")
@@ -135,11 +138,13 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         plain.append(name.replace("_", "-") + equals + value if word.startswith("--") else word)
     parser = build_parser()
+    known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     given, unknown = parser.parse_known_args(plain)
+    if "config" in given and not unknown:
+        given, unknown = parser.parse_known_args([*read_words(Path(given.config), known), *plain])
     for word in unknown:
-        known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
         raise ConfigError(f"train.py has no flag '{word}'{nearest(word.partition('=')[0], known)}")
-    return vars(given)
+    return {key: value for key, value in vars(given).items() if key != "config"}
 
 
 def _train(argv: Sequence[str]) -> int:
@@ -201,6 +206,8 @@ def _train(argv: Sequence[str]) -> int:
             wandb=None if planning else _wandb(given, ranks, folder, name, identity),
             faults=Faults.from_environment(),
             draw_sample=draw_sample,
+            tensorboard=TensorBoard(folder / "tensorboard", numbers.get("step")) if given.get("tensorboard") and ranks.first and not planning else None,
+            config_text=config_text(_resolved(name, args, tunables, config, settings, given)),
         )
         if planning:
             for line in (*describe_estimate(estimate(trainer), trainer), "nothing was written; leave out --plan to train"):
@@ -221,6 +228,14 @@ def _train(argv: Sequence[str]) -> int:
         kept = "best and last are" if (folder / "best").is_dir() else "last is"
         print(f"done: {result.step} steps{f', {values}' if values else ''}; {kept} in {folder}")
     return 0
+
+
+def _resolved(name: str, args: Any, tunables: Any, config: DatasetConfig, settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that train as this run does, by name; of those about where it runs and what it is called only where it started from."""
+    flags = {action.dest: action.option_strings[0][2:].replace("-", "_") for action in build_parser()._actions}
+    values = {"task_name": name, "task_args": _plain(args), "tunables": _plain(tunables), "dataset_config": _plain(config)}
+    values |= {flags[key]: value for key, value in dataclasses.asdict(settings).items() if key in flags}
+    return {**values, "load_from": given.get("load_from")}
 
 
 def find_task(name: str) -> Any:

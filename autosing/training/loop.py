@@ -47,7 +47,7 @@ from autosing.training.data import (
     prefetch,
     step_seed,
 )
-from autosing.training.log import Meter, MetricsFile, Progress, Wandb, draw_losses
+from autosing.training.log import Meter, MetricsFile, Progress, TensorBoard, Wandb, draw_losses
 from autosing.training.optim import (
     AveragedWeights,
     build_optimizer,
@@ -234,6 +234,8 @@ class Trainer:
         ranks: dist.Ranks | None = None,
         progress: Progress | None = None,
         wandb: Wandb | None = None,
+        tensorboard: TensorBoard | None = None,
+        config_text: str = "",
         faults: Faults | None = None,
         draw_sample: Callable[[Path, Sample], None] | None = None,
     ):
@@ -245,6 +247,7 @@ class Trainer:
             remember: JSON values kept in the state for whoever resumes it, which may change.
             faults: reached as `train` at the points `batch`, `update`, `record`, `weights` and `state`, the last two before and after each.
             draw_sample: makes the picture of a sample.
+            config_text: of config.yaml, written beside the run.
 
         Raises:
             ConfigError: samples are wanted of a task that makes none.
@@ -256,6 +259,8 @@ class Trainer:
         dist.require_divisible(settings.batch_size, self.ranks)
         self.progress = progress or Progress(1, quiet=True)
         self.wandb = wandb or Wandb("off", folder, "", "", {})
+        self.tensorboard = tensorboard
+        self._config_text = config_text
         self._faults = faults or Faults()
         self._draw_sample = draw_sample
         self.model = model.to(device).train()
@@ -330,6 +335,9 @@ class Trainer:
                     remove_checkpoint(old)
         if resume:
             self._load(allow_changed)
+        if self.ranks.first and self._config_text:
+            with atomic_path(self.folder / "config.yaml") as path:
+                path.write_text(self._config_text, encoding="utf-8")
         self.metrics_file = MetricsFile(self.folder / "metrics.jsonl", self.step if resume else None) if self.ranks.first else None
         self._started = self._saved = time.monotonic()
         self._saved_at = self.step
@@ -343,6 +351,8 @@ class Trainer:
                 if self.metrics_file is not None:
                     self.metrics_file.close()
                 self.wandb.close()
+                if self.tensorboard is not None:
+                    self.tensorboard.close()
         return Result(self.step, self.last_metrics, self.best, request.signal)
 
     def _run(self, request: StopRequest, validate_first: bool) -> None:
@@ -780,6 +790,8 @@ class Trainer:
         if self.metrics_file is not None:
             self.metrics_file.write(record)
         self.wandb.write(record)
+        if self.tensorboard is not None:
+            self.tensorboard.write(record)
         self._faults.reach("train", "record")
 
     def _draw(self, force: bool = False) -> None:
