@@ -34,7 +34,7 @@ def draw(path: Path, mix: Tensor, vocals: Tensor, sample_rate: int, alignment: A
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     top.imshow(image, origin="lower", aspect="auto", extent=(0, seconds, 0, image.shape[0]), cmap="magma", vmin=image.max() - 14)
-    _label(top, alignment.words, image.shape[0], "white")
+    _label(top, alignment.words, image.shape[0], "white", 0.07)
     top.set_title(title, fontsize=9)
     top.set_ylabel("vocals, mel band")
     wave = mix.mean(0)
@@ -61,10 +61,10 @@ def draw_tokens(path: Path, tokens: Tensor, token_rate: float, alignment: Alignm
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     top.plot([step / token_rate for step in range(len(tokens))], tokens.tolist(), ".", markersize=3, color="#444477")
     height = float(tokens.max()) + 1 if len(tokens) else 1.0
-    _label(top, alignment.words, height, "black")
+    _label(top, alignment.words, height, "black", 0.07)
     top.set_title(title, fontsize=9)
     top.set_ylabel("semantic token")
-    _label(bottom, heard, 1.0, "black")
+    _label(bottom, heard, 1.0, "black", 0.25)
     bottom.set(xlim=(0, max(seconds, 1e-3)), ylim=(0, 1), yticks=[], ylabel="heard", xlabel="seconds")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
@@ -78,8 +78,8 @@ def draw_sample(path: Path, sample: Sample) -> None:
         draw_tokens(path, sample.tokens, sample.token_rate, sample.words, sample.heard, sample.title)
 
 
-def _label(axes: Any, words: Iterable[Word], height: float, color: str) -> None:
-    """Words at their times, in three rows under `height`."""
+def _label(axes: Any, words: Iterable[Word], height: float, color: str, spacing: float) -> None:
+    """Words at their times, in three rows under `height`, a share `spacing` of it apart."""
     for index, word in enumerate(words):
         axes.axvline(word.start, color=color, linewidth=0.5, alpha=0.6)
-        axes.text(word.start + 0.03, height * (0.93 - 0.07 * (index % 3)), word.text, color=color, fontsize=8, clip_on=True)
+        axes.text(word.start + 0.03, height * (0.97 - spacing * (index % 3)), word.text, color=color, fontsize=8, va="top", clip_on=True)

@@ -361,6 +361,7 @@ class Trainer:
             return
         if validate_first and self.step == 0:
             self._validate_and_save()
+            self._saver.finish()  # a process is not forked while a thread writes
         settings = self.settings
         micro = self.step * settings.accumulate
         stop = (self.total if self.total is not None else 1 << 40) * settings.accumulate
@@ -641,7 +642,7 @@ class Trainer:
             yield from self._validation_cache
             return
         if self.settings.workers:
-            self._saver.finish()  # a process is not forked while a thread writes
+            self._saver.finish()  # as at the start: no fork while a thread writes
         batches = ValidationBatches(
             self.task, self.data.validation, self.settings.batch_size, count, self.ranks.rank, self.ranks.world
         )

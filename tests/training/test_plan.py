@@ -1,6 +1,6 @@
 """--plan: what a run will take, measured against what it then took; and what it says where it does not fit.
 
-Times are the process's CPU seconds, which other work on the machine does not change.
+Times are CPU seconds of the thread that trains, which neither other work on the machine nor the thread that saves changes.
 """
 
 import json
@@ -66,11 +66,11 @@ def test_a_device_that_runs_out_of_memory_says_so_too(runs, capsys, monkeypatch)
 
 
 def plan_and_run(folder: Path, size: str, seconds: float, steps: int, capsys, monkeypatch) -> tuple[str, float]:
-    """What the plan says of a t2s run, and the CPU seconds that the run took."""
+    """What the plan says of a t2s run, and the seconds that the run took."""
     monkeypatch.setattr("tasks.t2s.load_codebook", lambda spec: torch.randn(spec.num_codes, spec.width))
     monkeypatch.setattr("autosing.training.loop.draw_losses", lambda *args: None)
     for module in ("loop", "estimate"):
-        monkeypatch.setattr(f"autosing.training.{module}.time", SimpleNamespace(monotonic=time.process_time))
+        monkeypatch.setattr(f"autosing.training.{module}.time", SimpleNamespace(monotonic=time.thread_time))
     monkeypatch.setattr("autosing.cli.train.TASKS", TASKS)
     dataset = json.dumps({"path": str(write_token_set(folder / "tokens", rows=30, seconds=seconds))})
     argv = ["--task-name", "t2s", "--task-args", json.dumps({"size": size}), "--dataset-config", dataset, "--output-dir", str(folder), "--name", "a"]
