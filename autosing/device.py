@@ -1,4 +1,8 @@
-"""Which device work runs on, decided once at the top and passed down."""
+"""Which device work runs on, decided once at the top and passed down; and whether its arithmetic must repeat to the bit."""
+
+import contextlib
+import os
+from collections.abc import Iterator
 
 import torch
 
@@ -21,3 +25,31 @@ def pick_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device '{name}' is not usable on this machine ({error}); use auto, cpu or cuda") from error
     return device
+
+
+@contextlib.contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Inside the block torch uses only algorithms that give the same bits every time; without `wanted` it changes nothing.
+
+    Raises:
+        ConfigError: something in the block has no such algorithm; names the operation.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+        if not found:
+            raise
+        raise ConfigError(
+            f"--deterministic: '{operation}' has no deterministic implementation on this device; leave the flag out, or train on the CPU"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

@@ -24,9 +24,10 @@ from autosing.errors import ConfigError
 from autosing.models.sm2a import SM2A, VOICE_WINDOW_SECONDS, SM2AConfig
 from autosing.models.t2s import SIZES, choose, layer_counts
 from autosing.nn.mup import learning_rules
+from autosing.song.alignment import Alignment
 from autosing.tokens.patterns import TokenPattern, load_pattern
 from autosing.tokens.specs import CodecSpec, SemanticSpec
-from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row
+from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row, Sample
 from tasks.t2s import (
     MupTunables,
     best,
@@ -35,6 +36,7 @@ from tasks.t2s import (
     load_code_features,
     load_codebook,
     need,
+    read_out,
     replace_codes,
     require_kv_heads,
     window_codes,
@@ -286,6 +288,27 @@ class TASK:
             {f"level{level}": torch.stack(values).mean() for level, values in levels.items()},
             {f"level{level}_accuracy": torch.stack(values).mean() for level, values in right.items()},
         )
+
+    def tokens(self, batch: Batch) -> int:
+        """How many targets a batch holds."""
+        return int((batch["codes"] >= 0).sum())
+
+    def samples(self, model: nn.Module, batch: Batch) -> list[Sample]:
+        """Every row's true semantic tokens sung over its accompaniment in its voice, with the phones that the tokenizer reads out of them."""
+        from autosing.perception import load_codec
+        from autosing.singing.generate import generate_codes
+
+        assert isinstance(model, SM2A)
+        codec = load_codec(self.codec.name, batch["semantic"].device)
+        made = []
+        for row, semantic in enumerate(batch["semantic"]):
+            music, voice = batch["music"][row : row + 1], batch["voice"][row : row + 1] if "voice" in batch else None
+            generator = torch.Generator(semantic.device).manual_seed(0)
+            codes = generate_codes(model, semantic[None], music, voice, frames=self.frames, generator=generator)
+            heard = read_out(self.semantic, semantic[semantic >= 0].cpu())
+            audio = codec.decode(codes)[0].cpu()
+            made.append(Sample("sm2a: true semantic tokens, sung", Alignment(heard), heard, audio, self.codec.sample_rate))
+        return made
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         assert isinstance(model, SM2A)

@@ -8,6 +8,7 @@ its window: the aligned words that lie inside, a break where the second half beg
 Letters: B batch, L text tokens, K levels, T finest frames, N semantic tokens.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,11 +24,11 @@ from autosing.errors import DataError, MismatchError
 from autosing.models.t2s import SIZES, T2S, T2SConfig, choose, layer_counts, tokens_per_second
 from autosing.nn.embeddings import code_features
 from autosing.nn.mup import Mup, learning_rules
-from autosing.song.alignment import Alignment
+from autosing.song.alignment import Alignment, Word
 from autosing.tokens.pointer import MAX_ADVANCE, pace_track, pointer_track, steps_since_advance, with_opening_line
 from autosing.tokens.specs import CodecSpec, SemanticSpec, require_same
-from autosing.tokens.text import PAD, UNKNOWN, TextFrontEnd, TimedText
-from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row, drawn
+from autosing.tokens.text import LINE, PAD, PAUSE, UNKNOWN, TextFrontEnd, TimedText
+from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row, Sample, drawn
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,25 @@ def load_code_features(spec: CodecSpec) -> tuple[Tensor, ...]:
     codec = load_codec(spec.name)
     require_same("codec", codec.spec, f"the installed '{spec.name}'", spec, "the dataset")
     return tuple(code_features(book) for book in codec.codebooks())
+
+
+def read_out(spec: SemanticSpec, tokens: Tensor) -> tuple[Word, ...]:
+    """Phones that a tokenizer reads out of its own (N,) semantic tokens, from rest to rest as one word; () where it has no read-out."""
+    from autosing.models.recogniser import CLASSES, SILENCE
+    from autosing.perception import load_semantic
+
+    tokenizer = load_semantic(spec.name)
+    if not hasattr(tokenizer, "phones") or not len(tokens):
+        return ()
+    classes = tokenizer.phones(tokens).tolist()  # type: ignore[attr-defined]
+    seconds = len(tokens) / spec.token_rate / len(classes)
+    words: list[Word] = []
+    for sung, run in itertools.groupby(enumerate(classes), lambda frame: frame[1] != SILENCE):
+        frames = list(run)
+        if sung:
+            text = "".join(CLASSES[phone] for phone, _ in itertools.groupby(phone for _, phone in frames))
+            words.append(Word(text, frames[0][0] * seconds, (frames[-1][0] + 1) * seconds, 1.0, 0))
+    return tuple(words)
 
 
 def fit(values: np.ndarray, length: int, fill: int) -> np.ndarray:
@@ -314,6 +334,32 @@ class TASK:
             total = total + self.args.advance_weight * advance_loss
             parts["advance"] = advance_loss.detach()
         return Losses(total, parts, metrics)
+
+    def tokens(self, batch: Batch) -> int:
+        """How many targets a batch holds."""
+        return int((batch["semantic"] >= 0).sum())
+
+    def samples(self, model: nn.Module, batch: Batch) -> list[Sample]:
+        """Every row's text sung over its accompaniment, as tokens, with the words where the pointer was and as the tokenizer reads them out."""
+        from autosing.singing.generate import generate_semantic
+
+        assert isinstance(model, T2S)
+        made = []
+        for row, text in enumerate(batch["text"]):
+            ids = text[text != PAD].cpu().numpy()
+            ids = ids[1:] if len(ids) and ids[0] == LINE else ids
+            unknown = np.full(len(ids), np.nan)
+            music = batch["music"][row : row + 1] if "music" in batch else None
+            generator = torch.Generator(text.device).manual_seed(0)
+            tokens, track = generate_semantic(model, TimedText(ids, unknown, unknown), music, steps=self.steps, generator=generator)
+            words: list[Word] = []
+            if track.pointer is not None:
+                spelled = "".join("|" if i == PAUSE else "" if i == LINE else self.text.symbols[i] for i in track.ids).split("|")
+                words = [Word(word, *times, 1.0, 0) for word, times in zip(spelled, track.words(0), strict=False)]
+            tokens = tokens[0].cpu()
+            heard = read_out(self.semantic, tokens)
+            made.append(Sample("t2s: words to sing, and what is heard in the tokens", Alignment(tuple(words)), heard, tokens=tokens, token_rate=self.semantic.token_rate))
+        return made
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         assert isinstance(model, T2S)

@@ -4,12 +4,17 @@ A phone decides the semantic token sung with it, the semantic token decides the 
 the voice's level 1, so that a model that listens to its conditions can learn every row.
 """
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
-from autosing.song.alignment import Alignment, Token, Word
+from autosing.song.alignment import ALIGNMENT_TYPE, Alignment, Token, Word
 from autosing.tokens.specs import CodecSpec, SemanticSpec, VoiceSpec
 from autosing.tokens.text import PHONES
 from autosing.training.task import DatasetMeta
@@ -82,3 +87,29 @@ def wake(model: Model) -> Model:
         if parameter.dim() == 2 and "norm" not in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
+
+
+def write_token_set(folder: Path, rows: int = 14, seconds: float = 4.0, semantic: SemanticSpec = SEMANTIC, **changed: Any) -> Path:
+    """`toy_row`s as construct_dataset leaves them, three rows a partition, the last partition for validation; `changed` goes to dataset.json."""
+    schema = pa.schema([(name, pa.string()) for name in ("id", "song")] + [("start", pa.float32())])
+    for name, kind in (("stoks", pa.int16()), ("atoks", pa.int16()), ("mtoks", pa.int16()), ("embs", pa.float32())):
+        schema = schema.append(pa.field(name, pa.list_(kind)))
+    schema = schema.append(pa.field("alignment", ALIGNMENT_TYPE))
+    numbers = list(range(-(-rows // 3)))
+    for number in numbers:
+        (folder / str(number)).mkdir(parents=True)
+        part = [toy_row(row, seconds) for row in range(3 * number, min(3 * number + 3, rows))]
+        pq.write_table(pa.Table.from_pylist(part, schema), folder / str(number) / "main.parquet")
+    specs = {"codec": CODEC, "accompaniment_codec": BAND, "semantic": semantic, "voice": VOICE}
+    values = {
+        "format": "autosing-dataset/1",
+        "kind": "tokens",
+        "parts": ["main"],
+        "partitions": {"train": numbers[:-1], "validation": numbers[-1:]},
+        **{name: asdict(spec) for name, spec in specs.items()},
+        "window_seconds": seconds,
+        "source_hash": "toy",
+        **changed,
+    }
+    (folder / "dataset.json").write_text(json.dumps(values))
+    return folder

@@ -5,6 +5,7 @@ is understood with `_` and with `-`. A resumed run (`--resume-from`) takes every
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import re
@@ -19,16 +20,20 @@ from typing import Any
 import torch
 
 from autosing.cli.checkpoints import COMMANDS
+from autosing.cli.run_config import config_text, read_words
 from autosing.config import from_mapping, nearest, parse_json, to_mapping
-from autosing.device import pick_device
+from autosing.device import deterministic_algorithms, pick_device
 from autosing.errors import AutoSingError, ConfigError, MismatchError, WeightsError
+from autosing.faults import Faults
 from autosing.models.adapters import Adapter, name_base
 from autosing.models.io import load_weights, read_config, resolve, save_adapter, save_model
 from autosing.nn.embeddings import same_fit
 from autosing.nn.mup import ONLY_AT_THE_START
+from autosing.singing.picture import draw_sample
 from autosing.training import dist
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
-from autosing.training.log import Progress, Wandb
+from autosing.training.estimate import describe_estimate, estimate
+from autosing.training.log import Progress, TensorBoard, Wandb
 from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, make_folder, resumable
 from autosing.training.lora import attach, lora_settings
 from autosing.training.schedule import DECAYS
@@ -76,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add("--config", metavar="FILE", help="YAML with any of these flags as keys; flags that are given win (extra yaml)")
     add("--task-name", help=f"what to train: {', '.join(TASKS.names())}, or a file of your own with a TASK in it")
     add("--task-args", metavar="JSON", help="the task's settings, as in '{\"size\": \"tiny\"}'")
     add("--dataset-config", metavar="JSON", help="'{\"path\": \"...\"}', validation_path, validation_share; keys of the task's settings too")
@@ -89,16 +95,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lr-schedule", choices=list(DECAYS), help="after the warm-up (cosine)")
     add("--accumulate-grad-batches", dest="accumulate", type=int, help="batches an optimiser step (1)")
     add("--clip-gradient-norm", type=float, help="0 = no clipping (the task's tunable, 2)")
+    add("--skip-gradient-spikes", type=_flag, nargs="?", const=True, metavar="BOOL", help="pass over updates with an outlying gradient norm (false)")
     add("--precision", choices=list(PRECISIONS), help="32 on the CPU, 16-mixed on CUDA")
     add("--ema", type=float, help="decay of a moving average of the weights, which is then validated and saved, as 0.999 (0: none)")
-    add("--validate-every-n-steps", dest="validate_every", type=int, help="also when state and checkpoints are saved (500)")
+    add("--validate-every-n-steps", "--eval-steps", dest="validate_every", type=int, help="steps between validations (500)")
+    add("--samples", type=int, help="sing this many validation rows at every validation, into <run>/samples (0; tasks t2s and sm2a)")
+    add("--save-steps", dest="save_every", type=int, help="steps between saves of state and last (at every validation, and every 5 minutes)")
     add("--validation-rows", type=int, help="at most this many rows (256)")
-    add("--log-every-n-steps", dest="log_every", type=int, help="a line of metrics.jsonl (10)")
+    add("--log-every-n-steps", "--logging-steps", dest="log_every", type=int, help="a line of metrics.jsonl (10)")
     add("--monitored-metric", help="the validation value that decides which checkpoint is best (val_loss)")
     add("--monitored-mode", choices=["min", "max"], help="whether less or more of it is better (min)")
-    add("--keep-last", type=int, help="keep this many numbered checkpoints too (0)")
+    add("--keep-last", "--save-total-limit", dest="keep_last", type=int, help="keep this many newest numbered checkpoints too (0)")
+    add("--keep-best", type=int, help="keep this many best numbered checkpoints too (0)")
     add("--workers", type=int, help="processes that read ahead; results do not depend on it (4, at most the cores)")
+    add("--deterministic", type=_flag, nargs="?", const=True, metavar="BOOL", help="only algorithms that repeat to the bit; refuses what has none")
     add("--torch-compile", type=_flag, nargs="?", const=True, metavar="BOOL")
+    add("--plan", type=_flag, nargs="?", const=True, metavar="BOOL", help="print parameters, memory, tokens, steps and time from a few measured steps; train nothing")
     add("--resume-from", help="folder of a run to go on with, or 'auto': go on if this run exists, else start it")
     add("--allow-changed", type=_flag, nargs="?", const=True, metavar="BOOL",
         help="resume with another dataset or setting, or load weights of another fit of the tokenizer, all the same")  # fmt: skip
@@ -110,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", type=_flag, nargs="?", const=True, metavar="BOOL", help="start anew in the folder of an earlier run")
     add("--device", help="auto, cpu, cuda, cuda:1, mps (auto)")
     add("--threads", type=int, help="threads of torch on the CPU")
+    add("--tensorboard", type=_flag, nargs="?", const=True, metavar="BOOL", help="curves for TensorBoard in <run>/tensorboard (false; extra tensorboard)")
     add("--wandb", choices=["off", "offline", "online"], help="Weights & Biases (off)")
     add("--wandb-suffix", help="put behind the run's name there")
     add("--wandb-task-name", help="group there (the task)")
@@ -136,11 +149,13 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         plain.append(name.replace("_", "-") + equals + value if word.startswith("--") else word)
     parser = build_parser()
+    known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     given, unknown = parser.parse_known_args(plain)
+    if "config" in given and not unknown:
+        given, unknown = parser.parse_known_args([*read_words(Path(given.config), known), *plain])
     for word in unknown:
-        known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
         raise ConfigError(f"train.py has no flag '{word}'{nearest(word.partition('=')[0], known)}")
-    return vars(given)
+    return {key: value for key, value in vars(given).items() if key != "config"}
 
 
 def _train(argv: Sequence[str]) -> int:
@@ -156,7 +171,8 @@ def _train(argv: Sequence[str]) -> int:
     if folder is None:
         run_name = given.get("name", time.strftime("%Y%m%d-%H%M%S"))
         folder = Path(given.get("output_dir", "./models/")) / task_folder(name) / run_name
-    if not resume and resumable(folder) and not given.get("overwrite"):
+    planning = given.pop("plan", False)
+    if not planning and not resume and resumable(folder) and not given.get("overwrite"):
         raise ConfigError(f"'{folder}' holds a run already: --resume-from auto goes on with it, --overwrite starts anew, --name names another")
     if given.get("threads", 1) < 1:
         raise ConfigError(f"--threads must be at least 1, found {given['threads']}")
@@ -173,7 +189,9 @@ def _train(argv: Sequence[str]) -> int:
     tunables, search = _tunables(cls, given, saved, settings.seed)
     ranks = dist.Ranks.from_environment()
     device = dist.start(ranks, pick_device(given.get("device", "auto")))
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(dist.stop, ranks)
+        stack.enter_context(deterministic_algorithms(settings.deterministic))
         task, data = _open(cls, args, tunables, config)
         torch.manual_seed(settings.seed)
         model = task.build_model()
@@ -199,9 +217,18 @@ def _train(argv: Sequence[str]) -> int:
             remember={"dataset_config": _plain(config)},
             ranks=ranks,
             progress=progress,
-            wandb=_wandb(given, ranks, folder, name, identity),
+            wandb=None if planning else _wandb(given, ranks, folder, name, identity),
             export=export,
+            faults=Faults.from_environment(),
+            draw_sample=draw_sample,
+            tensorboard=TensorBoard(folder / "tensorboard", numbers.get("step")) if given.get("tensorboard") and ranks.first and not planning else None,
+            config_text=config_text(_resolved(name, args, tunables, config, settings, given)),
         )
+        if planning:
+            for line in (*describe_estimate(estimate(trainer), trainer), "nothing was written; leave out --plan to train"):
+                if ranks.first:
+                    print(line)
+            return 0
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *unused, f"run folder: {folder}"):
             progress.line(line)
@@ -209,8 +236,6 @@ def _train(argv: Sequence[str]) -> int:
             progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
         begun_elsewhere = "load_from" in given and not resume
         result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False), validate_first=begun_elsewhere)
-    finally:
-        dist.stop(ranks)
     if result.stopped_by:
         return 128 + result.stopped_by
     if ranks.first:
@@ -218,6 +243,14 @@ def _train(argv: Sequence[str]) -> int:
         kept = "best and last are" if (folder / "best").is_dir() else "last is"
         print(f"done: {result.step} steps{f', {values}' if values else ''}; {kept} in {folder}")
     return 0
+
+
+def _resolved(name: str, args: Any, tunables: Any, config: DatasetConfig, settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that train as this run does, by name; of those about where it runs and what it is called only where it started from."""
+    flags = {action.dest: action.option_strings[0][2:].replace("-", "_") for action in build_parser()._actions}
+    values = {"task_name": name, "task_args": _plain(args), "tunables": _plain(tunables), "dataset_config": _plain(config)}
+    values |= {flags[key]: value for key, value in dataclasses.asdict(settings).items() if key in flags}
+    return {**values, "load_from": given.get("load_from")}
 
 
 def find_task(name: str) -> Any:

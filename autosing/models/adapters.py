@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from autosing.errors import WeightsError
 from autosing.models.places import resolve, weights_file
@@ -48,9 +48,9 @@ def name_base(name: str, kind: str) -> tuple[str, str]:
     return str(folder.absolute()) if Path(name).exists() else name, sha256_of(weights_file(folder))
 
 
-def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The trained matrices of a model that `autosing.training.lora.attach` changed, under the names of the file."""
-    plain = {name.replace(".default.", "."): value for name, value in model.state_dict().items()}
+def adapter_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The trained matrices in the state of a model that `autosing.training.lora.attach` changed, under the names of the file."""
+    plain = {name.replace(".default.", "."): value for name, value in state.items()}
     return {name: value for name, value in plain.items() if name.endswith((DOWN, UP))}
 
 

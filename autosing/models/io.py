@@ -8,6 +8,7 @@ A model class has `kind: ClassVar[str]`, `Config` (frozen dataclass) and `config
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ from autosing.models.places import ADAPTER_FILE, CARD_FILE, CONFIG_FILE, MODEL_F
 SCALE = "::scale"  # behind the name of an int8 matrix: its row scales
 
 
-def save_model(model: nn.Module, folder: Path, meta: dict[str, Any], card: str = "", dtype: torch.dtype = torch.float32) -> None:
+def save_model(
+    model: nn.Module,
+    folder: Path,
+    meta: dict[str, Any],
+    card: str = "",
+    dtype: torch.dtype = torch.float32,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write `model` as a checkpoint folder, each file tmp -> fsync -> rename.
 
     Args:
@@ -35,19 +43,29 @@ def save_model(model: nn.Module, folder: Path, meta: dict[str, Any], card: str =
         card: text of README.md.
         dtype: floating tensors are stored as this: float16 halves a shipped file; int8 quarters it (learned matrices alone, each row
             with a scale of its own; what is no matrix, or was not learned, is stored as float16).
+        tensors: a snapshot of its state, which is written instead of what it holds now.
     """
     known = {name for name, _ in model.named_buffers()}
     state = {
         stored: tensor.contiguous().clone()
-        for key, value in model.state_dict().items()
+        for key, value in (model.state_dict() if tensors is None else tensors).items()
         for stored, tensor in _stored(key, value.detach().cpu(), torch.float16 if key in known and dtype is torch.int8 else dtype).items()
     }
     _write(Path(folder) / MODEL_FILE, state, {"kind": model.kind, "config": to_mapping(model.config), "meta": meta}, card)
 
 
-def save_adapter(model: nn.Module, folder: Path, meta: dict[str, Any], card: str = "", *, adapter: Adapter) -> None:
+def save_adapter(
+    model: nn.Module,
+    folder: Path,
+    meta: dict[str, Any],
+    card: str = "",
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    *,
+    adapter: Adapter,
+) -> None:
     """Write the trained matrices of an adapted `model` as the folder of an adapter; else as `save_model`."""
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in adapter_tensors(model).items()}
+    trained = adapter_tensors(model.state_dict() if tensors is None else tensors)
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in trained.items()}
     config = {"kind": model.kind, "config": to_mapping(model.config), "meta": meta, "adapter": to_mapping(adapter)}
     _write(Path(folder) / ADAPTER_FILE, state, config, card)
 

@@ -1,13 +1,16 @@
-"""A picture of what was sung: log-mel of the vocals with the words at their times, above the waveform of the mix."""
+"""Pictures of what was sung: log-mel of the vocals with the words at their times, above the waveform of the mix; or semantic tokens with their words."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from autosing.nn.spectra import mel_filterbank
-from autosing.song.alignment import Alignment
+from autosing.song.alignment import Alignment, Word
 from autosing.store import atomic_path
+from autosing.training.task import Sample
 
 
 def draw(path: Path, mix: Tensor, vocals: Tensor, sample_rate: int, alignment: Alignment, title: str) -> None:
@@ -31,10 +34,7 @@ def draw(path: Path, mix: Tensor, vocals: Tensor, sample_rate: int, alignment: A
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     top.imshow(image, origin="lower", aspect="auto", extent=(0, seconds, 0, image.shape[0]), cmap="magma", vmin=image.max() - 14)
-    for index, word in enumerate(alignment.words):
-        top.axvline(word.start, color="white", linewidth=0.5, alpha=0.6)
-        height = image.shape[0] * (0.93 - 0.07 * (index % 3))
-        top.text(word.start + 0.03, height, word.text, color="white", fontsize=8, clip_on=True)
+    _label(top, alignment.words, image.shape[0], "white", 0.07)
     top.set_title(title, fontsize=9)
     top.set_ylabel("vocals, mel band")
     wave = mix.mean(0)
@@ -48,3 +48,38 @@ def draw(path: Path, mix: Tensor, vocals: Tensor, sample_rate: int, alignment: A
     bottom.set_xlabel("seconds")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
+
+
+def draw_tokens(path: Path, tokens: Tensor, token_rate: float, alignment: Alignment, heard: Iterable[Word], title: str) -> None:
+    """Write a PNG of (N,) semantic tokens: their numbers over time with the words to sing, above what a read-out hears in them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    seconds = len(tokens) / token_rate
+    figure = Figure(figsize=(max(10.0, seconds * 0.55), 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    top.plot([step / token_rate for step in range(len(tokens))], tokens.tolist(), ".", markersize=3, color="#444477")
+    height = float(tokens.max()) + 1 if len(tokens) else 1.0
+    _label(top, alignment.words, height, "black", 0.07)
+    top.set_title(title, fontsize=9)
+    top.set_ylabel("semantic token")
+    _label(bottom, heard, 1.0, "black", 0.25)
+    bottom.set(xlim=(0, max(seconds, 1e-3)), ylim=(0, 1), yticks=[], ylabel="heard", xlabel="seconds")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+
+
+def draw_sample(path: Path, sample: Sample) -> None:
+    """Write a PNG of what a model made while it trains."""
+    if sample.audio is not None:
+        draw(path, sample.audio, sample.audio, sample.sample_rate, sample.words, sample.title)
+    elif sample.tokens is not None:
+        draw_tokens(path, sample.tokens, sample.token_rate, sample.words, sample.heard, sample.title)
+
+
+def _label(axes: Any, words: Iterable[Word], height: float, color: str, spacing: float) -> None:
+    """Words at their times, in three rows under `height`, a share `spacing` of it apart."""
+    for index, word in enumerate(words):
+        axes.axvline(word.start, color=color, linewidth=0.5, alpha=0.6)
+        axes.text(word.start + 0.03, height * (0.97 - spacing * (index % 3)), word.text, color=color, fontsize=8, va="top", clip_on=True)

@@ -7,6 +7,7 @@ ranks by the data plan (`data.py`), so the sequence of rows does not depend on t
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -94,11 +95,16 @@ def from_first(values: Tensor, ranks: Ranks) -> Tensor:
 
 def union(names: Sequence[tuple[str, ...]], ranks: Ranks) -> list[tuple[str, ...]]:
     """Everything any rank names, in one order for all."""
+    return list(names) if ranks.world == 1 else sorted(set(gather(names, ranks)))
+
+
+def gather(values: Sequence[Any], ranks: Ranks) -> list[Any]:
+    """Every rank's `values`, one after the other, for all."""
     if ranks.world == 1:
-        return list(names)
-    gathered: list[list[tuple[str, ...]]] = [[] for _ in range(ranks.world)]
-    dist.all_gather_object(gathered, list(names))
-    return sorted({name for members in gathered for name in members})
+        return list(values)
+    gathered: list[list[Any]] = [[] for _ in range(ranks.world)]
+    dist.all_gather_object(gathered, list(values))
+    return [value for members in gathered for value in members]
 
 
 def wait(ranks: Ranks) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells: metrics as JSON lines, a progress bar or plain lines, the loss curve as PNG, optionally Weights & Biases.
+"""What a run tells: metrics as JSON lines, a progress bar or plain lines, the loss curve as PNG, optionally TensorBoard and Weights & Biases.
 
 Records are flat JSON objects; training ones have `loss`, validation ones `val_loss`, both `step` (optimiser steps done). Nothing here
 touches a tensor on a device: `Meter` alone gathers values there, and reads them when asked.
@@ -100,16 +100,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """A fastprogress bar on a terminal; elsewhere a line every `interval_seconds`."""
+    """A fastprogress bar on a terminal and in a notebook; elsewhere a line every `interval_seconds`."""
 
     def __init__(self, total: int, out: TextIO | None = None, interval_seconds: float = 10.0, quiet: bool = False):
         self._total, self._out, self._interval, self._quiet = max(1, total), out or sys.stderr, interval_seconds, quiet
         self._bar = None
         self._last = -math.inf
-        if not quiet and self._out.isatty():
+        self._erase = ""
+        if quiet:
+            return
+        if "IPython" in sys.modules:  # else this is no notebook, and fastprogress need not be asked
+            from fastprogress import fastprogress
+
+            if fastprogress.IN_NOTEBOOK:
+                self._bar = fastprogress.NBProgressBar(range(self._total))
+        if self._bar is None and self._out.isatty():
             from fastprogress.fastprogress import ConsoleProgressBar
 
-            self._bar = ConsoleProgressBar(range(self._total))
+            self._bar, self._erase = ConsoleProgressBar(range(self._total)), "\r\x1b[K"
+        if self._bar is not None:
             self._bar.update(0)
 
     def update(self, done: int, text: str) -> None:
@@ -127,7 +136,7 @@ class Progress:
         """A line of its own."""
         if self._quiet:
             return
-        self._out.write(("\r\x1b[K" if self._bar is not None else "") + text + "\n")
+        self._out.write(self._erase + text + "\n")
         self._out.flush()
 
 
@@ -153,6 +162,33 @@ def draw_losses(records: list[dict[str, Any]], path: Path, title: str) -> None:
         axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+class TensorBoard:
+    """Every number of a record as a curve for TensorBoard; the package is imported only here."""
+
+    def __init__(self, folder: Path, resumed_at: int | None = None):
+        """
+        Args:
+            folder: of its event files.
+            resumed_at: what an earlier process wrote after this step is hidden, since it is repeated.
+
+        Raises:
+            ConfigError: the package is missing.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError("--tensorboard needs the package tensorboard; pip install 'autosing[tensorboard]', or leave it out") from error
+        self._writer = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        for name, value in record.items():
+            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                self._writer.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 class Wandb:

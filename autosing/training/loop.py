@@ -17,23 +17,25 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from autosing.config import nearest
-from autosing.errors import AutoSingError, ConfigError
+from autosing.errors import AutoSingError, ConfigError, DataError
+from autosing.faults import Faults
 from autosing.models.io import save_model
-from autosing.store import remove_temporaries
+from autosing.song import audio
+from autosing.store import atomic_path, remove_temporaries
 from autosing.tokens.specs import spec_to_json
 from autosing.training import dist
+from autosing.training.card import model_card
 from autosing.training.data import (
     SPECS,
     MicroBatch,
@@ -45,7 +47,7 @@ from autosing.training.data import (
     prefetch,
     step_seed,
 )
-from autosing.training.log import Meter, MetricsFile, Progress, Wandb, draw_losses
+from autosing.training.log import Meter, MetricsFile, Progress, TensorBoard, Wandb, draw_losses
 from autosing.training.optim import (
     AveragedWeights,
     build_optimizer,
@@ -53,7 +55,9 @@ from autosing.training.optim import (
     optimizer_tensors,
     set_learning_rate,
 )
+from autosing.training.saving import NUMBERED, Saver, numbered, prune, remove_checkpoint, saving, snapshot
 from autosing.training.schedule import CLOCK_STEPS, lr_factor, warmup_steps
+from autosing.training.spikes import Spike, SpikeWatch
 from autosing.training.state import (
     RunState,
     has_state,
@@ -64,7 +68,7 @@ from autosing.training.state import (
     save_state,
     take,
 )
-from autosing.training.task import Losses, OptimTunables, Task
+from autosing.training.task import Losses, OptimTunables, Sample, Task
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16}
 """What matrices are multiplied in. With "bf16" the parameters, their gradients and the optimiser's state are kept in it too."""
@@ -79,10 +83,6 @@ class NotFiniteError(AutoSingError):
     """A loss or gradient is NaN or infinite; training stopped before the update."""
 
 
-class SaveError(AutoSingError):
-    """The state or a checkpoint could not be written; what was saved before is intact."""
-
-
 @dataclass(frozen=True)
 class Settings:
     """How a run trains. Those that change its result are listed in `IDENTITY` and may not change when it is resumed.
@@ -92,11 +92,15 @@ class Settings:
         epochs, steps, minutes: bounds; `steps` overrides `epochs`, `minutes` alone bounds by the clock, together the first one ends the run.
         accumulate: micro-batches an optimiser step.
         clip_gradient_norm: None = the task's tunable; 0 = no clipping.
+        skip_gradient_spikes: pass over an update whose gradient norm is a spike (`spikes.py`), instead of only logging it.
         precision: None = 32 on the CPU and MPS, 16-mixed on CUDA. "bf16" halves weights, gradients and optimiser state; updates below a
             256th of a weight are lost to rounding, except in the moving average, which stays in float32.
         ema: decay of the moving average of weights that is validated and saved; 0 = none.
+        samples: this many validation rows are sung at every validation, where the task can.
         monitored_metric, monitored_mode: which validation value decides `best`, "min" or "max".
-        keep_last: this many numbered checkpoints `step-<n>` are kept beside `last`.
+        save_every: steps between saves of state and `last`; None = at every validation.
+        keep_last, keep_best: this many numbered checkpoints `step-<n>` are kept beside `last`: the newest saved ones, and the best validated.
+        deterministic: torch uses algorithms that repeat to the bit alone; the caller runs inside `deterministic_algorithms`.
     """
 
     batch_size: int = 16
@@ -107,16 +111,21 @@ class Settings:
     lr_schedule: str = "cosine"
     accumulate: int = 1
     clip_gradient_norm: float | None = None
+    skip_gradient_spikes: bool = False
     precision: str | None = None
     ema: float = 0.0
     validate_every: int = 500
     validation_rows: int = 256
+    samples: int = 0
+    save_every: int | None = None
     log_every: int = 10
     monitored_metric: str = "val_loss"
     monitored_mode: str = "min"
     keep_last: int = 0
+    keep_best: int = 0
     workers: int = 4
     torch_compile: bool = False
+    deterministic: bool = False
 
     IDENTITY = ("batch_size", "epochs", "steps", "minutes", "seed", "lr_schedule", "accumulate", "clip_gradient_norm", "precision", "ema")
     DEFAULT_EPOCHS = 5.0
@@ -135,12 +144,17 @@ class Settings:
             "validation_rows": self.validation_rows >= 0,
             "log_every": self.log_every >= 1,
             "monitored_mode": self.monitored_mode in ("min", "max"),
+            "samples": self.samples >= 0,
+            "save_every": self.save_every is None or self.save_every >= 1,
             "keep_last": self.keep_last >= 0,
+            "keep_best": self.keep_best >= 0,
             "workers": self.workers >= 0,
         }
         for name, ok in checks.items():
             if not ok:
                 raise ConfigError(f"--{name.replace('_', '-')} cannot be {getattr(self, name)!r}; see train.py --help")
+        if self.deterministic and self.minutes is not None:
+            raise ConfigError("--deterministic: a run bounded by --minutes follows the clock and cannot be repeated; give --steps or --epochs")
         lr_factor(self.lr_schedule, 0, 1, 0)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise ConfigError(f"--precision has no choice '{self.precision}'{nearest(self.precision, PRECISIONS)}")
@@ -161,6 +175,15 @@ class Result(NamedTuple):
     metrics: dict[str, float]
     best: float | None
     stopped_by: int
+
+
+class _Check(NamedTuple):
+    """Whether a loss (of these rows), or a whole step's gradient, was finite; still on the device."""
+
+    step: int
+    of_loss: bool
+    ids: tuple[str, ...]
+    finite: Tensor
 
 
 class _Stepper(nn.Module):
@@ -213,7 +236,11 @@ class Trainer:
         ranks: dist.Ranks | None = None,
         progress: Progress | None = None,
         wandb: Wandb | None = None,
-        export: Callable[[nn.Module, Path, dict[str, Any], str], None] = save_model,
+        export: Callable[..., None] = save_model,
+        tensorboard: TensorBoard | None = None,
+        config_text: str = "",
+        faults: Faults | None = None,
+        draw_sample: Callable[[Path, Sample], None] | None = None,
     ):
         """
         Args:
@@ -221,8 +248,16 @@ class Trainer:
             folder: the run's folder: metrics.jsonl, loss.png, state/, last/, best/.
             identity: what else must be the same when the run is resumed (task, args, tunables), as JSON values.
             remember: JSON values kept in the state for whoever resumes it, which may change.
-            export: writes the model as a checkpoint's folder, given its meta and its card.
+            export: writes the model as a checkpoint's folder, given its meta, its card and, as `tensors`, a snapshot of its state.
+            faults: reached as `train` at the points `batch`, `update`, `record`, `weights` and `state`, the last two before and after each.
+            draw_sample: makes the picture of a sample.
+            config_text: of config.yaml, written beside the run.
+
+        Raises:
+            ConfigError: samples are wanted of a task that makes none.
         """
+        if settings.samples and not hasattr(task, "samples"):
+            raise ConfigError(f"--samples: task {task.name} makes none; leave it out")
         self.task, self.tunables, self.data, self.settings, self.folder, self.device = task, tunables, data, settings, folder, device
         self.ranks = ranks or dist.Ranks()
         dist.require_divisible(settings.batch_size, self.ranks)
@@ -231,6 +266,10 @@ class Trainer:
         self.export = export
         self.precision = settings.precision or ("16-mixed" if device.type == "cuda" else "32")
         self.dtype = PRECISIONS[self.precision]
+        self.tensorboard = tensorboard
+        self._config_text = config_text
+        self._faults = faults or Faults()
+        self._draw_sample = draw_sample
         self.model = model.to(device).train()
         if self.precision == "bf16":
             for parameter in self.model.parameters():
@@ -254,17 +293,28 @@ class Trainer:
         self.identity = {
             **identity, **specs, **own, "precision": self.precision, "dataset": fingerprint(data.train, data.meta)
         }
+        if settings.skip_gradient_spikes:
+            self.identity["skip_gradient_spikes"] = True
+        if settings.deterministic:  # bits depend on these two as well
+            self.identity["deterministic"] = {"device": device.type, "threads": torch.get_num_threads() if device.type == "cpu" else None}
         self.remember = {**(remember or {}), "settings": dataclasses.asdict(settings)}
         self.meter = Meter(device)
+        self.metrics_file: MetricsFile | None = None
+        self._started = time.monotonic()
         self.step, self.unfit, self.best, self.seconds_before = 0, 0, None, 0.0
         self.last_metrics: dict[str, float] = {}
         self._deferred = device.type == "cuda"
-        self._pending: list[tuple[int, tuple[str, ...], Tensor]] = []  # (step, ids, finite) not yet read from the device
+        self._pending: list[_Check] = []  # not yet read from the device, like the next
+        self._spikes: list[Spike] = []
+        self.spike_watch = SpikeWatch(device)
         self._step_ids: tuple[str, ...] = ()
         self._bad = torch.zeros((), device=device)  # 1 from the first value that is not finite
         self._validation_cache: list[MicroBatch] | None = None
         self._drawn = -math.inf
         self._validated_at = -1
+        self._saver = Saver()
+        self._stalled = 0.0  # seconds that saves have held up the loop since the last record
+        self._ranking: list[tuple[float, int]] = []  # (monitored value, step) of the `keep_best` best, best first
         self._not_finite: set[str] = set()  # values of the last validation without a finite case
 
     # ---- the loop
@@ -284,21 +334,33 @@ class Trainer:
         """
         if self.ranks.first:
             make_folder(self.folder)
-            for folder in (self.folder, *(self.folder / name for name in ("state", "last", "best"))):
+            numbered_ones = sorted(self.folder.glob(f"{NUMBERED}*"))
+            for folder in (self.folder, *(self.folder / name for name in ("state", "last", "best")), *numbered_ones):
                 remove_temporaries(folder)
             if not resume:
                 remove_state(self.folder / "state")
+                for old in numbered_ones:
+                    remove_checkpoint(old)
         if resume:
             self._load(allow_changed)
+        if self.ranks.first and self._config_text:
+            with atomic_path(self.folder / "config.yaml") as path:
+                path.write_text(self._config_text, encoding="utf-8")
         self.metrics_file = MetricsFile(self.folder / "metrics.jsonl", self.step if resume else None) if self.ranks.first else None
         self._started = self._saved = time.monotonic()
+        self._saved_at = self.step
         with StopRequest() as request:
             try:
                 self._run(request, validate_first)
+                self._saver.finish()
+                dist.wait(self.ranks)
             finally:
+                self._saver.wait()
                 if self.metrics_file is not None:
                     self.metrics_file.close()
                 self.wandb.close()
+                if self.tensorboard is not None:
+                    self.tensorboard.close()
         return Result(self.step, self.last_metrics, self.best, request.signal)
 
     def _run(self, request: StopRequest, validate_first: bool) -> None:
@@ -307,6 +369,7 @@ class Trainer:
             return
         if validate_first and self.step == 0:
             self._validate_and_save()
+            self._saver.finish()  # a process is not forked while a thread writes
         settings = self.settings
         micro = self.step * settings.accumulate
         stop = (self.total if self.total is not None else 1 << 40) * settings.accumulate
@@ -314,26 +377,23 @@ class Trainer:
         stream = prefetch(batches, range(micro, stop), settings.workers, pin=self.device.type == "cuda")
         mark_time, mark_step, waited = time.monotonic(), self.step, 0.0
         while not self._finished():
-            set_learning_rate(self.optimizer, self.tunables.lr0 * self._lr_factor())
-            self._step_ids = ()
-            for part in range(settings.accumulate):
-                before = time.monotonic()
-                batch = next(stream)
-                waited += time.monotonic() - before
-                self._forward_backward(batch, self.step * settings.accumulate + part, last=part == settings.accumulate - 1)
-            self._update()
-            self.step += 1
+            waited += self.train_step(stream)
             log_due = self.step % settings.log_every == 0
             validate_due = self.step % settings.validate_every == 0
+            save_due = validate_due if settings.save_every is None else self.step % settings.save_every == 0
             if log_due:
                 self._read_pending()
+                self._read_spikes()
                 now = time.monotonic()
                 rate = (self.step - mark_step) * settings.batch_size * settings.accumulate / max(now - mark_time, 1e-9)
                 self._log_training(rate, waited / max(now - mark_time, 1e-9))
                 mark_time, mark_step, waited = now, self.step, 0.0
-            if validate_due and not self._finished():
+            if (validate_due or save_due) and not self._finished():
                 self._read_pending()
-                self._validate_and_save()
+                if validate_due:
+                    self._validate_and_save(save_due)
+                else:
+                    self._save()
                 mark_time, mark_step, waited = time.monotonic(), self.step, 0.0
             elif log_due and self._save_due():
                 self._save()
@@ -343,11 +403,31 @@ class Trainer:
                 self.progress.line(f"stopped by signal {request.signal} after step {self.step}; go on with --resume-from '{self.folder}'")
                 return
         self._read_pending()
+        self._read_spikes()
         if self.meter.names():
             self._log_training(None, None)
         if self._validated_at != self.step:  # a run that the clock ends may just have validated
             self._validate_and_save()
+        elif self._saved_at != self.step:
+            self._save()
         self._draw(force=True)
+
+    def train_step(self, stream: Iterator[MicroBatch]) -> float:
+        """One optimiser step on the next batches of `stream`; returns the seconds that it waited for them."""
+        set_learning_rate(self.optimizer, self.tunables.lr0 * self._lr_factor())
+        self._step_ids = ()
+        waited, last = 0.0, self.settings.accumulate - 1
+        for part in range(last + 1):
+            before = time.monotonic()
+            batch = next(stream)
+            waited += time.monotonic() - before
+            self._faults.reach("train", "batch")
+            self._forward_backward(batch, self.step * self.settings.accumulate + part, last=part == last)
+        self._update()
+        self.step += 1
+        self._faults.reach("train", "update")
+        self._saver.check()
+        return waited
 
     def _forward_backward(self, batch: MicroBatch, micro: int, last: bool) -> None:
         self.unfit += batch.unfit
@@ -359,7 +439,7 @@ class Trainer:
             with self._autocast():
                 losses = self.stepper(tensors)
             finite = torch.isfinite(losses.total.detach())
-            self._pending.append((self.step, batch.ids, finite))
+            self._pending.append(_Check(self.step, True, batch.ids, finite))
             total = losses.total / self.settings.accumulate
             if self._deferred or self.ranks.world > 1:
                 self._bad = torch.maximum(self._bad, (~finite).to(self._bad.dtype))
@@ -377,37 +457,62 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm(grads)
         if self.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+        threshold, over = self.spike_watch.see(norm)
+        self._spikes.append(Spike(self.step + 1, self._step_ids, norm, threshold, over))
+        skipping = self.settings.skip_gradient_spikes
         if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
+            if not (skipping and over.item()):  # the scaler has no flag for this: skipping costs it a look at every step
+                self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             finite = torch.isfinite(norm)
-            self._pending.append((self.step, self._step_ids, finite))
+            self._pending.append(_Check(self.step, False, self._step_ids, finite))
             if self._deferred or self.ranks.world > 1:
                 self._bad = dist.max_(torch.maximum(self._bad, (~finite).to(self._bad.dtype)), self.ranks)
-                self.optimizer.found_inf = self._bad  # type: ignore[attr-defined] - the fused kernel passes over the update
+                passed_over = torch.maximum(self._bad, over.to(self._bad.dtype)) if skipping else self._bad
+                self.optimizer.found_inf = passed_over  # type: ignore[attr-defined] - the fused kernel passes over the update
                 self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+                self.optimizer.step()
             else:
                 self._read_pending()
-            self.optimizer.step()
+                if not (skipping and over.item()):
+                    self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.step + 1)
         self.meter.add({"grad_norm": norm})
 
     def _read_pending(self) -> None:
-        """Read the finite flags gathered since the last time; waits for the device."""
+        """Read the finite flags gathered since the last time; waits for the device. With several ranks all of them read at the same step, so
+        that all stop and each names the rows, wherever they were.
+        """
         pending, self._pending = self._pending, []
         if not pending:
             return
-        flags = torch.stack([flag for _, _, flag in pending])
-        for (step, ids, _), finite in zip(pending, flags.tolist(), strict=True):
-            if not finite:
-                self._stop_not_finite(step, ids)
-        if self.ranks.world > 1 and self._bad.item():
-            self._stop_not_finite(pending[0][0], ("of another rank",))
+        flags = torch.stack([check.finite for check in pending]).tolist()
+        bad = [(check.step, not check.of_loss, check.ids) for check, finite in zip(pending, flags, strict=True) if not finite]
+        if self.ranks.world > 1 and dist.max_(torch.tensor(float(bool(bad)), device=self.device), self.ranks).item():
+            bad = dist.gather(bad, self.ranks)
+        if bad:
+            first = min(bad)[:2]  # of the step's checks a loss says more than the gradient that it spoiled
+            self._stop_not_finite(first[0], tuple(name for *which, ids in bad if tuple(which) == first for name in ids))
+
+    def _read_spikes(self) -> None:
+        """Record the gradient norms that were spikes since the last time; waits for the device. All ranks know the same norms."""
+        watched, self._spikes = self._spikes, []
+        if not watched:
+            return
+        rows = torch.stack([torch.stack([s.over.to(s.norm.dtype), s.norm, s.threshold.to(s.norm.dtype)]) for s in watched]).tolist()
+        for spike, (over, norm, threshold) in zip(watched, rows, strict=True):
+            if not over:
+                continue
+            ids, skipped = dist.gather(spike.ids, self.ranks), self.settings.skip_gradient_spikes
+            self._record({"step": spike.step, "grad_norm_spike": norm, "threshold": threshold, "skipped": skipped, "ids": ids})
+            what = "passed over" if skipped else "trained on"
+            self.progress.line(f"step {spike.step}: gradient norm {norm:.4g} is over {threshold:.4g}; {what}, rows: {', '.join(ids[:8])}")
 
     def _stop_not_finite(self, step: int, ids: tuple[str, ...]) -> None:
+        self._record({"step": step, "not_finite": True, "ids": list(ids)})
         shown = ", ".join(ids[:32]) + (f", ... ({len(ids)} in all)" if len(ids) > 32 else "")
         raise NotFiniteError(
             f"the loss or its gradient is not finite at step {step} (seed {self.settings.seed}), before its update; rows: {shown}; "
@@ -449,7 +554,8 @@ class Trainer:
 
     # ---- validation, checkpoints, log
 
-    def _validate_and_save(self) -> None:
+    def _validate_and_save(self, save: bool = True) -> None:
+        """Validate; then write what deserves it, and with `save` the state too."""
         self._validated_at = self.step
         metrics = self.validate()
         if metrics:
@@ -467,20 +573,52 @@ class Trainer:
         better = value is not None and (
             self.best is None or (value < self.best if self.settings.monitored_mode == "min" else value > self.best)
         )
+        names: list[str] = []
         if better:
             self.best = value
-            self._checkpoint("best")
-        self._save()
+            names.append("best")
+        if value is not None and self.settings.keep_best:
+            sign = 1.0 if self.settings.monitored_mode == "min" else -1.0
+            self._ranking = sorted([*self._ranking, (value, self.step)], key=lambda entry: (sign * entry[0], entry[1]))[: self.settings.keep_best]
+            names += [numbered(self.step)] if (value, self.step) in self._ranking else []
+        if save:
+            self._save(*names)
+        elif names:
+            self._write(names)
         self._draw()
+        if self.settings.samples:
+            self._sample()
 
     def _last_loss(self) -> float | None:
         records = self.metrics_file.records if self.metrics_file is not None else []
         return next((r["loss"] for r in reversed(records) if r.get("loss") is not None), None)
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Means over the fixed validation rows, each name with `val_` before it; with averaged weights when there are."""
-        count = min(len(self.data.validation), self.settings.validation_rows)
+    def _sample(self) -> None:
+        """Let the task sing the first validation rows (training rows where there are none), and write what that sounds and looks like."""
+        count, folder = self.settings.samples, self.folder / "samples" / numbered(self.step)
+        batch = ValidationBatches(self.task, self.data.validation or self.data.train, count, count)[0]
+        if batch.error:
+            raise DataError(batch.error)
+        if not batch.ids:
+            return
+        tensors = {key: value.to(self.device) for key, value in batch.tensors.items()}
+        self.model.eval()
+        with self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
+            made: list[Sample] = self.task.samples(self.model, tensors)  # type: ignore[attr-defined]
+        self.model.train()
+        for index, (sample, name) in enumerate(zip(made, batch.ids, strict=True) if self.ranks.first else ()):
+            with saving(self.step, self.folder):
+                if sample.audio is not None:
+                    with atomic_path(folder / f"{index}.wav") as path:
+                        path.write_bytes(audio.encode(sample.audio, sample.sample_rate, "wav"))
+                if self._draw_sample is not None:
+                    self._draw_sample(folder / f"{index}.png", dataclasses.replace(sample, title=f"{sample.title} - {name}, step {self.step}"))
+
+    @torch.no_grad()
+    def validate(self, rows: int | None = None) -> dict[str, float]:
+        """Means over the fixed validation rows (or `rows` of them), each name with `val_` before it; with averaged weights when there are."""
+        count = min(len(self.data.validation), self.settings.validation_rows) if rows is None else rows
         self._not_finite = set()
         if not count:
             return {}
@@ -511,6 +649,8 @@ class Trainer:
         if self._validation_cache is not None:
             yield from self._validation_cache
             return
+        if self.settings.workers:
+            self._saver.finish()  # as at the start: no fork while a thread writes
         batches = ValidationBatches(
             self.task, self.data.validation, self.settings.batch_size, count, self.ranks.rank, self.ranks.world
         )
@@ -523,67 +663,89 @@ class Trainer:
             yield batch
         self._validation_cache = kept
 
-    def _save(self) -> None:
-        """The weights as `last`, then the state to resume from: a run killed between the two goes on from the state before."""
+    def _save(self, *names: str) -> None:
+        """Checkpoints `names` and `last`, then the state to resume from: a run killed before the last goes on from the state before."""
+        self._write(dict.fromkeys([*names, *([numbered(self.step)] if self.settings.keep_last else []), "last"]), state=True)
+        self._saved, self._saved_at = time.monotonic(), self.step
+
+    def _write(self, names: Iterable[str], state: bool = False) -> None:
+        """Hand a snapshot of now to the thread that writes it; the loop waits only for the snapshot, and for a save still in flight."""
+        self._read_spikes()  # a resumed run does not see them again
+        before = time.monotonic()
         if self.ranks.first:
-            self._checkpoint("last")
-            if self.settings.keep_last:
-                self._checkpoint(f"step-{self.step:07d}")
-                for old in sorted(self.folder.glob("step-*"))[: -self.settings.keep_last]:
-                    for file in old.iterdir():
-                        file.unlink()
-                    old.rmdir()
-            with self._saving():
-                save_state(self.folder / "state", self._state())
-        dist.wait(self.ranks)
-        self._saved = time.monotonic()
+            self._saver.finish()  # before the snapshot, so that there is room for one
+            full, weights = self.snapshot(state)
+            writes: list[Callable[[], None]] = [self._checkpoint(name, weights) for name in names]
+            if full is not None:
+                writes.append(lambda: self._commit(full))
+            self._saver.start(self.step, self.folder, writes)
+        self._stalled += time.monotonic() - before
+
+    def snapshot(self, state: bool = True) -> tuple[RunState | None, dict[str, Tensor]]:
+        """Copies in CPU memory of what a save writes: the state, and the weights of a checkpoint."""
+        full = self._state() if state else None
+        return full, self._weights(full)
 
     def _save_due(self) -> bool:
         due = torch.tensor(float(time.monotonic() - self._saved > SAVE_SECONDS))
         return bool(due if self.ranks.world == 1 else dist.from_first(due.to(self.device), self.ranks))
 
-    @contextlib.contextmanager
-    def _saving(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            raise SaveError(
-                f"step {self.step} could not be saved in '{self.folder}' ({error}); make room, then go on with --resume-from "
-                f"'{self.folder}'"
-            ) from error
+    def _weights(self, state: RunState | None) -> dict[str, Tensor]:
+        """What a checkpoint holds now: the averaged weights where there are, else the model's, taken from `state` where that has them."""
+        if self.ema is None:
+            return take(state.tensors, "model") if state is not None else snapshot(self.model.state_dict())
+        with self.ema.in_place():
+            return snapshot(self.model.state_dict())
 
-    def _checkpoint(self, name: str) -> None:
-        if not self.ranks.first:
-            return
+    def _checkpoint(self, name: str, weights: Mapping[str, Tensor]) -> Callable[[], None]:
+        """The write of a checkpoint of now."""
         trained = {
             "step": self.step,
             "epoch": round(self._epoch(), 4),
             "identity": self.identity,
-            "metrics": self.last_metrics,
+            "metrics": dict(self.last_metrics),
             "rows": len(self.data.train),
             "weights": f"moving average {self.settings.ema}" if self.ema else "as trained",
         }
         meta = {**self.task.checkpoint_meta(), "training": trained}
-        with self._saving(), self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
-            self.export(self.model, self.folder / name, meta, _card(self.task.name, trained))
+        card = model_card(self.task.name, trained, self.data.meta)
+
+        def write() -> None:
+            self._faults.reach("train", "weights")
+            self.export(self.model, self.folder / name, meta, card, tensors=weights)
+            self._faults.reach("train", "weights")
+
+        return write
+
+    def _commit(self, state: RunState) -> None:
+        """Write the state, and remove numbered checkpoints that it no longer speaks of."""
+        self._faults.reach("train", "state")
+        save_state(self.folder / "state", state)
+        self._faults.reach("train", "state")
+        if self.settings.keep_last or self.settings.keep_best:
+            prune(self.folder, [numbered(step) for _, step in state.numbers["ranking"]], self.settings.keep_last)
 
     def _state(self) -> RunState:
+        """A snapshot of everything that a resumed run needs."""
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"optim/{k}": v for k, v in optimizer_tensors(self.model, self.optimizer).items()}
         if self.ema is not None:
             tensors |= {f"ema/{k}": v for k, v in self.ema.tensors().items()}
+        tensors["spikes/log_norms"] = self.spike_watch.log_norms
         numbers = {
             "step": self.step,
             "seconds": self.seconds_before + time.monotonic() - self._started,
             "unfit": self.unfit,
             "best": self.best,
-            "metrics": self.last_metrics,
+            "ranking": list(self._ranking),
+            "norms_seen": self.spike_watch.seen,
+            "metrics": dict(self.last_metrics),
             "meter": self.meter.state(),
             "scaler": self.scaler.state_dict(),
             "identity": self.identity,
             "remember": self.remember,
         }
-        return RunState(tensors, numbers)
+        return RunState(snapshot(tensors), numbers)
 
     def _load(self, allow_changed: bool) -> None:
         state = load_state(self.folder / "state")
@@ -599,6 +761,9 @@ class Trainer:
         self.step, self.unfit, self.best = numbers["step"], numbers["unfit"], numbers["best"]
         self.last_metrics, self.seconds_before = numbers["metrics"], numbers["seconds"]
         self.meter.load(numbers["meter"])
+        if "norms_seen" in numbers:
+            self.spike_watch.load(state.tensors["spikes/log_norms"], numbers["norms_seen"])
+        self._ranking = [(value, step) for value, step in numbers.get("ranking", [])]
 
     def _log_training(self, rows_per_second: float | None, waiting: float | None) -> None:
         for names in dist.union(self.meter.names(), self.ranks):
@@ -613,6 +778,9 @@ class Trainer:
         }
         if rows_per_second is not None:
             record |= {"rows_per_second": round(rows_per_second, 3), "waiting": round(waiting or 0.0, 3)}
+        if self._stalled:
+            record["save_stall_seconds"] = round(self._stalled, 4)
+            self._stalled = 0.0
         record["seconds"] = round(self.seconds_before + time.monotonic() - self._started, 3)
         self._record(record)
         speed = f", {rows_per_second:.3g} rows/s" if rows_per_second else ""
@@ -631,6 +799,9 @@ class Trainer:
         if self.metrics_file is not None:
             self.metrics_file.write(record)
         self.wandb.write(record)
+        if self.tensorboard is not None:
+            self.tensorboard.write(record)
+        self._faults.reach("train", "record")
 
     def _draw(self, force: bool = False) -> None:
         if self.metrics_file is not None and (force or time.monotonic() - self._drawn > PICTURE_SECONDS):
@@ -660,12 +831,6 @@ def make_folder(folder: Path) -> None:
 
 def resumable(folder: Path) -> bool:
     return has_state(folder / "state")
-
-
-def _card(task: str, trained: Mapping[str, Any]) -> str:
-    lines = [f"# {task}, step {trained['step']}", "", f"Written by `train.py --task_name {task}`. Weights: {trained['weights']}.", ""]
-    lines += [f"- {name}: {value:.5g}" for name, value in trained["metrics"].items()]
-    return "\n".join(lines) + "\n"
 
 
 def describe(trainer: Trainer) -> Sequence[str]:

@@ -29,10 +29,9 @@ class RunState(NamedTuple):
 
 
 def save_state(folder: Path, state: RunState) -> None:
-    """Write `state` into `folder`, atomically."""
-    tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.tensors.items()}
+    """Write `state`, whose tensors lie in CPU memory, into `folder`, atomically."""
     with atomic_path(folder / STATE_FILE) as path:
-        save_file(tensors, path, metadata={"format": FORMAT, "numbers": json.dumps(state.numbers)})
+        save_file(state.tensors, path, metadata={"format": FORMAT, "numbers": json.dumps(state.numbers)})
     with atomic_path(folder / NUMBERS_FILE) as path:
         path.write_text(json.dumps(state.numbers, indent=1) + "\n", encoding="utf-8")
 

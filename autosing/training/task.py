@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from autosing.config import require_at_least, require_dropout
+from autosing.song.alignment import Alignment, Word
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec
 
 Row = Mapping[str, Any]
@@ -116,8 +117,30 @@ def draw_tunables(cls: type, given: Mapping[str, Any], seed: int) -> dict[str, A
     return {**values, **given}
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What a model makes of a validation row now, for ears and eyes.
+
+    Attributes:
+        title: one line above its picture.
+        words: what is sung when.
+        heard: what a read-out of semantic tokens finds in them, where there is one.
+        audio: (C, n) at `sample_rate`; None for a model that makes none.
+        tokens: (N,) semantic tokens, `token_rate` a second; shown where there is no audio.
+    """
+
+    title: str
+    words: Alignment
+    heard: tuple[Word, ...] = ()
+    audio: Tensor | None = None
+    sample_rate: int = 0
+    tokens: Tensor | None = None
+    token_rate: float = 1.0
+
+
 class Task(Protocol):
-    """One trainable thing.
+    """One trainable thing. It may also have `samples(model, batch) -> list[Sample]`: what the model makes of a collated batch, without chance
+    (`--samples`); `tokens(batch) -> int`: how many targets it scores (`--plan`); and `open_rows`, `collate`, `check_loaded`, `args_of`, for which see where they are looked for.
 
     Attributes:
         name: registry name, e.g. "t2s".

@@ -1,6 +1,7 @@
 """Task sm2a on rows with a rule: examples, crops, both scales, refusals, and that it learns (without codebooks: tests/contract/test_tasks.py)."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from autosing.config import from_mapping
 from autosing.errors import ConfigError, MismatchError
 from autosing.models.sm2a import SM2A
 from autosing.models.t2s import SIZES, Size
+from autosing.singing.picture import draw_sample
 from autosing.tokens.patterns import load_pattern
 from autosing.training.optim import build_optimizer, set_learning_rate
 from tasks.sm2a import TASK, SM2AArgs, SM2ATunables, crop_starts
@@ -206,6 +208,19 @@ def test_weights_made_with_another_codec_are_refused_by_name() -> None:
     other = TASK(ARGS, SM2ATunables(), replace(toy_meta(), codec=replace(CODEC, name="snac_32khz", num_codes=4096)))
     with pytest.raises(MismatchError, match=r"codec.*toy.*snac_32khz|codec.*snac_32khz.*toy"):
         other.check_loaded(meta, "checkpoint 'a'")
+
+
+def test_samples_are_sung_from_true_semantic_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from autosing.perception import load_codec
+
+    spec = load_codec("builtin").spec
+    monkeypatch.setattr("autosing.perception.load_semantic", lambda name: object())  # a tokenizer without a read-out
+    task = TASK(ARGS, SM2ATunables(), toy_meta(2.4, codec=spec))
+    (sample,) = task.samples(task.build_model().eval(), batch_of(task, [toy_row(1, 2.4, codec=spec)]))
+    assert sample.audio.shape == (1, task.frames * spec.hop) and sample.sample_rate == 24000 and torch.isfinite(sample.audio).all()
+    assert sample.words.words == ()
+    draw_sample(tmp_path / "a.png", sample)
+    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_a_model_that_hears_nothing_is_refused() -> None:

@@ -1,6 +1,8 @@
 """Task t2s on rows with a rule: examples, losses and refusals; that it learns is tested in tests/contract/test_tasks.py."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ import tasks.t2s
 from autosing.config import from_mapping
 from autosing.errors import ConfigError, DataError, MismatchError
 from autosing.models.t2s import SIZES, Size
-from autosing.tokens.text import LINE, PAD, UNKNOWN
-from tasks.t2s import TASK, MupTunables, T2SArgs, replace_codes
-from tests.sequence_rows import SEMANTIC, toy_meta, toy_row
+from autosing.singing.picture import draw_sample
+from autosing.tokens.text import LINE, PAD, PHONES, UNKNOWN
+from tasks.t2s import TASK, MupTunables, T2SArgs, read_out, replace_codes
+from tests.sequence_rows import SEMANTIC, toy_meta, toy_row, wake
 
 ARGS = T2SArgs(size="micro", text_guidance=1.0, p_no_text=0.0, p_no_cond=0.0, dropout=0.0, corrupt=0.0)
 
@@ -94,6 +97,24 @@ def test_replaced_codes_are_the_asked_share() -> None:
     assert abs((replaced != codes).float().mean() - 0.2) < 0.02
     assert abs((replaced == -1).float().mean() - 0.1) < 0.02
     assert replace_codes(codes, 0.0) is codes
+
+
+def test_samples_are_tokens_with_the_words_to_sing_and_those_heard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The toy tokenizer's read-out names the phone that a toy row's token goes with."""
+    phones = lambda tokens: ((tokens - 4) // 2 + 1).clamp(min=0, max=len(PHONES)).repeat_interleave(2)  # noqa: E731
+    monkeypatch.setattr("autosing.perception.load_semantic", lambda name: SimpleNamespace(phones=phones))
+    task = TASK(ARGS, MupTunables(), toy_meta(10.0))
+    batch, model = batch_of(task, [toy_row(1, 10.0), toy_row(2, 10.0, trust=0.1)]), wake(task.build_model())
+    one, two = task.samples(model, batch), task.samples(model, batch)
+    assert [s.tokens.shape for s in one] == [(task.steps,)] * 2 and all(torch.equal(a.tokens, b.tokens) for a, b in zip(one, two, strict=True))
+    sung = [word for word in one[0].words.words if word.end > word.start]
+    assert len(sung) > 3 and all(0 <= w.start <= w.end <= 10.0 and w.text and "<" not in w.text for w in sung)
+    truth = batch["semantic"][0]
+    heard = read_out(SEMANTIC, truth)
+    at = [int(w.start * 25) for w in heard]
+    assert len(heard) > 3 and all(truth[i] > 0 for i in at) and all(w.text[:1] in "".join(PHONES) for w in heard)
+    draw_sample(tmp_path / "a.png", one[0])
+    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_weights_made_with_other_tokens_are_refused_by_name() -> None:

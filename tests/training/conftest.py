@@ -15,7 +15,7 @@ from autosing.cli.train import main
 from autosing.registry import Registry
 from autosing.training.log import read_metrics
 
-TIMES = ("seconds", "rows_per_second", "waiting")  # what differs between equal runs
+TIMES = ("seconds", "rows_per_second", "waiting", "save_stall_seconds")  # what differs between equal runs
 
 
 @pytest.fixture(autouse=True)

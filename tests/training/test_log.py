@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from autosing.errors import ConfigError
-from autosing.training.log import Meter, MetricsFile, Progress, Wandb, draw_losses, read_metrics
+from autosing.training.log import Meter, MetricsFile, Progress, TensorBoard, Wandb, draw_losses, read_metrics
 
 CPU = torch.device("cpu")
 
@@ -100,3 +100,56 @@ def test_a_run_outlives_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, c
     assert capsys.readouterr().err.splitlines() == [
         "Weights & Biases failed (api_key not configured (no-tty)); going on without it, metrics.jsonl has everything"
     ]
+
+
+def test_tensorboard_gets_every_number_and_a_resumed_run_starts_where_it_stood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[tuple] = []
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int | None):
+            seen.append((folder, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            seen.append((name, value, step))
+
+        def close(self) -> None:
+            seen.append(("closed",))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    board = TensorBoard(tmp_path, 7)
+    board.write({"step": 8, "loss": 1.5, "ids": ["a"], "skipped": True, "lr": float("nan"), "unfit": 0})
+    board.close()
+    assert seen == [(str(tmp_path), 8), ("loss", 1.5, 8), ("unfit", 0, 8), ("closed",)]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'autosing\[tensorboard\]'"):
+        TensorBoard(tmp_path)
+
+
+def test_tensorboard_files_are_written(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for resumed_at, steps in ((None, (1, 2, 3)), (1, (2,))):
+        board = TensorBoard(tmp_path, resumed_at)
+        for step in steps:
+            board.write({"step": step, "loss": 10.0 * step + len(steps)})
+        board.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 13.0), (2, 21.0)]
+
+
+def test_a_notebook_gets_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastprogress import fastprogress
+
+    shown: list[str] = []
+    out = SimpleNamespace(update=shown.append)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace())
+    monkeypatch.setattr(fastprogress, "IN_NOTEBOOK", True)
+    monkeypatch.setattr(fastprogress, "HTML", str, raising=False)
+    monkeypatch.setattr(fastprogress, "display", lambda html, display_id=False: out, raising=False)
+    text = io.StringIO()
+    progress = Progress(100, text)
+    progress.update(50, "loss 1.0")
+    progress.line("a line")
+    assert "loss 1.0" in shown[-1] and text.getvalue() == "a line\n"

@@ -1,0 +1,114 @@
+"""--plan: what a run will take, measured against what it then took; and what it says where it does not fit.
+
+Times are CPU seconds of the thread that trains, which neither other work on the machine nor the thread that saves changes.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from autosing.cli.train import main
+from autosing.models.t2s import SIZES, Size
+from autosing.training.log import read_metrics
+from autosing.training.loop import Trainer
+from tasks import TASKS
+from tests.sequence_rows import write_token_set
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def seconds_of(said: str) -> float:
+    value, unit = re.search(r"it up .* s: ([\d.]+) (\w+)", said).groups()
+    return float(value) * {"seconds": 1, "minutes": 60}[unit]
+
+
+def test_a_plan_is_told_and_nothing_is_written(runs, capsys):
+    assert runs("a", "--plan", steps=100, validate_every_n_steps=30, batch_size=8) == 0
+    said = capsys.readouterr().out
+    for line in ("parameters  29 (+ 1 frozen)", "data        27 rows\n", "steps       100 of 8 rows, 29.6 epochs", "4 validations of", "nothing was written"):
+        assert line in said
+    assert not runs.path("a").exists()
+    assert runs("a") == 0 and runs("a", "--plan", "--resume-from", "auto") == 0
+
+
+@pytest.mark.parametrize(
+    "gib, said",
+    [
+        (0.0, "no batch is small enough: take a smaller \"size\""),
+        (3.1, "this run needs 5 GiB a rank, cpu has 3.1 GiB; take --batch-size 2 --accumulate-grad-batches 2, which trains on as many rows a step"),
+        (1.1, "take a smaller \"size\" or shorter rows"),
+    ],
+)
+def test_what_does_not_fit_says_what_to_change(runs, capsys, monkeypatch, gib, said):
+    """1 GiB that the batch does not change, and 1 GiB a row."""
+    peaks = iter([1 << 30, 5 << 30])
+    monkeypatch.setattr("autosing.training.estimate.capacity_of", lambda device: int(gib * (1 << 30)))
+    monkeypatch.setattr("autosing.training.estimate.peak_memory", lambda device: next(peaks))
+    assert runs("a", "--plan") == 2
+    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_device_that_runs_out_of_memory_says_so_too(runs, capsys, monkeypatch):
+    def full(self, stream):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(Trainer, "train_step", full)
+    assert runs("a", "--plan") == 2
+    assert "this run needs more memory" in capsys.readouterr().err and not runs.path("a").exists()
+
+
+def plan_and_run(folder: Path, size: str, seconds: float, steps: int, capsys, monkeypatch) -> tuple[str, float]:
+    """What the plan says of a t2s run, and the seconds that the run took."""
+    monkeypatch.setattr("tasks.t2s.load_codebook", lambda spec: torch.randn(spec.num_codes, spec.width))
+    monkeypatch.setattr("autosing.training.loop.draw_losses", lambda *args: None)
+    for module in ("loop", "estimate"):
+        monkeypatch.setattr(f"autosing.training.{module}.time", SimpleNamespace(monotonic=time.thread_time))
+    monkeypatch.setattr("autosing.cli.train.TASKS", TASKS)
+    dataset = json.dumps({"path": str(write_token_set(folder / "tokens", rows=30, seconds=seconds))})
+    argv = ["--task-name", "t2s", "--task-args", json.dumps({"size": size}), "--dataset-config", dataset, "--output-dir", str(folder), "--name", "a"]
+    argv += ["--batch-size", "4", "--steps", str(steps), "--validate-every-n-steps", str(steps // 3), "--workers", "0", "--device", "cpu"]
+    assert main([*argv, "--steps", "1", "--name", "warm"]) == 0  # what is imported at first use
+    capsys.readouterr()
+    assert main([*argv, "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert main(argv) == 0
+    return said, read_metrics(folder / "t2s" / "a" / "metrics.jsonl")[-2]["seconds"]
+
+
+def test_a_plan_is_near_what_then_happens(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(SIZES, "nano", Size(2, 1, cross_layers=0, music_depth=0))
+    said, took = plan_and_run(tmp_path, "nano", 4.0, 30, capsys, monkeypatch)
+    assert 0.5 < seconds_of(said) / took < 2.0
+    assert "2,700 tokens an epoch" in said  # 27 rows of 4 s, 25 a second
+    memory, capacity = map(float, re.search(r"memory +([\d.]+) GiB a rank of ([\d.]+) GiB", said).groups())
+    assert 0.05 < memory < capacity
+
+
+@pytest.mark.long
+def test_a_plan_is_within_a_tenth_of_the_time(tmp_path, capsys, monkeypatch):
+    said, took = plan_and_run(tmp_path, "micro", 10.0, 60, capsys, monkeypatch)
+    print(said, took)
+    assert abs(seconds_of(said) / took - 1) < 0.1
+
+
+@pytest.mark.long
+def test_a_plan_is_within_a_tenth_of_the_memory(tmp_path):
+    from autosing.perception import load_semantic
+
+    tokens = write_token_set(tmp_path / "tokens", rows=30, seconds=30.0, semantic=load_semantic("builtin").spec)
+    argv = ["train.py", "--task-name", "t2s", "--task-args", '{"size": "micro"}', "--dataset-config", json.dumps({"path": str(tokens)})]
+    argv += ["--output-dir", str(tmp_path), "--batch-size", "8", "--steps", "12", "--workers", "0", "--device", "cpu", "--name", "a"]
+    said = subprocess.run([sys.executable, *argv, "--plan"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    process = subprocess.Popen([sys.executable, *argv], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    planned = float(re.search(r"memory +([\d.]+) GiB", said).group(1)) * (1 << 30)
+    print(said, usage.ru_maxrss * 1024)
+    assert status == 0 and abs(planned / (usage.ru_maxrss * 1024) - 1) < 0.1
