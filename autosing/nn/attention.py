@@ -25,13 +25,16 @@ def rotary_table(positions: Tensor, head_width: int, base: float = 10_000.0) -> 
 
 
 class _Rotation(torch.autograd.Function):
-    """x * cosines + (halves of x exchanged) * sines in two passes over memory, forward and back, where the plain formula takes nine."""
+    """x * cosines + (halves of x exchanged) * sines in two passes over memory, forward and back, where the plain formula takes nine.
+
+    What it gives is contiguous: attention on the CPU reads heads that lie side by side a tenth slower.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         ctx.save_for_backward(cosines, sines)
         half = x.shape[-1] // 2
-        y = x * cosines
+        y = torch.mul(x, cosines, out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
         y[..., :half].addcmul_(x[..., half:], sines[..., :half])
         y[..., half:].addcmul_(x[..., :half], sines[..., half:])
         return y
@@ -43,10 +46,10 @@ class _Rotation(torch.autograd.Function):
 
 
 def rotate(x: Tensor, table: Tensor | None) -> Tensor:
-    """Rotate (B, S, H, E) by a table of its S positions; None leaves it as it is."""
+    """Rotate (B, H, S, E) by a table of its S positions; None leaves it as it is."""
     if table is None:
         return x
-    cosines, sines = table.to(x.dtype)[:, :, None]
+    cosines, sines = table.to(x.dtype)
     if torch.compiler.is_compiling():  # a compiler fuses the plain formula by itself
         first, second = x.chunk(2, -1)
         return x * cosines + torch.cat([second, first], -1) * sines
@@ -110,9 +113,9 @@ class SelfAttention(nn.Module):
             mask: (B, S) bool of real (not padded) steps, for encoders of padded sources.
         """
         batch, steps, _ = x.shape
-        qk, v = self.qkv(x).unflatten(-1, (-1, self.head_width)).split((self.heads + self.kv_heads, self.kv_heads), 2)
-        q, k = rotate(qk, rotary).split((self.heads, self.kv_heads), 2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        parts = self.qkv(x).unflatten(-1, (-1, self.head_width)).split((self.heads, self.kv_heads, self.kv_heads), 2)
+        q, k, v = (part.transpose(1, 2) for part in parts)
+        q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             k, v = cache.append(k, v)
             if steps == 1 and self.span is not None:
@@ -183,11 +186,11 @@ class CrossAttention(nn.Module):
 
     def project(self, states: Tensor, rotary: Tensor | None, mask: Tensor | None = None) -> Source:
         """(B, L, D) encoder states, the table of their positions and a (B, L) bool mask of real ones -> `Source`."""
-        keys, values = self.key_value(states).unflatten(-1, (2, self.kv_heads, self.head_width)).unbind(2)
-        return Source(rotate(keys, rotary).transpose(1, 2), values.transpose(1, 2), None if mask is None else mask[:, None, None])
+        keys, values = self.key_value(states).unflatten(-1, (2, self.kv_heads, self.head_width)).permute(2, 0, 3, 1, 4)
+        return Source(rotate(keys, rotary), values, None if mask is None else mask[:, None, None])
 
     def forward(self, x: Tensor, source: Source, rotary: Tensor | None) -> Tensor:
         batch, steps, _ = x.shape
-        q = rotate(self.query(x).unflatten(-1, (self.heads, self.head_width)), rotary).transpose(1, 2)
+        q = rotate(self.query(x).unflatten(-1, (self.heads, self.head_width)).transpose(1, 2), rotary)
         k, v = (t.expand(batch, -1, -1, -1) for t in (source.keys, source.values))
         return self.out(attend(q, k, v, self.scale, source.mask).transpose(1, 2).reshape(batch, steps, -1))

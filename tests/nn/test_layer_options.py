@@ -74,7 +74,16 @@ def test_keys_of_fewer_heads_equal_repeated_ones() -> None:
         parameter.data.copy_(source)
     x = torch.randn(2, 9, 128)
     torch.testing.assert_close(run(few, x), run(many, x), rtol=1e-5, atol=1e-5)
-    assert few[1].caches(1, 9, x)[0].keys.shape == (1, 1, 9, 64)
+
+
+def test_a_cached_decode_with_fewer_key_heads_equals_the_full_forward() -> None:
+    _, decoder = stacks(kv_heads=1).eval()
+    x, table = torch.randn(2, 9, 128), rotary_table(torch.arange(9), 64)
+    sources = decoder.project([(torch.randn(2, 5, 128), None, None)])
+    caches = decoder.caches(2, 9, x)
+    assert caches[0].keys.shape == (2, 1, 9, 64)
+    steps = [decoder(x[:, i : i + 1], table[:, i : i + 1], sources, caches) for i in range(9)]
+    torch.testing.assert_close(torch.cat(steps, 1), decoder(x, table, sources), atol=1e-5, rtol=1e-4)
 
 
 def test_layer_dropout_passes_examples_over_in_training_alone() -> None:
@@ -90,11 +99,11 @@ def test_layer_dropout_passes_examples_over_in_training_alone() -> None:
 
 
 def test_the_rotation_and_its_gradients_equal_the_plain_formula() -> None:
-    x = torch.randn(2, 5, 3, 64, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 3, 5, 64, dtype=torch.float64, requires_grad=True)
     table = rotary_table(torch.arange(5) * 1.5, 64)
 
     def plain(x: Tensor) -> Tensor:
-        cosines, sines = table.double()[:, :, None]
+        cosines, sines = table.double()
         return x * cosines + x.roll(32, -1) * sines
 
     torch.testing.assert_close(rotate(x, table), plain(x))
