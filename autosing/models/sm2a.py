@@ -257,8 +257,8 @@ class SM2A(ListeningModel):
 
     def live_logits(self, hidden: Tensor, slots: Sequence[slice]) -> list[Tensor]:
         """(B, S, D) hidden -> for each lane the (B, n, num_codes) of the steps that its slice of `slots` names (`TokenPattern.live_slots`)."""
-        parts = zip(slots, *self._projections(), self.codes_embedding.tables(), strict=True)
-        return [self._score(hidden[:, slot], lane, *own) for lane, (slot, *own) in enumerate(parts)]
+        (weights, biases), tables = self._projections(), self.codes_embedding.tables()
+        return [self._score(hidden[:, slot], lane, weights[lane], biases[lane], tables[lane]) for lane, slot in enumerate(slots)]
 
     def _projections(self) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
         """Weight and bias of each lane's matrix, taken apart once; None for a model without them."""

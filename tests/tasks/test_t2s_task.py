@@ -137,3 +137,15 @@ def test_wrong_settings_and_datasets_are_refused() -> None:
         TASK(ARGS, MupTunables(), replace(toy_meta(), semantic=None))
     with pytest.raises(DataError, match="toy7_at_0"):
         TASK(ARGS, MupTunables(), toy_meta()).example({**toy_row(7), "mtoks": [1] * 7}, np.random.default_rng(0))
+
+
+def test_a_batch_is_cut_to_its_longest_text_which_changes_no_loss() -> None:
+    torch.manual_seed(0)
+    task = TASK(replace(ARGS, pointer=False, cross_layers=1), MupTunables(), toy_meta(10.0))
+    examples = [e for seed in (1, 2) if (e := task.example(toy_row(seed, 10.0), np.random.default_rng(0))) is not None]
+    batch = task.collate(examples)
+    longest = max(int((example["text"] != 0).sum()) for example in examples)
+    assert batch["text"].shape == (2, longest) and longest < task.length
+    whole = {key: torch.stack([example[key] for example in examples]) for key in examples[0]}
+    model = task.build_model().eval()
+    torch.testing.assert_close(task.losses(model, batch).total, task.losses(model, whole).total)
