@@ -173,7 +173,8 @@ class Acoustic:
                 "activity_accuracy": ((guess != SILENCE) == (labels != SILENCE))[heard].float().mean(),
             }
         parts = {"frame": frame, "ctc": ctc}
-        return Losses(frame + self.args.ctc_weight * ctc, {k: v.detach() for k, v in parts.items()}, metrics)
+        terms = ((frame, (known | (labels == SOUNDING)).sum()), (self.args.ctc_weight * ctc, (counts > 0).sum()))
+        return Losses(frame + self.args.ctc_weight * ctc, {k: v.detach() for k, v in parts.items()}, metrics, terms)
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         return [ParamRule(r"bias$|norm|scale$", decay=False), ParamRule("")]

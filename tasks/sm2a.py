@@ -251,6 +251,7 @@ class TASK:
     def _score(self, model: SM2A, pattern: TokenPattern, hidden: torch.Tensor, grid: torch.Tensor) -> Losses:
         """Cross-entropy of each lane where it is live, averaged over lanes; parts are levels."""
         total, weights = hidden.new_zeros(()), 0.0
+        terms: list[tuple[torch.Tensor, torch.Tensor]] = []
         levels: dict[int, list[torch.Tensor]] = {}
         right: dict[int, list[torch.Tensor]] = {}
         for row, lane in enumerate(pattern.lanes):
@@ -261,12 +262,14 @@ class TASK:
             loss = F.cross_entropy(logits, target, reduction="sum") / max(1, target.numel())
             weight = self.tunables.q0_loss_mult if lane.level == 0 else 1.0
             total, weights = total + weight * loss, weights + 1.0
+            terms.append((weight * loss / len(pattern.lanes), live.sum()))
             levels.setdefault(lane.level, []).append(loss.detach())
             right.setdefault(lane.level, []).append((logits.argmax(-1) == target).float().sum() / max(1, target.numel()))
         return Losses(
             total / weights,
             {f"level{level}": torch.stack(values).mean() for level, values in levels.items()},
             {f"level{level}_accuracy": torch.stack(values).mean() for level, values in right.items()},
+            tuple(terms),
         )
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:

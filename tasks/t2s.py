@@ -275,6 +275,7 @@ class TASK:
         token_loss = F.cross_entropy(logits.flatten(0, 1), semantic.flatten(), ignore_index=-1)
         total, parts = token_loss, {"semantic": token_loss.detach()}
         known = semantic >= 0
+        terms = [(token_loss, known.sum())]
         metrics = {"semantic_accuracy": (logits.argmax(-1) == semantic)[known].float().mean()}
         if model.config.pointer:
             advance = batch["advance"].clamp(max=MAX_ADVANCE).flatten()
@@ -283,8 +284,9 @@ class TASK:
             count = (advance >= 0).sum().clamp(min=1)
             advance_loss = F.cross_entropy(moves, advance, ignore_index=-1, reduction="sum") / count
             total = total + self.args.advance_weight * advance_loss
+            terms.append((self.args.advance_weight * advance_loss, (advance >= 0).sum()))
             parts["advance"] = advance_loss.detach()
-        return Losses(total, parts, metrics)
+        return Losses(total, parts, metrics, tuple(terms))
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         assert isinstance(model, T2S)

@@ -24,17 +24,18 @@ from autosing.models.io import load_weights, read_config, resolve
 from autosing.nn.embeddings import same_fit
 from autosing.nn.mup import ONLY_AT_THE_START
 from autosing.training import dist
+from autosing.training.alarm import Alarm
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
 from autosing.training.log import Progress, Wandb
 from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, make_folder, resumable
 from autosing.training.schedule import DECAYS
+from autosing.training.sharding import STRATEGIES
 from autosing.training.state import read_numbers
 from autosing.training.task import OptimTunables, Task, draw_tunables
 from tasks import TASKS
 
 UNUSED = {
     "shufbuf": "the order is a permutation of all rows",
-    "strategy": "ranks come from torchrun",
     "persistent": "workers stay for the whole run",
 }
 """Flags of the original that are accepted, and why they change nothing."""
@@ -90,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--keep-last", type=int, help="keep this many numbered checkpoints too (0)")
     add("--workers", type=int, help="processes that read ahead; results do not depend on it (4, at most the cores)")
     add("--torch-compile", type=_flag, nargs="?", const=True, metavar="BOOL")
+    add("--strategy", choices=STRATEGIES, help="of several ranks (torchrun, srun): each holds all weights, or they share them out (ddp)")
     add("--resume-from", help="folder of a run to go on with, or 'auto': go on if this run exists, else start it")
     add("--allow-changed", type=_flag, nargs="?", const=True, metavar="BOOL", help="resume with another dataset or setting all the same")
     add("--load-from", help="start from the weights of a checkpoint folder, or 'builtin'")
@@ -162,7 +164,8 @@ def _train(argv: Sequence[str]) -> int:
     tunables, search = _tunables(cls, given, saved, settings.seed)
     ranks = dist.Ranks.from_environment()
     device = dist.start(ranks, pick_device(given.get("device", "auto")))
-    try:
+    with Alarm(ranks):
+        folder = Path(dist.gather(str(folder), ranks)[0])
         task, data = _open(cls, args, tunables, config)
         torch.manual_seed(settings.seed)
         model = task.build_model()
@@ -187,6 +190,7 @@ def _train(argv: Sequence[str]) -> int:
             progress=progress,
             wandb=_wandb(given, ranks, folder, name, identity),
         )
+        dist.require_agreement({"a run to go on with": resume, **trainer.identity}, ranks)
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *unused, f"run folder: {folder}"):
             progress.line(line)
@@ -194,8 +198,8 @@ def _train(argv: Sequence[str]) -> int:
             progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
         begun_elsewhere = "load_from" in given and not resume
         result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False), validate_first=begun_elsewhere)
-    finally:
-        dist.stop(ranks)
+        dist.wait(ranks)
+    dist.stop(ranks)
     if result.stopped_by:
         return 128 + result.stopped_by
     if ranks.first:

@@ -8,6 +8,7 @@ A model class has `kind: ClassVar[str]`, `Config` (frozen dataclass) and `config
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ MODEL_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README
 SCALE = "::scale"  # behind the name of an int8 matrix: its row scales
 
 
-def save_model(model: nn.Module, folder: Path, meta: dict[str, Any], card: str = "", dtype: torch.dtype = torch.float32) -> None:
+def save_model(
+    model: nn.Module,
+    folder: Path,
+    meta: dict[str, Any],
+    card: str = "",
+    dtype: torch.dtype = torch.float32,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write `model` as a checkpoint folder, each file tmp -> fsync -> rename.
 
     Args:
@@ -35,6 +43,7 @@ def save_model(model: nn.Module, folder: Path, meta: dict[str, Any], card: str =
         card: text of README.md.
         dtype: floating tensors are stored as this: float16 halves a shipped file; int8 quarters it (learned matrices alone, each row
             with a scale of its own; what is no matrix, or was not learned, is stored as float16).
+        tensors: the model's state, where its own tensors are shards of it.
     """
     from autosing.store import atomic_path
 
@@ -43,7 +52,7 @@ def save_model(model: nn.Module, folder: Path, meta: dict[str, Any], card: str =
     known = {name for name, _ in model.named_buffers()}
     state = {
         stored: tensor.contiguous().clone()
-        for key, value in model.state_dict().items()
+        for key, value in (model.state_dict() if tensors is None else tensors).items()
         for stored, tensor in _stored(key, value.detach().cpu(), torch.float16 if key in known and dtype is torch.int8 else dtype).items()
     }
     config = {"kind": model.kind, "config": to_mapping(model.config), "meta": meta}

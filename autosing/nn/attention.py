@@ -7,6 +7,7 @@ source are projected once (`CrossAttention.project`) and passed in.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -105,8 +106,7 @@ class SelfAttention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(batch, steps, width))
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """What a cross-attention attends to: keys and values (B or 1, H, L, E), and a (B or 1, 1, 1, L) bool mask or None."""
 
     keys: Tensor

@@ -4,6 +4,7 @@ Conventions as in `attention.py`. A decoder layer adds sum(weight_i * cross_i(no
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class FeedForward(nn.Module):
 
 class Layer(nn.Module):
     """Self-attention, cross-attentions to weighted sources (or none), feed-forward."""
+
+    block_methods: ClassVar[tuple[str, ...]] = ("project",)  # a block of `--strategy fsdp`; called besides `forward`
 
     def __init__(
         self,

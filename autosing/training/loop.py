@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ from autosing.errors import AutoSingError, ConfigError
 from autosing.models.io import save_model
 from autosing.store import remove_temporaries
 from autosing.tokens.specs import spec_to_json
-from autosing.training import dist
+from autosing.training import dist, sharding
 from autosing.training.data import (
     SPECS,
     MicroBatch,
@@ -95,6 +96,7 @@ class Settings:
         ema: decay of the moving average of weights that is validated and saved; 0 = none.
         monitored_metric, monitored_mode: which validation value decides `best`, "min" or "max".
         keep_last: this many numbered checkpoints `step-<n>` are kept beside `last`.
+        strategy: what several ranks do with the weights: "ddp" each holds all, "fsdp" they share them out. Either goes on from the other.
     """
 
     batch_size: int = 16
@@ -115,6 +117,7 @@ class Settings:
     keep_last: int = 0
     workers: int = 4
     torch_compile: bool = False
+    strategy: str = "ddp"
 
     IDENTITY = ("batch_size", "epochs", "steps", "minutes", "seed", "lr_schedule", "accumulate", "clip_gradient_norm", "precision", "ema")
     DEFAULT_EPOCHS = 5.0
@@ -142,6 +145,8 @@ class Settings:
         lr_factor(self.lr_schedule, 0, 1, 0)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise ConfigError(f"--precision has no choice '{self.precision}'{nearest(self.precision, PRECISIONS)}")
+        if self.strategy not in sharding.STRATEGIES:
+            raise ConfigError(f"--strategy has no choice '{self.strategy}'{nearest(self.strategy, sharding.STRATEGIES)}")
 
     def total_steps(self, rows: int) -> int | None:
         """Optimiser steps of the run; None when only the clock bounds it."""
@@ -225,13 +230,17 @@ class Trainer:
         self.progress = progress or Progress(1, quiet=True)
         self.wandb = wandb or Wandb("off", folder, "", "", {})
         self.model = model.to(device).train()
+        self.losses = _Stepper(task, self.model)
+        sharded = settings.strategy == "fsdp" and self.ranks.world > 1
+        if sharded:  # before the optimiser and the average: it replaces the parameters
+            sharding.shard(self.losses, self.ranks, device)
         self.optimizer = build_optimizer(model, task.param_rules(model), tunables)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.ema = AveragedWeights(model, settings.ema) if settings.ema else None
         if settings.torch_compile:
             for part in compiled_parts(self.model):
                 part.compile()
-        self.stepper = dist.parallel(_Stepper(task, self.model), self.ranks, device)
+        self.stepper = self.losses if sharded else dist.parallel(self.losses, self.ranks, device)
         self.precision = settings.precision or ("16-mixed" if device.type == "cuda" else "32")
         self.dtype = PRECISIONS[self.precision]
         self.scaler = GradScaler(device.type, enabled=self.dtype is torch.float16)
@@ -250,11 +259,12 @@ class Trainer:
         self.meter = Meter(device)
         self.step, self.unfit, self.best, self.seconds_before = 0, 0, None, 0.0
         self.last_metrics: dict[str, float] = {}
-        self._deferred = device.type == "cuda"
-        self._pending: list[tuple[int, tuple[str, ...], Tensor]] = []  # (step, ids, finite) not yet read from the device
+        self._deferred = device.type == "cuda" or self.ranks.world > 1
+        self._pending: list[tuple[int, str, tuple[str, ...], Tensor]] = []  # (step, what, ids, finite) not yet read from the device
         self._step_ids: tuple[str, ...] = ()
         self._bad = torch.zeros((), device=device)  # 1 from the first value that is not finite
         self._validation_cache: list[MicroBatch] | None = None
+        self._agreed_minutes = 0.0  # of several ranks, as the first one's clock said last
         self._drawn = -math.inf
         self._validated_at = -1
         self._not_finite: set[str] = set()  # values of the last validation without a finite case
@@ -294,6 +304,7 @@ class Trainer:
         return Result(self.step, self.last_metrics, self.best, request.signal)
 
     def _run(self, request: StopRequest, validate_first: bool) -> None:
+        self._agree_on_time()
         if self._finished():
             self._draw(force=True)
             return
@@ -319,6 +330,7 @@ class Trainer:
             validate_due = self.step % settings.validate_every == 0
             if log_due:
                 self._read_pending()
+                self._agree_on_time()
                 now = time.monotonic()
                 rate = (self.step - mark_step) * settings.batch_size * settings.accumulate / max(now - mark_time, 1e-9)
                 self._log_training(rate, waited / max(now - mark_time, 1e-9))
@@ -344,16 +356,16 @@ class Trainer:
     def _forward_backward(self, batch: MicroBatch, micro: int, last: bool) -> None:
         self.unfit += batch.unfit
         self._step_ids += batch.ids
-        tensors = {key: value.to(self.device, non_blocking=True) for key, value in batch.tensors.items()}
+        tensors = batch.on(self.device)
         torch.manual_seed(step_seed(self.settings.seed, micro, self.ranks.rank))
-        sync = contextlib.nullcontext() if last or self.ranks.world == 1 else self.stepper.no_sync()  # type: ignore[operator]
-        with sync:
+        with sharding.synchronise(self.stepper, last):
             with self._autocast():
                 losses = self.stepper(tensors)
-            finite = torch.isfinite(losses.total.detach())
-            self._pending.append((self.step, batch.ids, finite))
-            total = losses.total / self.settings.accumulate
-            if self._deferred or self.ranks.world > 1:
+            loss = dist.mean_over_ranks(losses.terms, self.ranks) if self.ranks.world > 1 and losses.terms else losses.total
+            finite = torch.isfinite(loss.detach())
+            self._pending.append((self.step, "loss", batch.ids, finite))
+            total = loss / self.settings.accumulate
+            if self._deferred:
                 self._bad = torch.maximum(self._bad, (~finite).to(self._bad.dtype))
                 if self.scaler.is_enabled():
                     # The scaler passes over an update whose gradients are not finite: keep them so once one loss was not.
@@ -361,12 +373,12 @@ class Trainer:
             else:
                 self._read_pending()
             self.scaler.scale(total).backward()
-        self.meter.add({"loss": losses.total, **losses.parts, **losses.metrics}, len(batch.ids))
+        self.meter.add({"loss": loss, **losses.parts, **losses.metrics}, len(batch.ids))
 
     def _update(self) -> None:
         self.scaler.unscale_(self.optimizer)
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = sharding.whole(torch.nn.utils.get_total_norm(grads))
         if self.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         if self.scaler.is_enabled():
@@ -374,8 +386,8 @@ class Trainer:
             self.scaler.update()
         else:
             finite = torch.isfinite(norm)
-            self._pending.append((self.step, self._step_ids, finite))
-            if self._deferred or self.ranks.world > 1:
+            self._pending.append((self.step, "gradient", self._step_ids, finite))
+            if self._deferred:
                 self._bad = dist.max_(torch.maximum(self._bad, (~finite).to(self._bad.dtype)), self.ranks)
                 self.optimizer.found_inf = self._bad  # type: ignore[attr-defined] - the fused kernel passes over the update
                 self.optimizer.grad_scale = None  # type: ignore[attr-defined]
@@ -388,18 +400,18 @@ class Trainer:
         self.meter.add({"grad_norm": norm})
 
     def _read_pending(self) -> None:
-        """Read the finite flags gathered since the last time; waits for the device."""
+        """Read the finite flags gathered since the last time; waits for the device. All ranks stop where one of them must."""
         pending, self._pending = self._pending, []
         if not pending:
             return
-        flags = torch.stack([flag for _, _, flag in pending])
-        for (step, ids, _), finite in zip(pending, flags.tolist(), strict=True):
-            if not finite:
-                self._stop_not_finite(step, ids)
-        if self.ranks.world > 1 and self._bad.item():
-            self._stop_not_finite(pending[0][0], ("of another rank",))
+        flags = torch.stack([flag for _, _, _, flag in pending]).tolist()
+        own = next(([step, what != "loss", ids] for (step, what, ids, _), finite in zip(pending, flags, strict=True) if not finite), None)
+        found = [first for first in dist.gather(own, self.ranks) if first is not None]
+        if found:  # a loss before the gradient that it spoils on every rank
+            when = min(first[:2] for first in found)
+            self._stop_not_finite(when[0], [identity for first in found if first[:2] == when for identity in first[2]])
 
-    def _stop_not_finite(self, step: int, ids: tuple[str, ...]) -> None:
+    def _stop_not_finite(self, step: int, ids: Sequence[str]) -> None:
         shown = ", ".join(ids[:32]) + (f", ... ({len(ids)} in all)" if len(ids) > 32 else "")
         raise NotFiniteError(
             f"the loss or its gradient is not finite at step {step} (seed {self.settings.seed}), before its update; rows: {shown}; "
@@ -412,10 +424,15 @@ class Trainer:
     # ---- where the run stands
 
     def _elapsed_minutes(self) -> float:
-        here = torch.tensor(self.seconds_before + time.monotonic() - self._started, dtype=torch.float64)
-        if self.ranks.world > 1:
-            here = dist.from_first(here.to(self.device, torch.float32), self.ranks)
-        return here.item() / 60
+        """Of several ranks as they last agreed, so that no step waits for the first one's clock."""
+        return self._own_minutes() if self.ranks.world == 1 else self._agreed_minutes
+
+    def _own_minutes(self) -> float:
+        return (self.seconds_before + time.monotonic() - self._started) / 60
+
+    def _agree_on_time(self) -> None:
+        if self.settings.minutes and self.ranks.world > 1:
+            self._agreed_minutes = float(dist.from_first(torch.tensor(self._own_minutes(), device=self.device), self.ranks))
 
     def _clock_share(self) -> float:
         return self._elapsed_minutes() / self.settings.minutes if self.settings.minutes else 0.0
@@ -467,30 +484,35 @@ class Trainer:
 
     def _last_loss(self) -> float | None:
         records = self.metrics_file.records if self.metrics_file is not None else []
-        return next((r["loss"] for r in reversed(records) if r.get("loss") is not None), None)
+        last = next((r["loss"] for r in reversed(records) if r.get("loss") is not None), None)
+        return dist.gather(last, self.ranks)[0]
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Means over the fixed validation rows, each name with `val_` before it; with averaged weights when there are."""
+        """Means over the fixed validation rows, each name with `val_` before it; with averaged weights when there are.
+
+        The batches do not depend on the number of ranks, and neither does the order in which they are added up.
+        """
         count = min(len(self.data.validation), self.settings.validation_rows)
         self._not_finite = set()
         if not count:
             return {}
         averaged = self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
-        meter = Meter(self.device)
+        own: list[tuple[int, int, dict[str, Tensor]]] = []  # (batch, rows, values)
         self.model.eval()
-        with averaged:
-            for index, batch in enumerate(self._validation_batches(count)):
+        with averaged, sharding.gathered(self.losses):
+            for index, batch in self._validation_batches(count):
                 if not batch.ids:
                     continue
-                torch.manual_seed(step_seed(_VALIDATION_SEED, index, self.ranks.rank))
-                tensors = {key: value.to(self.device, non_blocking=True) for key, value in batch.tensors.items()}
+                torch.manual_seed(step_seed(_VALIDATION_SEED, index, 0))
                 with self._autocast():
-                    losses = self.task.losses(self.model, tensors)
-                meter.add({"loss": losses.total, **losses.parts, **losses.metrics}, len(batch.ids))
+                    losses = self.losses(batch.on(self.device))
+                own.append((index, len(batch.ids), {"loss": losses.total, **losses.parts, **losses.metrics}))
         self.model.train()
-        for names in dist.union(meter.names(), self.ranks):
-            dist.sum_(meter.totals(names), self.ranks)
+        numbers = [(index, rows, {name: float(value) for name, value in values.items()}) for index, rows, values in own]
+        meter = Meter(torch.device("cpu"))
+        for _, rows, values in sorted((tuple(row) for rank in dist.gather(numbers, self.ranks) for row in rank), key=itemgetter(0)):
+            meter.add({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}, rows)
         names = {f"val_{name}" for together in meter.names() for name in together}
         self.last_metrics = {f"val_{name}": value for name, value in meter.take().items()}
         self._not_finite = names - set(self.last_metrics)
@@ -498,35 +520,35 @@ class Trainer:
             self.progress.line(f"none of the {count} validation rows is fit for task {self.task.name}")
         return self.last_metrics
 
-    def _validation_batches(self, count: int) -> Iterator[MicroBatch]:
-        """The validation batches; kept in memory after the first pass when they are small."""
+    def _validation_batches(self, count: int) -> Iterator[tuple[int, MicroBatch]]:
+        """This rank's validation batches and their numbers; kept in memory after the first pass when they are small."""
+        batches = ValidationBatches(self.task, self.data.validation, self.settings.batch_size, count)
+        numbers = range(self.ranks.rank, len(batches), self.ranks.world)
         if self._validation_cache is not None:
-            yield from self._validation_cache
+            yield from zip(numbers, self._validation_cache, strict=True)
             return
-        batches = ValidationBatches(
-            self.task, self.data.validation, self.settings.batch_size, count, self.ranks.rank, self.ranks.world
-        )
         kept: list[MicroBatch] | None = []
         size = 0
-        for batch in prefetch(batches, range(len(batches)), min(self.settings.workers, 2)):
+        for number, batch in zip(numbers, prefetch(batches, numbers, min(self.settings.workers, 2)), strict=True):
             if kept is not None:
                 size += sum(t.nbytes for t in batch.tensors.values())
                 kept = [*kept, batch] if size <= VALIDATION_CACHE_BYTES else None
-            yield batch
+            yield number, batch
         self._validation_cache = kept
 
     def _save(self) -> None:
         """The weights as `last`, then the state to resume from: a run killed between the two goes on from the state before."""
+        self._checkpoint("last")
+        if self.settings.keep_last:
+            self._checkpoint(f"step-{self.step:07d}")
+            for old in sorted(self.folder.glob("step-*"))[: -self.settings.keep_last] if self.ranks.first else ():
+                for file in old.iterdir():
+                    file.unlink()
+                old.rmdir()
+        state = self._state()
         if self.ranks.first:
-            self._checkpoint("last")
-            if self.settings.keep_last:
-                self._checkpoint(f"step-{self.step:07d}")
-                for old in sorted(self.folder.glob("step-*"))[: -self.settings.keep_last]:
-                    for file in old.iterdir():
-                        file.unlink()
-                    old.rmdir()
             with self._saving():
-                save_state(self.folder / "state", self._state())
+                save_state(self.folder / "state", state)
         dist.wait(self.ranks)
         self._saved = time.monotonic()
 
@@ -545,8 +567,13 @@ class Trainer:
             ) from error
 
     def _checkpoint(self, name: str) -> None:
-        if not self.ranks.first:
-            return
+        """Every rank gives what it holds, the first one writes."""
+        with self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
+            tensors = sharding.whole_state(self.model.state_dict(), self.ranks)
+            if self.ranks.first:
+                self._write_checkpoint(name, tensors)
+
+    def _write_checkpoint(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         trained = {
             "step": self.step,
             "epoch": round(self._epoch(), 4),
@@ -556,10 +583,11 @@ class Trainer:
             "weights": f"moving average {self.settings.ema}" if self.ema else "as trained",
         }
         meta = {**self.task.checkpoint_meta(), "training": trained}
-        with self._saving(), self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
-            save_model(self.model, self.folder / name, meta, card=_card(self.task.name, trained))
+        with self._saving():
+            save_model(self.model, self.folder / name, meta, card=_card(self.task.name, trained), tensors=tensors)
 
     def _state(self) -> RunState:
+        """What `_load` needs; every rank gives what it holds, the first one has the tensors."""
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"optim/{k}": v for k, v in optimizer_tensors(self.model, self.optimizer).items()}
         if self.ema is not None:
@@ -575,7 +603,7 @@ class Trainer:
             "identity": self.identity,
             "remember": self.remember,
         }
-        return RunState(tensors, numbers)
+        return RunState(sharding.whole_state(tensors, self.ranks), numbers)
 
     def _load(self, allow_changed: bool) -> None:
         state = load_state(self.folder / "state")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autosing.errors import ConfigError
+from autosing.training.sharding import laid_out
 from autosing.training.task import OptimTunables, ParamRule
 
 FUSED_DEVICES = ("cuda", "cpu")
@@ -69,14 +70,15 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`, in place; tensors are copied to where their parameter lives."""
+    """Inverse of `optimizer_tensors`, in place; whole tensors are copied to where their parameter lives, shared out as it is."""
     fused = bool(optimizer.defaults.get("fused"))
     parameters = dict(model.named_parameters())
     states: dict[str, dict[str, Any]] = {}
     for key, value in tensors.items():
         name, slot = key.rsplit("/", 1)
         device = parameters[name].device if slot != "step" or fused else torch.device("cpu")
-        states.setdefault(name, {})[slot] = value.to(device, copy=True)
+        value = value.to(device, copy=True)
+        states.setdefault(name, {})[slot] = laid_out(value, parameters[name]) if slot != "step" else value
     for name, slots in states.items():
         optimizer.state[parameters[name]] = slots
 
@@ -121,4 +123,4 @@ class AveragedWeights:
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         for name, value in tensors.items():
-            self._average[name].copy_(value)
+            self._average[name].copy_(laid_out(value, self._average[name]))

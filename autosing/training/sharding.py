@@ -1,0 +1,86 @@
+"""`--strategy fsdp`: parameters, gradients and optimiser state shared out over the ranks (FSDP2), and whole tensors where they are needed.
+
+A class of modules whose parameters are gathered one module at a time says so with `block_methods`: the methods it is entered by
+besides `forward`. Everything outside such blocks is one group, gathered for the whole step. What is saved is always whole, in the format of
+one process; so any number of ranks goes on from it, sharded or not.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from autosing.errors import ConfigError
+from autosing.training import dist
+
+STRATEGIES = ("ddp", "fsdp")
+
+
+def shard(module: nn.Module, ranks: dist.Ranks, device: torch.device) -> None:
+    """Share out the parameters of `module`, in place and as the first rank has them; build the optimiser after this.
+
+    Raises:
+        ConfigError: a parameter without an axis, which cannot be shared out.
+    """
+    scalar = next((name for name, parameter in module.named_parameters() if not parameter.dim()), None)
+    if scalar is not None:
+        raise ConfigError(f"--strategy fsdp cannot share out the scalar parameter '{scalar}'; give it the shape (1,), or use --strategy ddp")
+    for tensor in (*module.parameters(), *module.buffers()):
+        dist.from_first(tensor.detach(), ranks)
+    mesh = init_device_mesh(device.type, (ranks.world,))
+    for block in [m for m in module.modules() if hasattr(m, "block_methods")]:
+        fully_shard(block, mesh=mesh)
+        for name in block.block_methods:  # type: ignore[union-attr]
+            register_fsdp_forward_method(block, name)
+    fully_shard(module, mesh=mesh)
+
+
+def synchronise(module: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
+    """A block whose backward pass adds up gradients over the ranks (`now`), or leaves that to a later one."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(now)
+        module.set_is_last_backward(now)
+    elif not now and hasattr(module, "no_sync"):
+        return module.no_sync()  # type: ignore[operator]
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """Inside this block every rank holds all parameters, so that each may call `module` as often as it likes, without gradients."""
+    parts = [m for m in module.modules() if isinstance(m, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(part is not module, recurse=False)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """`tensor` with what other ranks hold of it; every rank must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_state(tensors: Mapping[str, Tensor], ranks: dist.Ranks) -> dict[str, Tensor]:
+    """Whole tensors on the first rank, on the CPU where they were sharded; nothing on the others. Every rank must ask."""
+    kept = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor.detach())
+        if ranks.first:
+            kept[name] = value.cpu() if isinstance(tensor, DTensor) else value
+    return kept
+
+
+def laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A whole `value`, which every rank has, shared out as `like` is."""
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
