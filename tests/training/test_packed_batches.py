@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toy_task import TASK
 from torch.utils._python_dispatch import TorchDispatchMode
+from toy_task import TASK
 
 from autosing.training.data import MicroBatch, Packed
 from autosing.training.loop import Trainer

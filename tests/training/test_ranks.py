@@ -11,20 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tasks.sm2a
-import tasks.t2s
-import toy_task
 import torch
 import torch._dynamo  # optimisers import it: here once, not in every forked rank
+import toy_task
 from conftest import Runs
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+import tasks.sm2a
+import tasks.t2s
 from autosing.models.t2s import SIZES, Size
 from autosing.registry import Registry
 from autosing.training import dist, sharding
 from autosing.training.alarm import Alarm
+from autosing.training.log import read_metrics
 from autosing.training.loop import Trainer
 from tests.sequence_rows import toy_meta, toy_row
 
@@ -118,8 +119,6 @@ def run(runs: Runs, task: str, name: str, **values) -> int:
 
 def assert_close(folder: Path, other: Path) -> None:
     """Equal losses, and checkpoints and states of the same names, shapes and values, within `TOLERANCE`."""
-    from autosing.training.log import read_metrics
-
     one, two = (read_metrics(f / "metrics.jsonl") for f in (folder, other))
     assert [r["step"] for r in one] == [r["step"] for r in two]
     for name in ("loss", "val_loss", "grad_norm", "val_absolute"):
@@ -184,8 +183,6 @@ def test_validation_is_the_same_to_the_bit_whatever_the_ranks(runs, group, stead
     assert run(runs, "toy", "1", **values) == 0
     for world, strategy in ((2, "fsdp"), (4, "ddp")):
         assert group(lambda world=world, s=strategy: run(runs, "toy", f"{world}", strategy=s, **values), world) == [0] * world, group.said(0)
-    from autosing.training.log import read_metrics
-
     found = [[r for r in read_metrics(runs.folder / name / "metrics.jsonl") if "val_loss" in r] for name in "124"]
     assert len(found[0]) == 1 and found[0] == found[1] == found[2]
 
@@ -345,7 +342,7 @@ def test_torchrun(runs):
     done = torchrun(runs, "a", strategy="fsdp")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done: 12 steps") == 1
-    assert [r["step"] for r in runs.records("../a") if "loss" in r] == list(range(1, 13))
+    assert [r["step"] for r in read_metrics(runs.folder / "a" / "metrics.jsonl") if "loss" in r] == list(range(1, 13))
 
 
 @pytest.mark.long
