@@ -632,7 +632,7 @@ def prefetch(batches: Dataset[MicroBatch], numbers: range, workers: int, pin: bo
         batches,
         batch_size=None,
         sampler=numbers,  # type: ignore[arg-type]
-        collate_fn=_pack,  # type: ignore[arg-type] - without batch_size it is given one item
+        collate_fn=_pack if workers or pin else _as_is,  # type: ignore[arg-type] - without batch_size it is given one item
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
@@ -642,7 +642,11 @@ def prefetch(batches: Dataset[MicroBatch], numbers: range, workers: int, pin: bo
     for batch in loader:
         if batch.error:
             raise DataError(batch.error)
-        yield batch._replace(tensors=batch.packed.tensors())
+        yield batch if batch.packed is None else batch._replace(tensors=batch.packed.tensors())
+
+
+def _as_is(batch: MicroBatch) -> MicroBatch:
+    return batch
 
 
 def _pack(batch: MicroBatch) -> MicroBatch:

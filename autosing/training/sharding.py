@@ -30,13 +30,19 @@ def shard(module: nn.Module, ranks: dist.Ranks, device: torch.device) -> None:
     if scalar is not None:
         raise ConfigError(f"--strategy fsdp cannot share out the scalar parameter '{scalar}'; give it the shape (1,), or use --strategy ddp")
     for tensor in (*module.parameters(), *module.buffers()):
-        dist.from_first(tensor.detach(), ranks)
+        tensor.detach().copy_(dist.from_first(tensor.detach().clone(memory_format=torch.contiguous_format), ranks))
     mesh = init_device_mesh(device.type, (ranks.world,))
     for block in [m for m in module.modules() if hasattr(m, "block_methods")]:
         fully_shard(block, mesh=mesh)
         for name in block.block_methods:  # type: ignore[union-attr]
             register_fsdp_forward_method(block, name)
     fully_shard(module, mesh=mesh)
+    for part in _parts(module):  # gloo of torch 2.8 adds up where it is asked for the mean
+        part.set_force_sum_reduction_for_comms(device.type == "cpu")
+
+
+def _parts(module: nn.Module) -> list[FSDPModule]:
+    return [m for m in module.modules() if isinstance(m, FSDPModule)]
 
 
 def synchronise(module: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
@@ -52,7 +58,7 @@ def synchronise(module: nn.Module, now: bool) -> contextlib.AbstractContextManag
 @contextlib.contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
     """Inside this block every rank holds all parameters, so that each may call `module` as often as it likes, without gradients."""
-    parts = [m for m in module.modules() if isinstance(m, FSDPModule)]
+    parts = _parts(module)
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()

@@ -209,7 +209,7 @@ def test_a_nan_on_one_rank_stops_all_before_the_update(runs, group, monkeypatch,
 
     monkeypatch.setattr(Trainer, "_forward_backward", noting)
     monkeypatch.setattr(Trainer, "_stop_not_finite", stopping)
-    values = {"steps": 60, "log_every_n_steps": 20, "validate_every_n_steps": 60, "task_args": {"poison": [20]}}
+    values = {"steps": 24, "log_every_n_steps": 12, "validate_every_n_steps": 24, "task_args": {"poison": [20]}}
     assert group(lambda: runs("bad", strategy=strategy, precision=precision, **values)) == [2, 2], group.said(0)
     for rank in (0, 1):
         assert "not finite at step" in group.said(rank) and "song20" in group.said(rank) and "song2," not in group.said(rank)
