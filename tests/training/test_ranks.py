@@ -322,6 +322,17 @@ def test_who_is_which_rank(environment, expected):
     assert dist.Ranks.from_environment(environment) == expected
 
 
+def test_ranks_that_srun_starts_find_each_other(runs, group):
+    def work() -> int:
+        number = os.environ.pop("RANK")
+        del os.environ["MASTER_ADDR"]
+        os.environ.update(SLURM_PROCID=number, SLURM_LOCALID=number, SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NODELIST="127.0.0.1")
+        return runs("a", steps=2)
+
+    assert group(work) == [0, 0], group.said(0) + group.said(1)
+    assert len([r for r in runs.records("a") if "loss" in r]) == 2
+
+
 @pytest.mark.parametrize("nodes, first", [("a", "a"), ("a,b", "a"), ("n[7]", "n7"), ("n[07-09,12],z", "n07"), ("n[1,2]", "n1")])
 def test_the_first_host_of_a_list(nodes, first):
     assert dist.first_host(nodes) == first
