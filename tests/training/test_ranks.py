@@ -128,7 +128,7 @@ def assert_close(folder: Path, other: Path) -> None:
         whole, shared = load_file(folder / file), load_file(other / file)
         assert set(whole) == set(shared)
         for name, value in whole.items():
-            torch.testing.assert_close(shared[name], value, rtol=1e-2, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(shared[name], value, rtol=1e-2, atol=2e-4, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize(
