@@ -180,7 +180,8 @@ class Acoustic:
                 "activity_accuracy": ((guess != SILENCE) == (labels != SILENCE))[heard].float().mean(),
             }
         parts = {"frame": frame, "ctc": ctc}
-        return Losses(frame + self.args.ctc_weight * ctc, {k: v.detach() for k, v in parts.items()}, metrics)
+        terms = ((frame, (known | (labels == SOUNDING)).sum()), (self.args.ctc_weight * ctc, (counts > 0).sum()))
+        return Losses(frame + self.args.ctc_weight * ctc, {k: v.detach() for k, v in parts.items()}, metrics, terms)
 
     def _hear(self, model: Any, wav: Tensor) -> RecogniserOutput:
         if not (self.tunables.warp and model.training):

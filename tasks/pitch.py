@@ -145,7 +145,8 @@ class PitchTask:
             "off_by_50_cents": ((cents > 50) & voiced).sum() / count,
             "voicing_error": ((voicing > 0) != voiced).float().mean(),
         }
-        return Losses(pitch + t.voicing_weight * voice, {"pitch": pitch, "voicing": voice}, metrics)
+        terms = ((pitch, voiced.sum()), (t.voicing_weight * voice, torch.full_like(count, voiced.numel())))
+        return Losses(pitch + t.voicing_weight * voice, {"pitch": pitch, "voicing": voice}, metrics, terms)
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         return [ParamRule(r"norms|bias", decay=False)]

@@ -272,21 +272,25 @@ class TASK:
     def _score(self, model: SM2A, pattern: TokenPattern, hidden: torch.Tensor, grid: torch.Tensor, first: int) -> Losses:
         """Cross-entropy of each lane where it is live, averaged over lanes; parts are levels. The grid begins at step `first`."""
         total, weights = hidden.new_zeros(()), 0.0
+        terms: list[tuple[torch.Tensor, torch.Tensor]] = []
         levels: dict[int, list[torch.Tensor]] = {}
         right: dict[int, list[torch.Tensor]] = {}
         slots = pattern.live_slots(grid.shape[-1], self.codec, first)
         for row, (lane, logits) in enumerate(zip(pattern.lanes, model.live_logits(hidden, slots), strict=True)):
             target, logits = grid[:, row, slots[row]].flatten(), logits.flatten(0, 1).float()
-            count = (target != CodecSpec.HOLE).sum().clamp(min=1)
+            live = (target != CodecSpec.HOLE).sum()
+            count = live.clamp(min=1)
             loss = F.cross_entropy(logits, target, ignore_index=CodecSpec.HOLE, reduction="sum") / count
             weight = self.tunables.q0_loss_mult if lane.level == 0 else 1.0
             total, weights = total + weight * loss, weights + 1.0
+            terms.append((weight * loss / len(pattern.lanes), live))
             levels.setdefault(lane.level, []).append(loss.detach())
             right.setdefault(lane.level, []).append((best(logits) == target).sum() / count)
         return Losses(
             total / weights,
             {f"level{level}": torch.stack(values).mean() for level, values in levels.items()},
             {f"level{level}_accuracy": torch.stack(values).mean() for level, values in right.items()},
+            tuple(terms),
         )
 
     def tokens(self, batch: Batch) -> int:

@@ -324,7 +324,9 @@ class TASK:
         logits = model.semantic_logits(hidden).float()
         token_loss = F.cross_entropy(logits.flatten(0, 1), semantic.flatten(), ignore_index=-1)
         total, parts = token_loss, {"semantic": token_loss.detach()}
-        metrics = {"semantic_accuracy": (best(logits) == semantic).sum() / (semantic >= 0).sum()}
+        known = (semantic >= 0).sum()
+        terms = [(token_loss, known)]
+        metrics = {"semantic_accuracy": (best(logits) == semantic).sum() / known}
         if model.config.pointer:
             advance = batch["advance"].clamp(max=MAX_ADVANCE).flatten()
             moves = model.advance_logits(hidden).float().flatten(0, 1)
@@ -332,8 +334,9 @@ class TASK:
             count = (advance >= 0).sum().clamp(min=1)
             advance_loss = F.cross_entropy(moves, advance, ignore_index=-1, reduction="sum") / count
             total = total + self.args.advance_weight * advance_loss
+            terms.append((self.args.advance_weight * advance_loss, (advance >= 0).sum()))
             parts["advance"] = advance_loss.detach()
-        return Losses(total, parts, metrics)
+        return Losses(total, parts, metrics, tuple(terms))
 
     def tokens(self, batch: Batch) -> int:
         """How many targets a batch holds."""

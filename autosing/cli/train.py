@@ -5,7 +5,6 @@ is understood with `_` and with `-`. A resumed run (`--resume-from`) takes every
 """
 
 import argparse
-import contextlib
 import dataclasses
 import importlib
 import re
@@ -31,19 +30,20 @@ from autosing.nn.embeddings import same_fit
 from autosing.nn.mup import ONLY_AT_THE_START
 from autosing.singing.picture import draw_sample
 from autosing.training import dist
+from autosing.training.alarm import Alarm
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
 from autosing.training.estimate import describe_estimate, estimate
 from autosing.training.log import Progress, TensorBoard, Wandb
 from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, make_folder, resumable
 from autosing.training.lora import attach, lora_settings
 from autosing.training.schedule import DECAYS
+from autosing.training.sharding import STRATEGIES
 from autosing.training.state import read_numbers
 from autosing.training.task import OptimTunables, Task, draw_tunables
 from tasks import TASKS
 
 UNUSED = {
     "shufbuf": "the order is a permutation of all rows",
-    "strategy": "ranks come from torchrun",
     "persistent": "workers stay for the whole run",
 }
 """Flags of the original that are accepted, and why they change nothing."""
@@ -111,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--deterministic", type=_flag, nargs="?", const=True, metavar="BOOL", help="only algorithms that repeat to the bit; refuses what has none")
     add("--torch-compile", type=_flag, nargs="?", const=True, metavar="BOOL")
     add("--plan", type=_flag, nargs="?", const=True, metavar="BOOL", help="print parameters, memory, tokens, steps and time from a few measured steps; train nothing")
+    add("--strategy", choices=STRATEGIES, help="of several ranks (torchrun, srun): each holds all weights, or they share them out (ddp)")
     add("--resume-from", help="folder of a run to go on with, or 'auto': go on if this run exists, else start it")
     add("--allow-changed", type=_flag, nargs="?", const=True, metavar="BOOL",
         help="resume with another dataset or setting, or load weights of another fit of the tokenizer, all the same")  # fmt: skip
@@ -189,9 +190,8 @@ def _train(argv: Sequence[str]) -> int:
     tunables, search = _tunables(cls, given, saved, settings.seed)
     ranks = dist.Ranks.from_environment()
     device = dist.start(ranks, pick_device(given.get("device", "auto")))
-    with contextlib.ExitStack() as stack:
-        stack.callback(dist.stop, ranks)
-        stack.enter_context(deterministic_algorithms(settings.deterministic))
+    with Alarm(ranks), deterministic_algorithms(settings.deterministic):
+        folder = Path(dist.gather(str(folder), ranks)[0])
         task, data = _open(cls, args, tunables, config)
         torch.manual_seed(settings.seed)
         model = task.build_model()
@@ -224,10 +224,13 @@ def _train(argv: Sequence[str]) -> int:
             tensorboard=TensorBoard(folder / "tensorboard", numbers.get("step")) if given.get("tensorboard") and ranks.first and not planning else None,
             config_text=config_text(_resolved(name, args, tunables, config, settings, given)),
         )
+        dist.require_agreement({"a run to go on with": resume, **trainer.identity}, ranks)
         if planning:
             for line in (*describe_estimate(estimate(trainer), trainer), "nothing was written; leave out --plan to train"):
                 if ranks.first:
                     print(line)
+            dist.wait(ranks)
+            dist.stop(ranks)
             return 0
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *unused, f"run folder: {folder}"):
@@ -236,6 +239,8 @@ def _train(argv: Sequence[str]) -> int:
             progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
         begun_elsewhere = "load_from" in given and not resume
         result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False), validate_first=begun_elsewhere)
+        dist.wait(ranks)
+    dist.stop(ranks)
     if result.stopped_by:
         return 128 + result.stopped_by
     if ranks.first:

@@ -43,7 +43,7 @@ def save_model(
         card: text of README.md.
         dtype: floating tensors are stored as this: float16 halves a shipped file; int8 quarters it (learned matrices alone, each row
             with a scale of its own; what is no matrix, or was not learned, is stored as float16).
-        tensors: a snapshot of its state, which is written instead of what it holds now.
+        tensors: a snapshot of its state, which is written instead of what it holds now, or where it holds shards of it.
     """
     known = {name for name, _ in model.named_buffers()}
     state = {

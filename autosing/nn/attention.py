@@ -7,7 +7,7 @@ at and needs no other code. Keys and values of a cross-attention's source are pr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -136,8 +136,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """What a cross-attention attends to: keys and values (B or 1, G, L, E), and a (B or 1, 1, 1, L) bool mask or None."""
 
     keys: Tensor

@@ -5,6 +5,7 @@ Conventions as in `attention.py`. A decoder layer adds sum(weight_i * cross_i(no
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,8 @@ class Build:
 
 class Layer(nn.Module):
     """Self-attention, cross-attentions to weighted sources (or none), feed-forward."""
+
+    block_methods: ClassVar[tuple[str, ...]] = ("project",)  # a block of `--strategy fsdp`; called besides `forward`
 
     def __init__(self, build: Build, *, causal: bool, cross_weights: Sequence[float] = (), span: int | None = None):
         super().__init__()

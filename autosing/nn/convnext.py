@@ -5,6 +5,7 @@ Channels last, so that the pointwise part is plain matrix products. After Liu et
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as nnf
@@ -22,6 +23,8 @@ class ConvNeXtBlock(nn.Module):
         dropout: share of hidden units dropped in training.
         scale: initial residual gain a channel.
     """
+
+    block_methods: ClassVar[tuple[str, ...]] = ()  # a block of `--strategy fsdp`, called by `forward` alone
 
     def __init__(
         self, width: int, kernel: int = 15, dilation: int = 1, expansion: int = 3, dropout: float = 0.0, scale: float = 0.3

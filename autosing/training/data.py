@@ -16,6 +16,7 @@ import atexit
 import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import multiprocessing.util  # registers its exit handler before ours
 import os
@@ -30,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autosing.config import from_mapping, nearest
@@ -42,6 +44,8 @@ SPECS = {"codec": CodecSpec, "accompaniment_codec": CodecSpec, "semantic": Seman
 WINDOW_OF_SONG = re.compile(r"_at_\d+(\.\d+)?$")  # `<song>_at_<second>`: windows of one song stay on one side
 MAX_ATTEMPTS = 64  # unfit rows in a row before a dataset is refused
 OPEN_FILES = 64
+VALIDATION_BATCH = 64
+_ALIGNMENT = 64  # bytes; of tensors in a packed batch
 _ORDER, _EXAMPLE, _VALIDATION_ORDER, _VALIDATION = range(4)  # one stream of random numbers each
 
 
@@ -478,13 +482,53 @@ def step_seed(seed: int, micro: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, micro, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+class Packed(NamedTuple):
+    """A collated batch as one tensor of bytes, and where in it what is: (name, offset, type, shape)."""
+
+    buffer: Tensor
+    layout: tuple[tuple[str, int, torch.dtype, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, tensors: Batch) -> "Packed":
+        layout, end = [], 0
+        for name, tensor in tensors.items():
+            layout.append((name, end, tensor.dtype, tuple(tensor.shape)))
+            end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        packed = cls(torch.empty(end, dtype=torch.uint8), tuple(layout))
+        for name, view in packed.tensors().items():
+            view.copy_(tensors[name])
+        return packed
+
+    def tensors(self) -> Batch:
+        """Views of the buffer."""
+        found = {}
+        for name, offset, dtype, shape in self.layout:
+            size = math.prod(shape) * dtype.itemsize
+            found[name] = self.buffer[offset : offset + size].view(dtype).view(shape)
+        return found
+
+
 class MicroBatch(NamedTuple):
-    """A collated batch with the ids of its rows and how many unfit rows were passed over; or the error that stopped it."""
+    """A collated batch with the ids of its rows and how many unfit rows were passed over; or the error that stopped it.
+
+    `packed` holds the same tensors in one piece, where a loader made it: one copy between processes, and one to a device.
+    """
 
     tensors: Batch
     ids: tuple[str, ...]
     unfit: int
     error: str = ""
+    packed: Packed | None = None
+
+    def on(self, device: torch.device) -> Batch:
+        """The tensors on `device`; does not wait for the copy."""
+        if device.type == "cpu" or self.packed is None:
+            return {key: value.to(device, non_blocking=True) for key, value in self.tensors.items()}
+        return self.packed._replace(buffer=self.packed.buffer.to(device, non_blocking=True)).tensors()
+
+    def pin_memory(self) -> "MicroBatch":
+        """What the loader calls where batches go to CUDA."""
+        return self if self.packed is None else self._replace(packed=self.packed._replace(buffer=self.packed.buffer.pin_memory()))
 
 
 class TrainBatches(Dataset[MicroBatch]):
@@ -524,12 +568,14 @@ class TrainBatches(Dataset[MicroBatch]):
 
 
 class ValidationBatches(Dataset[MicroBatch]):
-    """A fixed set of validation rows in fixed order, the same for every seed; unfit rows are left out."""
+    """A fixed set of validation rows in fixed batches, the same for every seed and number of ranks; unfit rows are left out.
 
-    def __init__(self, task: Task, rows: Sequence[Row], batch_size: int, limit: int, rank: int = 0, world: int = 1):
-        self._task, self._rows, self._batch = task, rows, max(1, batch_size // world)
-        chosen = np.sort(np.random.default_rng([_VALIDATION_ORDER]).permutation(len(rows))[:limit])
-        self._chosen = chosen[rank::world]
+    A rank takes whole batches, of at most `VALIDATION_BATCH` rows: so many fit where no gradients are kept.
+    """
+
+    def __init__(self, task: Task, rows: Sequence[Row], batch_size: int, limit: int):
+        self._task, self._rows, self._batch = task, rows, min(batch_size, VALIDATION_BATCH)
+        self._chosen = np.sort(np.random.default_rng([_VALIDATION_ORDER]).permutation(len(rows))[:limit])
 
     def __len__(self) -> int:
         return -(-len(self._chosen) // self._batch)
@@ -586,7 +632,7 @@ def prefetch(batches: Dataset[MicroBatch], numbers: range, workers: int, pin: bo
         batches,
         batch_size=None,
         sampler=numbers,  # type: ignore[arg-type]
-        collate_fn=_as_is,  # type: ignore[arg-type] - without batch_size it is given one item
+        collate_fn=_pack if workers or pin else _as_is,  # type: ignore[arg-type] - without batch_size it is given one item
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
@@ -596,11 +642,15 @@ def prefetch(batches: Dataset[MicroBatch], numbers: range, workers: int, pin: bo
     for batch in loader:
         if batch.error:
             raise DataError(batch.error)
-        yield batch
+        yield batch if batch.packed is None else batch._replace(tensors=batch.packed.tensors())
 
 
 def _as_is(batch: MicroBatch) -> MicroBatch:
     return batch
+
+
+def _pack(batch: MicroBatch) -> MicroBatch:
+    return batch._replace(tensors={}, packed=Packed.of(batch.tensors))
 
 
 def _leave_signals_to_the_parent(leaving: Any, worker: int) -> None:

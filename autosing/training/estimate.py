@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from autosing.errors import ConfigError
-from autosing.training.data import TrainBatches, prefetch
+from autosing.training.data import VALIDATION_BATCH, TrainBatches, prefetch
 from autosing.training.loop import Trainer
+from autosing.training.sharding import own
 
 WARM_STEPS, STEPS = 3, 3
 VALIDATION_BATCHES = 3
@@ -115,8 +116,8 @@ def _steps(trainer: Trainer) -> tuple[float, int | None]:
 def _validation(trainer: Trainer) -> float:
     """Seconds of a validation, from its first batches."""
     count = min(len(trainer.data.validation), trainer.settings.validation_rows)
-    size = trainer.settings.batch_size // trainer.ranks.world
-    batches = math.ceil(count / trainer.ranks.world / size)
+    size = min(trainer.settings.batch_size, VALIDATION_BATCH)  # ranks take whole batches
+    batches = math.ceil(count / size / trainer.ranks.world)
     if not batches:
         return 0.0
     measured = min(batches, VALIDATION_BATCHES)
@@ -135,10 +136,12 @@ def _wait_for(device: torch.device) -> None:
 
 
 def held_bytes(trainer: Trainer) -> int:
-    """Bytes that a run holds whatever its batch: weights, gradients, both moments, the moving average."""
-    trained = sum(p.numel() * p.element_size() for p in trainer.parameters)
-    everything = sum(t.numel() * t.element_size() for t in trainer.model.state_dict().values())
-    snapshot = 0 if trainer.device.type == "cuda" else everything + 2 * trained  # lies in the process's memory
+    """Bytes that a rank holds whatever its batch: its part of weights, gradients, both moments, the moving average."""
+    state = trainer.model.state_dict().values()
+    trained, everything = sum(own(p).nbytes for p in trainer.parameters), sum(own(t).nbytes for t in state)
+    snapshot = 0  # whole, on the first rank; where that trains in the process's memory it lies there too
+    if trainer.device.type != "cuda":
+        snapshot = sum(t.nbytes for t in state) + 2 * sum(p.nbytes for p in trainer.parameters)
     return everything + (4 if trainer.ema is not None else 3) * trained + snapshot
 
 

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ from autosing.models.io import save_model
 from autosing.song import audio
 from autosing.store import atomic_path, remove_temporaries
 from autosing.tokens.specs import spec_to_json
-from autosing.training import dist
+from autosing.training import dist, sharding
 from autosing.training.card import model_card
 from autosing.training.data import (
     SPECS,
@@ -55,7 +56,7 @@ from autosing.training.optim import (
     optimizer_tensors,
     set_learning_rate,
 )
-from autosing.training.saving import NUMBERED, Saver, numbered, prune, remove_checkpoint, saving, snapshot
+from autosing.training.saving import NUMBERED, Saver, numbered, prune, remove_checkpoint, saving
 from autosing.training.schedule import CLOCK_STEPS, lr_factor, warmup_steps
 from autosing.training.spikes import Spike, SpikeWatch
 from autosing.training.state import (
@@ -101,6 +102,7 @@ class Settings:
         save_every: steps between saves of state and `last`; None = at every validation.
         keep_last, keep_best: this many numbered checkpoints `step-<n>` are kept beside `last`: the newest saved ones, and the best validated.
         deterministic: torch uses algorithms that repeat to the bit alone; the caller runs inside `deterministic_algorithms`.
+        strategy: what several ranks do with the weights: "ddp" each holds all, "fsdp" they share them out. Either goes on from the other.
     """
 
     batch_size: int = 16
@@ -126,6 +128,7 @@ class Settings:
     workers: int = 4
     torch_compile: bool = False
     deterministic: bool = False
+    strategy: str = "ddp"
 
     IDENTITY = ("batch_size", "epochs", "steps", "minutes", "seed", "lr_schedule", "accumulate", "clip_gradient_norm", "precision", "ema")
     DEFAULT_EPOCHS = 5.0
@@ -158,6 +161,8 @@ class Settings:
         lr_factor(self.lr_schedule, 0, 1, 0)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise ConfigError(f"--precision has no choice '{self.precision}'{nearest(self.precision, PRECISIONS)}")
+        if self.strategy not in sharding.STRATEGIES:
+            raise ConfigError(f"--strategy has no choice '{self.strategy}'{nearest(self.strategy, sharding.STRATEGIES)}")
 
     def total_steps(self, rows: int) -> int | None:
         """Optimiser steps of the run; None when only the clock bounds it."""
@@ -189,12 +194,17 @@ class _Check(NamedTuple):
 class _Stepper(nn.Module):
     """A task's losses as one module's forward, so that gradients can be averaged over ranks whatever the task calls on its model."""
 
+    block_methods = ("samples",)
+
     def __init__(self, task: Task, model: nn.Module):
         super().__init__()
         self.task, self.model = task, model
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
         return self.task.losses(self.model, batch)
+
+    def samples(self, batch: dict[str, Tensor]) -> list[Sample]:
+        return self.task.samples(self.model, batch)  # type: ignore[attr-defined] - a Trainer has seen that the task makes some
 
 
 class StopRequest:
@@ -274,13 +284,17 @@ class Trainer:
         if self.precision == "bf16":
             for parameter in self.model.parameters():
                 parameter.data = parameter.data.bfloat16()
+        self.losses = _Stepper(task, self.model)
+        sharded = settings.strategy == "fsdp" and self.ranks.world > 1
+        if sharded:  # before the optimiser and the average: it replaces the parameters
+            sharding.shard(self.losses, self.ranks, device)
         self.optimizer = build_optimizer(model, task.param_rules(model), tunables)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.ema = AveragedWeights(model, settings.ema) if settings.ema else None
         if settings.torch_compile:
             for part in compiled_parts(self.model):
                 part.compile()
-        self.stepper = dist.parallel(_Stepper(task, self.model), self.ranks, device)
+        self.stepper = self.losses if sharded else dist.parallel(self.losses, self.ranks, device)
         self.scaler = GradScaler(device.type, enabled=self.dtype is torch.float16)
         clip = settings.clip_gradient_norm
         self.clip = tunables.clip_gradient_norm if clip is None else clip
@@ -303,13 +317,14 @@ class Trainer:
         self._started = time.monotonic()
         self.step, self.unfit, self.best, self.seconds_before = 0, 0, None, 0.0
         self.last_metrics: dict[str, float] = {}
-        self._deferred = device.type == "cuda"
+        self._deferred = device.type == "cuda" or self.ranks.world > 1
         self._pending: list[_Check] = []  # not yet read from the device, like the next
         self._spikes: list[Spike] = []
         self.spike_watch = SpikeWatch(device)
         self._step_ids: tuple[str, ...] = ()
         self._bad = torch.zeros((), device=device)  # 1 from the first value that is not finite
         self._validation_cache: list[MicroBatch] | None = None
+        self._agreed_minutes = 0.0  # of several ranks, as the first one's clock said last
         self._drawn = -math.inf
         self._validated_at = -1
         self._saver = Saver()
@@ -364,6 +379,7 @@ class Trainer:
         return Result(self.step, self.last_metrics, self.best, request.signal)
 
     def _run(self, request: StopRequest, validate_first: bool) -> None:
+        self._agree_on_time()
         if self._finished():
             self._draw(force=True)
             return
@@ -384,6 +400,7 @@ class Trainer:
             if log_due:
                 self._read_pending()
                 self._read_spikes()
+                self._agree_on_time()
                 now = time.monotonic()
                 rate = (self.step - mark_step) * settings.batch_size * settings.accumulate / max(now - mark_time, 1e-9)
                 self._log_training(rate, waited / max(now - mark_time, 1e-9))
@@ -432,16 +449,16 @@ class Trainer:
     def _forward_backward(self, batch: MicroBatch, micro: int, last: bool) -> None:
         self.unfit += batch.unfit
         self._step_ids += batch.ids
-        tensors = {key: value.to(self.device, non_blocking=True) for key, value in batch.tensors.items()}
+        tensors = batch.on(self.device)
         torch.manual_seed(step_seed(self.settings.seed, micro, self.ranks.rank))
-        sync = contextlib.nullcontext() if last or self.ranks.world == 1 else self.stepper.no_sync()  # type: ignore[operator]
-        with sync:
+        with sharding.synchronise(self.stepper, last):
             with self._autocast():
                 losses = self.stepper(tensors)
-            finite = torch.isfinite(losses.total.detach())
+            loss = dist.mean_over_ranks(losses.terms, self.ranks) if self.ranks.world > 1 and losses.terms else losses.total
+            finite = torch.isfinite(loss.detach())
             self._pending.append(_Check(self.step, True, batch.ids, finite))
-            total = losses.total / self.settings.accumulate
-            if self._deferred or self.ranks.world > 1:
+            total = loss / self.settings.accumulate
+            if self._deferred:
                 self._bad = torch.maximum(self._bad, (~finite).to(self._bad.dtype))
                 if self.scaler.is_enabled():
                     # The scaler passes over an update whose gradients are not finite: keep them so once one loss was not.
@@ -449,12 +466,12 @@ class Trainer:
             else:
                 self._read_pending()
             self.scaler.scale(total).backward()
-        self.meter.add({"loss": losses.total, **losses.parts, **losses.metrics}, len(batch.ids))
+        self.meter.add({"loss": loss, **losses.parts, **losses.metrics}, len(batch.ids))
 
     def _update(self) -> None:
         self.scaler.unscale_(self.optimizer)
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = sharding.whole(torch.nn.utils.get_total_norm(grads))
         if self.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         threshold, over = self.spike_watch.see(norm)
@@ -467,7 +484,7 @@ class Trainer:
         else:
             finite = torch.isfinite(norm)
             self._pending.append(_Check(self.step, False, self._step_ids, finite))
-            if self._deferred or self.ranks.world > 1:
+            if self._deferred:
                 self._bad = dist.max_(torch.maximum(self._bad, (~finite).to(self._bad.dtype)), self.ranks)
                 passed_over = torch.maximum(self._bad, over.to(self._bad.dtype)) if skipping else self._bad
                 self.optimizer.found_inf = passed_over  # type: ignore[attr-defined] - the fused kernel passes over the update
@@ -483,16 +500,15 @@ class Trainer:
         self.meter.add({"grad_norm": norm})
 
     def _read_pending(self) -> None:
-        """Read the finite flags gathered since the last time; waits for the device. With several ranks all of them read at the same step, so
-        that all stop and each names the rows, wherever they were.
+        """Read the finite flags gathered since the last time; waits for the device. All ranks read at the same step, so that all stop where one
+        of them must, and each names the rows, wherever they were.
         """
         pending, self._pending = self._pending, []
         if not pending:
             return
         flags = torch.stack([check.finite for check in pending]).tolist()
-        bad = [(check.step, not check.of_loss, check.ids) for check, finite in zip(pending, flags, strict=True) if not finite]
-        if self.ranks.world > 1 and dist.max_(torch.tensor(float(bool(bad)), device=self.device), self.ranks).item():
-            bad = dist.gather(bad, self.ranks)
+        own = [(check.step, not check.of_loss, check.ids) for check, finite in zip(pending, flags, strict=True) if not finite]
+        bad = [(step, of_gradient, ids) for members in dist.gather(own, self.ranks) for step, of_gradient, ids in members]
         if bad:
             first = min(bad)[:2]  # of the step's checks a loss says more than the gradient that it spoiled
             self._stop_not_finite(first[0], tuple(name for *which, ids in bad if tuple(which) == first for name in ids))
@@ -506,12 +522,13 @@ class Trainer:
         for spike, (over, norm, threshold) in zip(watched, rows, strict=True):
             if not over:
                 continue
-            ids, skipped = dist.gather(spike.ids, self.ranks), self.settings.skip_gradient_spikes
+            ids = [name for members in dist.gather(spike.ids, self.ranks) for name in members]
+            skipped = self.settings.skip_gradient_spikes
             self._record({"step": spike.step, "grad_norm_spike": norm, "threshold": threshold, "skipped": skipped, "ids": ids})
             what = "passed over" if skipped else "trained on"
             self.progress.line(f"step {spike.step}: gradient norm {norm:.4g} is over {threshold:.4g}; {what}, rows: {', '.join(ids[:8])}")
 
-    def _stop_not_finite(self, step: int, ids: tuple[str, ...]) -> None:
+    def _stop_not_finite(self, step: int, ids: Sequence[str]) -> None:
         self._record({"step": step, "not_finite": True, "ids": list(ids)})
         shown = ", ".join(ids[:32]) + (f", ... ({len(ids)} in all)" if len(ids) > 32 else "")
         raise NotFiniteError(
@@ -525,10 +542,15 @@ class Trainer:
     # ---- where the run stands
 
     def _elapsed_minutes(self) -> float:
-        here = torch.tensor(self.seconds_before + time.monotonic() - self._started, dtype=torch.float64)
-        if self.ranks.world > 1:
-            here = dist.from_first(here.to(self.device, torch.float32), self.ranks)
-        return here.item() / 60
+        """Of several ranks as they last agreed, so that no step waits for the first one's clock."""
+        return self._own_minutes() if self.ranks.world == 1 else self._agreed_minutes
+
+    def _own_minutes(self) -> float:
+        return (self.seconds_before + time.monotonic() - self._started) / 60
+
+    def _agree_on_time(self) -> None:
+        if self.settings.minutes and self.ranks.world > 1:
+            self._agreed_minutes = float(dist.from_first(torch.tensor(self._own_minutes(), device=self.device), self.ranks))
 
     def _clock_share(self) -> float:
         return self._elapsed_minutes() / self.settings.minutes if self.settings.minutes else 0.0
@@ -591,7 +613,8 @@ class Trainer:
 
     def _last_loss(self) -> float | None:
         records = self.metrics_file.records if self.metrics_file is not None else []
-        return next((r["loss"] for r in reversed(records) if r.get("loss") is not None), None)
+        last = next((r["loss"] for r in reversed(records) if r.get("loss") is not None), None)
+        return dist.gather(last, self.ranks)[0]
 
     @torch.no_grad()
     def _sample(self) -> None:
@@ -604,8 +627,8 @@ class Trainer:
             return
         tensors = {key: value.to(self.device) for key, value in batch.tensors.items()}
         self.model.eval()
-        with self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
-            made: list[Sample] = self.task.samples(self.model, tensors)  # type: ignore[attr-defined]
+        with self.ema.in_place() if self.ema is not None else contextlib.nullcontext(), sharding.gathered(self.losses):
+            made = self.losses.samples(tensors)
         self.model.train()
         for index, (sample, name) in enumerate(zip(made, batch.ids, strict=True) if self.ranks.first else ()):
             with saving(self.step, self.folder):
@@ -617,26 +640,30 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, rows: int | None = None) -> dict[str, float]:
-        """Means over the fixed validation rows (or `rows` of them), each name with `val_` before it; with averaged weights when there are."""
+        """Means over the fixed validation rows (or `rows` of them), each name with `val_` before it; with averaged weights when there are.
+
+        The batches do not depend on the number of ranks, and neither does the order in which they are added up.
+        """
         count = min(len(self.data.validation), self.settings.validation_rows) if rows is None else rows
         self._not_finite = set()
         if not count:
             return {}
         averaged = self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
-        meter = Meter(self.device)
+        own: list[tuple[int, int, dict[str, Tensor]]] = []  # (batch, rows, values)
         self.model.eval()
-        with averaged:
-            for index, batch in enumerate(self._validation_batches(count)):
+        with averaged, sharding.gathered(self.losses):
+            for index, batch in self._validation_batches(count):
                 if not batch.ids:
                     continue
-                torch.manual_seed(step_seed(_VALIDATION_SEED, index, self.ranks.rank))
-                tensors = {key: value.to(self.device, non_blocking=True) for key, value in batch.tensors.items()}
+                torch.manual_seed(step_seed(_VALIDATION_SEED, index, 0))
                 with self._autocast():
-                    losses = self.task.losses(self.model, tensors)
-                meter.add({"loss": losses.total, **losses.parts, **losses.metrics}, len(batch.ids))
+                    losses = self.losses(batch.on(self.device))
+                own.append((index, len(batch.ids), {"loss": losses.total, **losses.parts, **losses.metrics}))
         self.model.train()
-        for names in dist.union(meter.names(), self.ranks):
-            dist.sum_(meter.totals(names), self.ranks)
+        numbers = [(index, rows, {name: float(value) for name, value in values.items()}) for index, rows, values in own]
+        meter = Meter(torch.device("cpu"))
+        for _, rows, values in sorted((tuple(row) for rank in dist.gather(numbers, self.ranks) for row in rank), key=itemgetter(0)):
+            meter.add({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}, rows)
         names = {f"val_{name}" for together in meter.names() for name in together}
         self.last_metrics = {f"val_{name}": value for name, value in meter.take().items()}
         self._not_finite = names - set(self.last_metrics)
@@ -644,23 +671,22 @@ class Trainer:
             self.progress.line(f"none of the {count} validation rows is fit for task {self.task.name}")
         return self.last_metrics
 
-    def _validation_batches(self, count: int) -> Iterator[MicroBatch]:
-        """The validation batches; kept in memory after the first pass when they are small."""
+    def _validation_batches(self, count: int) -> Iterator[tuple[int, MicroBatch]]:
+        """This rank's validation batches and their numbers; kept in memory after the first pass when they are small."""
+        batches = ValidationBatches(self.task, self.data.validation, self.settings.batch_size, count)
+        numbers = range(self.ranks.rank, len(batches), self.ranks.world)
         if self._validation_cache is not None:
-            yield from self._validation_cache
+            yield from zip(numbers, self._validation_cache, strict=True)
             return
         if self.settings.workers:
             self._saver.finish()  # as at the start: no fork while a thread writes
-        batches = ValidationBatches(
-            self.task, self.data.validation, self.settings.batch_size, count, self.ranks.rank, self.ranks.world
-        )
         kept: list[MicroBatch] | None = []
         size = 0
-        for batch in prefetch(batches, range(len(batches)), min(self.settings.workers, 2)):
+        for number, batch in zip(numbers, prefetch(batches, numbers, min(self.settings.workers, 2)), strict=True):
             if kept is not None:
                 size += sum(t.nbytes for t in batch.tensors.values())
                 kept = [*kept, batch] if size <= VALIDATION_CACHE_BYTES else None
-            yield batch
+            yield number, batch
         self._validation_cache = kept
 
     def _save(self, *names: str) -> None:
@@ -669,12 +695,15 @@ class Trainer:
         self._saved, self._saved_at = time.monotonic(), self.step
 
     def _write(self, names: Iterable[str], state: bool = False) -> None:
-        """Hand a snapshot of now to the thread that writes it; the loop waits only for the snapshot, and for a save still in flight."""
+        """Hand a snapshot of now to the thread that writes it; the loop waits only for the snapshot, and for a save still in flight.
+
+        Every rank gives what it holds, the first one writes.
+        """
         self._read_spikes()  # a resumed run does not see them again
         before = time.monotonic()
+        self._saver.finish()  # before the snapshot, so that there is room for one
+        full, weights = self.snapshot(state)
         if self.ranks.first:
-            self._saver.finish()  # before the snapshot, so that there is room for one
-            full, weights = self.snapshot(state)
             writes: list[Callable[[], None]] = [self._checkpoint(name, weights) for name in names]
             if full is not None:
                 writes.append(lambda: self._commit(full))
@@ -682,7 +711,7 @@ class Trainer:
         self._stalled += time.monotonic() - before
 
     def snapshot(self, state: bool = True) -> tuple[RunState | None, dict[str, Tensor]]:
-        """Copies in CPU memory of what a save writes: the state, and the weights of a checkpoint."""
+        """Copies in CPU memory of what a save writes: the state, and the weights of a checkpoint; of several ranks the first one has them."""
         full = self._state() if state else None
         return full, self._weights(full)
 
@@ -693,9 +722,9 @@ class Trainer:
     def _weights(self, state: RunState | None) -> dict[str, Tensor]:
         """What a checkpoint holds now: the averaged weights where there are, else the model's, taken from `state` where that has them."""
         if self.ema is None:
-            return take(state.tensors, "model") if state is not None else snapshot(self.model.state_dict())
+            return take(state.tensors, "model") if state is not None else sharding.whole_state(self.model.state_dict(), self.ranks)
         with self.ema.in_place():
-            return snapshot(self.model.state_dict())
+            return sharding.whole_state(self.model.state_dict(), self.ranks)
 
     def _checkpoint(self, name: str, weights: Mapping[str, Tensor]) -> Callable[[], None]:
         """The write of a checkpoint of now."""
@@ -745,7 +774,7 @@ class Trainer:
             "identity": self.identity,
             "remember": self.remember,
         }
-        return RunState(snapshot(tensors), numbers)
+        return RunState(sharding.whole_state(tensors, self.ranks), numbers)
 
     def _load(self, allow_changed: bool) -> None:
         state = load_state(self.folder / "state")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autosing.errors import ConfigError
+from autosing.training.sharding import laid_out
 from autosing.training.task import OptimTunables, ParamRule
 
 FUSED_DEVICES = ("cuda", "cpu")
@@ -74,16 +75,19 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`, in place; tensors are copied to where their parameter lives, and laid out in memory as it is: the fused
-    kernels walk through both by address, and would pair the moments of a channels-last weight with other elements."""
+    """Inverse of `optimizer_tensors`, in place; whole tensors are copied to where their parameter lives, shared out as it is, and laid out in memory
+    as it is: the fused kernels walk through both by address, and would pair the moments of a channels-last weight with other elements."""
     fused = bool(optimizer.defaults.get("fused"))
     parameters = dict(model.named_parameters())
     states: dict[str, dict[str, Any]] = {}
     for key, value in tensors.items():
         name, slot = key.rsplit("/", 1)
-        device = parameters[name].device if slot != "step" or fused else torch.device("cpu")
-        like = parameters[name].detach() if slot != "step" else value
-        states.setdefault(name, {})[slot] = torch.empty_like(like, dtype=value.dtype, device=device).copy_(value)
+        like = parameters[name].detach()
+        if slot == "step":
+            value = value.to(like.device if fused else "cpu", copy=True)
+        else:
+            value = torch.empty_like(like, dtype=value.dtype).copy_(laid_out(value, like))
+        states.setdefault(name, {})[slot] = value
     for name, slots in states.items():
         optimizer.state[parameters[name]] = slots
 
@@ -128,4 +132,4 @@ class AveragedWeights:
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         for name, value in tensors.items():
-            self._average[name].copy_(value)
+            self._average[name].copy_(laid_out(value, self._average[name]))

@@ -6,11 +6,10 @@ its weights meanwhile. A write that fails ends its save; the loop learns of it a
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
-from torch import Tensor
 
 from autosing.errors import AutoSingError
 from autosing.models.io import CARD_FILE, CONFIG_FILE, MODEL_FILE
@@ -20,11 +19,6 @@ NUMBERED = "step-"
 
 class SaveError(AutoSingError):
     """The state or a checkpoint could not be written; what was saved before is intact."""
-
-
-def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in CPU memory."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 class Saver:

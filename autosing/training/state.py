@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autosing.errors import MismatchError, WeightsError
 from autosing.store import atomic_path
+from autosing.training.sharding import laid_out
 
 STATE_FILE, NUMBERS_FILE = "state.safetensors", "state.json"
 FORMAT = "autosing-state/1"
@@ -118,4 +119,4 @@ def load_into(model: torch.nn.Module, tensors: Mapping[str, Tensor], where: str)
     wrong = [k for k in {**own, **tensors} if k not in own or k not in tensors or own[k].shape != tensors[k].shape]
     if wrong:
         raise MismatchError(f"the state of {where} does not fit this model: tensor '{wrong[0]}' ({len(wrong)} in all)")
-    model.load_state_dict(dict(tensors))
+    model.load_state_dict({name: laid_out(value, own[name]) for name, value in tensors.items()})
