@@ -152,7 +152,7 @@ def test_pure_bf16_keeps_weights_and_optimiser_in_it_and_learns(runs):
     assert runs("a", **values) == 0
     kept = {key: tensor.dtype for key, tensor in load_file(next((runs.path("a") / "state").glob("**/*.safetensors"))).items()}
     for key, dtype in kept.items():
-        in_float32 = key.startswith("ema/") or key.endswith(("/step", "/codebook"))
+        in_float32 = key.startswith(("ema/", "spikes/")) or key.endswith(("/step", "/codebook"))
         assert dtype is (torch.float32 if in_float32 else torch.bfloat16), key
     assert {key.split("/")[0] for key in kept} == {"model", "optim", "ema"}
     assert all(tensor.dtype is torch.float32 for tensor in load_file(runs.path("a") / "last" / "model.safetensors").values())
