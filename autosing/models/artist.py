@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autosing.models.listening import HEAD_WIDTH
 from autosing.nn.attention import rotary_table
-from autosing.nn.blocks import Encoder
+from autosing.nn.blocks import Build, Encoder
 from autosing.nn.embeddings import LaneEmbedding
 from autosing.nn.mup import Mup, init_linear
 from autosing.tokens.patterns import load_pattern
@@ -53,7 +53,7 @@ class ArtistNet(nn.Module):
         c, mup, width = config, config.mup, config.heads * HEAD_WIDTH
         self.pattern = load_pattern(c.pattern, c.codec.strides)
         self.codes_embedding = LaneEmbedding(len(self.pattern.lanes), c.codec.num_codes, width, mup)
-        self.encoder = Encoder(c.depth, width, c.heads, mup, causal=True, dropout=c.dropout)
+        self.encoder = Encoder(c.depth, Build(width, c.heads, mup, dropout=c.dropout), causal=True)
         self.singer = init_linear(nn.Linear(width, c.width), mup)
         self.artist = init_linear(nn.Linear(c.width, c.artists), mup)
 
