@@ -660,10 +660,10 @@ class Trainer:
                     losses = self.losses(batch.on(self.device))
                 own.append((index, len(batch.ids), {"loss": losses.total, **losses.parts, **losses.metrics}))
         self.model.train()
-        numbers = [(index, rows, {name: float(value) for name, value in values.items()}) for index, rows, values in own]
+        numbers = [(index, size, {name: float(value) for name, value in values.items()}) for index, size, values in own]
         meter = Meter(torch.device("cpu"))
-        for _, rows, values in sorted((tuple(row) for rank in dist.gather(numbers, self.ranks) for row in rank), key=itemgetter(0)):
-            meter.add({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}, float(rows or 0))
+        for _, size, values in sorted((tuple(row) for rank in dist.gather(numbers, self.ranks) for row in rank), key=itemgetter(0)):
+            meter.add({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}, size)
         names = {f"val_{name}" for together in meter.names() for name in together}
         self.last_metrics = {f"val_{name}": value for name, value in meter.take().items()}
         self._not_finite = names - set(self.last_metrics)
