@@ -238,7 +238,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(name: str, tmp_path: Path) ->
         model = task.build_model()
         settings = Settings(batch_size=2, steps=4, validate_every=10, log_every=1, workers=0)
         data = TrainingData(rows, rows[:1], task.meta)
-        return task, Trainer(task, model, task.tunables, data, settings, tmp_path / folder, torch.device("cpu"), {"task": name})
+        return task, Trainer(task, model, task.tunables, data, settings, tmp_path / folder, torch.device("cpu"), {"task": name, "tunables": dataclasses.asdict(task.tunables)})
 
     assert trainer("whole")[1].fit().step == 4
     task, first = trainer("parts")
