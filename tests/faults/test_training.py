@@ -323,7 +323,10 @@ def poisoned(row: str, folder: Path) -> Callable[[], None]:
 
         def losses(self: Any, model: Any, batch: Any) -> Any:
             found = plain(self, model, batch)
-            return found._replace(total=found.total * float("nan")) if SPY["ids"] and row in SPY["ids"] else found
+            if not SPY["ids"] or row not in SPY["ids"]:
+                return found
+            bad = float("nan")
+            return found._replace(total=found.total * bad, terms=tuple((addend * bad, count) for addend, count in found.terms))
 
         def noting(self: Trainer, batch: Any, micro: int, last: bool) -> None:
             SPY["ids"] = batch.ids
