@@ -154,7 +154,7 @@ def test_pure_bf16_keeps_weights_and_optimiser_in_it_and_learns(runs):
     for key, dtype in kept.items():
         in_float32 = key.startswith(("ema/", "spikes/")) or key.endswith(("/step", "/codebook"))
         assert dtype is (torch.float32 if in_float32 else torch.bfloat16), key
-    assert {key.split("/")[0] for key in kept} == {"model", "optim", "ema"}
+    assert {key.split("/")[0] for key in kept} == {"model", "optim", "ema", "spikes"}
     assert all(tensor.dtype is torch.float32 for tensor in load_file(runs.path("a") / "last" / "model.safetensors").values())
     losses = [r["loss"] for r in runs.records("a") if "loss" in r]
     assert losses[-1] < 0.9 * losses[0]
