@@ -62,7 +62,7 @@ class AcousticArgs:
 
 @dataclass(frozen=True)
 class AcousticTunables(OptimTunables):
-    """`disturb` scales how often each disturbance happens (0 = clean); `voice_tone_db` is `Disturbance`'s; `warp` moves the formants of every
+    """`disturb` scales how often each disturbance happens (0 = clean); `voice_tone_db` and `dark` are `Disturbance`'s; `warp` moves the formants of every
     example (`warp_formants`; 0 = not at all), which a front end of bands allows, not one of cepstra."""
 
     lr0: float = 2e-3
@@ -73,11 +73,12 @@ class AcousticTunables(OptimTunables):
     label_smoothing: float = 0.05
     disturb: float = 1.0
     voice_tone_db: float = 5.0
+    dark: float = 0.0
     warp: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_shares(self, "label_smoothing")
+        require_shares(self, "label_smoothing", "dark")
         require_at_least(self, 0, "disturb", "voice_tone_db", "warp")
 
 
@@ -162,7 +163,7 @@ class Acoustic:
 
     def losses(self, model: nn.Module, batch: Batch) -> Losses:
         batch = {key: value.flatten(0, 1) for key, value in batch.items()}  # (B, R, ...) -> (N, ...)
-        how = Disturbance(self.tunables.disturb, voice_tone_db=self.tunables.voice_tone_db)
+        how = Disturbance(self.tunables.disturb, voice_tone_db=self.tunables.voice_tone_db, dark=self.tunables.dark)
         wav, muted = mix_batch(batch["vocals"], batch["band"], how)
         labels = torch.where(muted[:, None], SILENCE, batch["labels"])
         counts = torch.where(muted, 0, batch["phone_count"])

@@ -23,12 +23,14 @@ class Disturbance:
         sample_rate: Hz.
         balance_db: voice level minus band level is uniform in (-balance_db, balance_db).
         voice_tone_db: mean spread of the voices' tone; an item's own is uniform from 0 to twice that.
+        dark: share of the voices whose highs are cut (`_dark`), which a band then hides but for the first formant.
     """
 
     amount: float = 1.0
     sample_rate: int = 24000
     balance_db: float = 12.0
     voice_tone_db: float = 5.0
+    dark: float = 0.0
 
 
 def mix_batch(vocals: Tensor, band: Tensor, how: Disturbance) -> tuple[Tensor, Tensor]:
@@ -54,6 +56,8 @@ def mix_batch(vocals: Tensor, band: Tensor, how: Disturbance) -> tuple[Tensor, T
     length = _fast_length(samples + tail)
     frequencies = torch.fft.rfftfreq(length, 1 / how.sample_rate, device=vocals.device)
     voice_filter = _tone(frequencies, chance, chance.uniform(0.0, 2 * how.voice_tone_db)[:, None]) * _room(length, how.sample_rate, chance, 0.45, tail)
+    if how.dark:
+        voice_filter = voice_filter * _dark(frequencies, chance, how.dark)
     band_filter = _tone(frequencies, chance, 6.0) * _stops(frequencies, chance, 0.25, 4)
     voice = _filtered(vocals, voice_filter, length)
     other = _filtered(band, band_filter, length)
@@ -163,6 +167,14 @@ def _tone(frequencies: Tensor, chance: _Chance, spread_db: float | Tensor) -> Te
     bumps = chance.normal(10) * spread_db * 0.5
     used = chance.happens(0.8)[:, None]
     return _curve(frequencies, (tilt + bumps) * used)
+
+
+def _dark(frequencies: Tensor, chance: _Chance, share: float) -> Tensor:
+    """Falls from a corner between 350 Hz and 1.8 kHz by 6 to 24 dB an octave, down to a shelf at -12 to -38 dB: breathy and closed voices."""
+    corner = torch.exp(chance.uniform(math.log(350.0), math.log(1800.0)))[:, None]
+    slope_db, shelf_db = chance.uniform(6.0, 24.0)[:, None], chance.uniform(12.0, 38.0)[:, None]
+    fall_db = torch.minimum(torch.log2((frequencies / corner).clamp(min=1.0)) * slope_db, shelf_db)
+    return torch.pow(10.0, -fall_db / 20 * chance.happens(share)[:, None])
 
 
 def _low_pass(frequencies: Tensor, chance: _Chance, share: float) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autosing.nn.disturb import Disturbance, mix_batch, warp_formants
+from autosing.nn.disturb import Disturbance, _Chance, _dark, mix_batch, warp_formants
 from autosing.nn.spectra import FRONT_ENDS, cosine_basis, linear_filterbank, mel_filterbank
 
 
@@ -61,6 +61,19 @@ def test_mixing_is_seeded_and_leaves_nothing_broken():
     plain, none_muted = mix_batch(vocals, band, Disturbance(0.0))
     torch.testing.assert_close(plain, vocals + band)
     assert not none_muted.any()
+
+
+def test_dark_voices_lose_highs_by_less_than_their_shelf_and_no_lows():
+    """White noise without a band: below the lowest corner nothing changes, far above every voice is 12 to 38 dB weaker."""
+    frequencies = torch.linspace(0, 12000, 2401)
+    torch.manual_seed(0)
+    response = _dark(frequencies, _Chance(400, torch.device("cpu"), 1.0), 1.0)
+    assert (response[:, frequencies < 350] == 1).all()
+    assert (response.diff(dim=1) <= 1e-6).all()
+    top_db = 20 * response[:, -1].log10()
+    assert -38.1 < top_db.min() < -35 and -16 < top_db.max() < -11.9
+    half = _dark(frequencies, _Chance(400, torch.device("cpu"), 1.0), 0.5)
+    assert 140 < (half[:, -1] == 1).sum() < 260, "the others are left alone"
 
 
 def test_warped_formants_move_apart_and_nothing_else_changes():
