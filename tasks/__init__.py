@@ -12,6 +12,7 @@ TASKS = Registry(
     {
         "t2s": "tasks.t2s:TASK",
         "sm2a": "tasks.sm2a:TASK",
+        "sm2a_parallel": "tasks.sm2a_parallel:TASK",
         "artist": "tasks.artist:TASK",
         "acoustic": "tasks.acoustic:TASK",
         "separator": "tasks.separator:TASK",

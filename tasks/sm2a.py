@@ -137,8 +137,7 @@ class TASK:
         self.args, self.tunables, self.meta = args, tunables, meta
         self.codec, self.semantic, self.voice = meta.codec, meta.semantic, meta.voice
         self.accompaniment = meta.accompaniment_codec or meta.codec
-        self.patterns = ("bricks_unrolled", "bricks") if args.multiscale else (args.pattern,)
-        block = load_pattern(self.patterns[0], self.codec.strides).block
+        block = self._block()
         self.seconds = min(args.crop_seconds or meta.window_seconds, meta.window_seconds)
         self.frames = self.codec.frames(self.seconds)
         self.starts = crop_starts(self.codec, self.semantic, block, meta.window_seconds, self.frames)
@@ -152,6 +151,15 @@ class TASK:
             )
         self.music_frames = self.accompaniment.frames(self.seconds)
         self.windows = int(-(-self.seconds // VOICE_WINDOW_SECONDS))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The token patterns to train, the one to sing with first."""
+        return ("bricks_unrolled", "bricks") if self.args.multiscale else (self.args.pattern,)
+
+    def _block(self) -> int:
+        """Finest frames of a block of the grid; passages begin with one."""
+        return load_pattern(self.patterns[0], self.codec.strides).block
 
     def example(self, row: Row, rng: np.random.Generator) -> Batch | None:
         where = f"row '{row.get('id', '?')}'"
@@ -300,23 +308,22 @@ class TASK:
     def samples(self, model: nn.Module, batch: Batch) -> list[Sample]:
         """Every row's true semantic tokens sung over its accompaniment in its voice, with the phones that the tokenizer reads out of them."""
         from autosing.perception import load_codec
-        from autosing.singing.generate import generate_codes
+        from autosing.singing.codes import sing_codes
 
-        assert isinstance(model, SM2A)
         codec = load_codec(self.codec.name, batch["semantic"].device)
         made = []
         for row, semantic in enumerate(batch["semantic"]):
             music, voice = batch["music"][row : row + 1], batch["voice"][row : row + 1] if "voice" in batch else None
             generator = torch.Generator(semantic.device).manual_seed(0)
-            codes = generate_codes(model, semantic[None], music, voice, frames=self.frames, generator=generator)
+            codes = sing_codes(model, semantic[None], music, voice, frames=self.frames, generator=generator)
             heard = read_out(self.semantic, semantic[semantic >= 0].cpu())
             audio = codec.decode(codes)[0].cpu()
-            made.append(Sample("sm2a: true semantic tokens, sung", Alignment(heard), heard, audio, self.codec.sample_rate))
+            made.append(Sample(f"{self.name}: true semantic tokens, sung", Alignment(heard), heard, audio, self.codec.sample_rate))
         return made
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
-        assert isinstance(model, SM2A)
-        rules = learning_rules(model.config.width, self.tunables.embeddings_lr_scale)
+        config: Any = model.config
+        rules = learning_rules(config.width, self.tunables.embeddings_lr_scale)
         return [ParamRule(pattern, lr_scale, decay) for pattern, lr_scale, decay in rules]
 
     def checkpoint_meta(self) -> dict[str, Any]:

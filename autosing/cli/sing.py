@@ -27,11 +27,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--reference", help="recording (wav, flac, mp3, ogg, opus) or a folder of them")
     p.add_argument("--lyrics", default="", help="one line, or two: the first governs the first half, the second the last")
     p.add_argument("--t2s-model", "--tm2s-model", default="builtin", help="checkpoint or adapter: a folder, a hub id, or builtin")
-    p.add_argument("--sm2a-model", default="builtin", help="the same")
+    p.add_argument("--sm2a-model", default="builtin", help="the same; or builtin-parallel, which sings many tokens at a time")
     p.add_argument("--start-time", type=float, default=0.0, metavar="SECONDS", help="where in the reference to start")
     p.add_argument("--length", type=float, default=30.0, metavar="SECONDS", help="4 to 30")
     p.add_argument("--music-volume", type=float, default=0.8, help="factor on the instrumental in the mix")
     p.add_argument("--temp", type=float, default=0.7, help="sampling temperature of both models")
+    p.add_argument("--steps", type=int, metavar="N", help="passes of a parallel --sm2a-model (16): fewer are faster, more sing better")
     p.add_argument("--batch-size", type=int, default=4, metavar="N", help="versions to sing; the best recognised one is kept")
     p.add_argument("--spkfile", action="append", default=[], metavar="FILE", help="sing like this recording's singer (repeatable)")
     p.add_argument("--spk-alpha", type=float, default=1.0, help="1 = the --spkfile voice, 0 = the reference's voice")
@@ -72,6 +73,7 @@ def _main(argv: Sequence[str]) -> int:
             length_seconds=options.length,
             music_volume=options.music_volume,
             temperature=options.temp,
+            steps=options.steps,
             candidates=options.batch_size,
             speaker_files=tuple(map(Path, options.spkfile)),
             speaker_alpha=options.spk_alpha,

@@ -35,7 +35,10 @@ REAL_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 @dataclass(frozen=True)
 class Material:
-    """What is judged on: `songs` rendered test songs, `real` the folder of real songs or None; `given_tokens` their token set, or None."""
+    """What is judged on: `songs` rendered test songs, `real` the folder of real songs or None; `given_tokens` their token set, or None.
+
+    `sm2a_model`: the checkpoint that the chain sings with.
+    """
 
     songs: Path
     songs_hash: str
@@ -44,6 +47,7 @@ class Material:
     work: Path
     limit: int
     windows: int
+    sm2a_model: str = "builtin"
 
     def tokens(self) -> Path:
         """The token set of the songs; made by the weights of today where it is not given."""
@@ -144,7 +148,7 @@ def codec(m: Material) -> Figures:
 def chain(m: Material) -> Figures:
     from autosing.evaluation.chain import chain_figures
 
-    figures = chain_figures(m.tokens(), m.windows, seed=SEED, keep=m.work / "chain")
+    figures = chain_figures(m.tokens(), m.windows, sm2a_model=m.sm2a_model, seed=SEED, keep=m.work / "chain")
     rates = figures["phone_error"]
     bars = {
         "chain_phone_error": bar(rates["chain"]["value"], "<=", 0.45),
@@ -217,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--only", default=",".join(SECTIONS), help=f"sections, of: {','.join(SECTIONS)}")
     p.add_argument("--limit", type=int, default=24, help="rendered songs a section at most")
     p.add_argument("--windows", type=int, default=40, help="windows the chain sings")
+    p.add_argument("--sm2a-model", default="builtin", help="what the chain sings with; as sing.py's")
     p.add_argument("--threads", type=int, default=2)
     options = p.parse_args(argv)
     wanted = options.only.split(",")
@@ -233,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     real = options.shared if options.shared and options.shared.is_dir() else None
-    material = Material(songs, songs_hash, options.tokens, real, options.work, options.limit, options.windows)
+    material = Material(songs, songs_hash, options.tokens, real, options.work, options.limit, options.windows, options.sm2a_model)
     figures: Figures = {}
     bars: Figures = {}
     for name in wanted:
@@ -252,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": processor()},
         "protocol": {
             "songs": songs.name, "songs_hash": songs_hash, "weights_hash": weights_hash(), "real_songs": real is not None,
-            "limit": material.limit, "windows": material.windows, "seed": SEED,
+            "limit": material.limit, "windows": material.windows, "sm2a_model": material.sm2a_model, "seed": SEED,
         },
         "figures": figures,
         "bars": bars,

@@ -24,7 +24,8 @@ from autosing.evaluation.judge import Judge, phone_error_rate
 from autosing.evaluation.voice import area_under_curve
 from autosing.models.io import load_model
 from autosing.perception import load_aligner, load_codec, load_voice
-from autosing.singing.generate import generate_codes, generate_semantic
+from autosing.singing.codes import find_code_singer, sing_codes
+from autosing.singing.generate import generate_semantic
 from autosing.singing.pipeline import find_words, word_score
 from autosing.singing.request import SingRequest
 from autosing.song.alignment import Alignment
@@ -95,7 +96,7 @@ def chain_figures(
         raise DataError(f"'{tokens}' has fewer than two validation songs with words; render more songs")
     assert meta.codec and meta.accompaniment_codec and meta.semantic and meta.voice
     t2s, _ = load_model(t2s_model, "t2s")
-    sm2a, _ = load_model(sm2a_model, "sm2a")
+    sm2a, _ = load_model(*find_code_singer(sm2a_model))
     codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
     front_end, aligner = load_text("phones"), load_aligner("builtin")
     heard: dict[str, list[tuple[str, ...]]] = {"codec": [], "sm2a": [], "one_try": [], "chain": []}
@@ -112,7 +113,7 @@ def chain_figures(
                 t2s, text, band, steps=semantic.shape[-1], temperature=temperature, generator=generator, batch=candidates
             )
             middle = time.perf_counter()
-            made = generate_codes(sm2a, sung, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator)
+            made = sing_codes(sm2a, sung, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator)
             end = time.perf_counter()
             sung_waves = codec.decode(made)[:, 0]
             decoded = time.perf_counter()
@@ -123,7 +124,7 @@ def chain_figures(
             seconds["sm2a"] += end - middle
             seconds["decode"] += decoded - end
             seconds["choose"] += time.perf_counter() - decoded
-            true_semantic = generate_codes(
+            true_semantic = sing_codes(
                 sm2a, semantic, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator
             )
             takes = {"codec": codec.decode(codes)[0, 0], "sm2a": codec.decode(true_semantic)[0, 0], "one_try": sung_waves[0], "chain": wav}

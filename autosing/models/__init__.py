@@ -10,6 +10,7 @@ KINDS = Registry(
     {
         "t2s": "autosing.models.t2s:T2S",
         "sm2a": "autosing.models.sm2a:SM2A",
+        "sm2a_parallel": "autosing.models.sm2a_parallel:SM2AParallel",
         "recogniser": "autosing.models.recogniser:Recogniser",
         "separator": "autosing.models.separator:SeparatorNet",
         "pitch": "autosing.models.pitch:PitchNet",

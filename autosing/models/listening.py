@@ -1,4 +1,4 @@
-"""What t2s and sm2a share: both listen to an accompaniment and place their states by rotary positions."""
+"""What t2s and both kinds of sm2a share: they listen to an accompaniment and place their states by rotary positions."""
 
 from typing import Any
 

@@ -167,6 +167,69 @@ class CodeGeometry(nn.Module):
         return self.mup.scaled(F.linear(self.out[lane](hidden), features) * features.shape[1] ** -0.5)
 
 
+class CodeTables(nn.Module):
+    """Codes of a grid in and out through one table a level, which the level's lanes share; each lane has matrices of its own around it.
+
+    A row of a table is what is known of the code (`code_features`, frozen) and `learned` numbers more. A grid has many lanes where its
+    steps are long: tables of their own for each, as in `LaneEmbedding`, would each see a few codes only.
+
+    Args:
+        levels: level of each lane, lanes of a level side by side.
+        widths: number of known features of each level's codes; () = nothing is known.
+        heads: also score codes.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, levels: Sequence[int], widths: Sequence[int], learned: int, num_codes: int, width: int, mup: Mup, heads: bool = True):
+        super().__init__()
+        self.levels, self.widths, self.num_codes, self.mup = tuple(levels), tuple(widths), num_codes, mup
+        columns = [learned] * (max(levels) + 1)
+        for level in range(len(columns)):
+            if widths:
+                self.register_buffer(f"features{level}", torch.zeros(num_codes, widths[level]))
+                columns[level] += widths[level]
+            self.register_parameter(f"embedding{level}", nn.Parameter(torch.empty(num_codes, learned)))
+            init_embedding(getattr(self, f"embedding{level}"), mup)
+        self.into = nn.ModuleList(init_linear(nn.Linear(columns[level], width, bias=False), mup) for level in levels)
+        with torch.no_grad():  # as the parts of one matrix over all lanes start
+            for matrix in self.into:
+                matrix.weight.mul_(matrix.weight.shape[1] / sum(columns[level] for level in levels))
+        self.out = nn.ModuleList(init_linear(nn.Linear(width, columns[level]), mup) for level in levels) if heads else None
+        self.register_buffer("offsets", torch.arange(len(levels))[:, None] * (num_codes + 1), persistent=False)
+
+    def features(self, level: int) -> Tensor:
+        """(num_codes, columns) what is known."""
+        return getattr(self, f"features{level}")
+
+    def load(self, features: Sequence[Tensor]) -> None:
+        """Take over the known features of each level."""
+        for level, values in enumerate(features):
+            self.features(level).copy_(values)
+
+    def table(self, level: int) -> Tensor:
+        """(num_codes, columns) known and learned."""
+        learned: Tensor = getattr(self, f"embedding{level}")
+        return torch.cat([self.features(level), learned], 1) if self.widths else learned
+
+    def rows(self) -> Tensor:
+        """(R * (num_codes + 1), D) what each code of each lane adds to a step; a hole, the last of its lane, adds nothing."""
+        tables = [self.table(level) for level in range(max(self.levels) + 1)]
+        return torch.cat([F.pad(matrix(tables[level]), (0, 0, 0, 1)) for level, matrix in zip(self.levels, self.into, strict=True)])
+
+    def embed(self, grid: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(B, R, S) codes, -1 = hole -> (B, S, D); `rows`: of `rows()`, for who asks several times."""
+        flat = (torch.where(grid < 0, self.num_codes, grid) + self.offsets).transpose(1, 2).reshape(-1, len(self.levels))
+        return F.embedding_bag(flat, self.rows() if rows is None else rows, mode="sum").view(grid.shape[0], grid.shape[2], -1)
+
+    def logits(self, hidden: Tensor, level: int) -> Tensor:
+        """(B, S, D) -> (B, S, r, num_codes) of the r lanes of one level."""
+        assert self.out is not None, "these tables were made without heads"
+        table = self.table(level)
+        told = torch.stack([matrix(hidden) for own, matrix in zip(self.levels, self.out, strict=True) if own == level], -2)
+        return self.mup.scaled(F.linear(told, table) * table.shape[1] ** -0.5)
+
+
 def interpolate(states: Tensor, positions: Tensor) -> Tensor:
     """Read (B, L, D) states at fractional positions (S,), linearly between neighbours, clamped at the ends -> (B, S, D)."""
     last = states.shape[1] - 1

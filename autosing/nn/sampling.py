@@ -29,3 +29,20 @@ def sample(
         return logits.argmax(-1)
     probabilities = filter_logits(logits / temperature, top_k, top_p).softmax(-1)
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def sample_sure(
+    logits: Tensor, generator: torch.Generator, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """(..., V) logits -> (...) tokens, and how sure the draw was of each: the logarithm of its probability; temperature 0 = the likeliest.
+
+    One uniform number a token, read off the cumulated probabilities: a whole song's tokens are drawn at once.
+    """
+    probabilities = filter_logits(logits / temperature if temperature > 0 else logits, top_k, top_p).softmax(-1)
+    if temperature <= 0:
+        best = probabilities.max(-1)
+        return best.indices, best.values.log()
+    heaped = probabilities.cumsum(-1)
+    drawn = torch.rand((*logits.shape[:-1], 1), generator=generator, device=logits.device) * heaped[..., -1:]
+    chosen = torch.searchsorted(heaped, drawn, right=True).clamp(max=logits.shape[-1] - 1)
+    return chosen[..., 0], probabilities.gather(-1, chosen)[..., 0].clamp(min=1e-30).log()

@@ -21,7 +21,8 @@ from autosing.nn.embeddings import code_features, same_fit
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
 from autosing.perception.alignment.base import Aligner
 from autosing.perception.codec.base import Codec
-from autosing.singing.generate import generate_codes, generate_semantic
+from autosing.singing.codes import find_code_singer, sing_codes
+from autosing.singing.generate import generate_semantic
 from autosing.singing.mix import active_level, fade_edges, mix_tracks
 from autosing.singing.request import SHORTEST_SECONDS, SingRequest, Sung
 from autosing.song import audio
@@ -59,9 +60,10 @@ class Singer:
         """
         self.device = torch.device(device)
         self.t2s, self.t2s_meta = load_model(t2s_model, "t2s", self.device)
-        self.sm2a, self.sm2a_meta = load_model(sm2a_model, "sm2a", self.device)
+        place, kind = find_code_singer(sm2a_model)
+        self.sm2a, self.sm2a_meta = load_model(place, kind, self.device)
         self.models = {  # what of them a report names
-            "t2s": _identity(t2s_model, "t2s", self.t2s_meta), "sm2a": _identity(sm2a_model, "sm2a", self.sm2a_meta)
+            "t2s": _identity(t2s_model, "t2s", self.t2s_meta), "sm2a": {"kind": kind, **_identity(place, kind, self.sm2a_meta)}
         }  # fmt: skip
         t2s, sm2a = DatasetMeta.from_json(self.t2s_meta["dataset"]), DatasetMeta.from_json(self.sm2a_meta["dataset"])
         places = (f"the t2s model '{t2s_model}'", f"the sm2a model '{sm2a_model}'")
@@ -120,9 +122,9 @@ class Singer:
                 generator=generator, batch=request.candidates, progress=clock.within,
             )  # fmt: skip
         clock.begin("sm2a")
-        codes = generate_codes(
-            self.sm2a, semantic, accompaniment, voice, frames=frames, temperature=request.temperature, generator=generator,
-            progress=clock.within,
+        codes = sing_codes(
+            self.sm2a, semantic, accompaniment, voice, frames=frames, steps=request.steps, temperature=request.temperature,
+            generator=generator, progress=clock.within,
         )  # fmt: skip
         clock.begin("decode")
         vocals = torch.cat([self.codec.decode(one[None])[0] for one in codes]).cpu()  # (B, n)
@@ -310,7 +312,7 @@ def _voice_source(request: SingRequest, reference: Reference | None) -> str:
     return "reference" if own else "any (the reference has no voice to copy)"
 
 
-def _identity(name: str, kind: str, meta: dict) -> dict:
+def _identity(name: str | Path, kind: str, meta: dict) -> dict:
     """Which model this is: the hash of its weights, and what it says about its training."""
     trained = {k: meta[k] for k in ("steps", "seed", "source_hash") if k in meta}
     return {"sha256": sha256_of(weights_file(resolve(name, kind))), **trained}

@@ -24,6 +24,7 @@ class SingRequest:
         start_seconds, length_seconds: which stretch of the reference.
         music_volume: factor on the instrumental in the mix.
         temperature: of both models' sampling.
+        steps: passes of a parallel sm2a model; None = 16. A model that sings step by step has none.
         candidates: versions sung at once; the one whose words are recognised best is kept as the result.
         speaker_files: recordings whose singer is asked for (averaged).
         speaker_alpha: 1 = the speaker files' voice, 0 = the reference's voice.
@@ -40,6 +41,7 @@ class SingRequest:
     length_seconds: Seconds = 30.0
     music_volume: float = 0.8
     temperature: float = 0.7
+    steps: int | None = None
     candidates: int = 4
     speaker_files: tuple[Path, ...] = ()
     speaker_alpha: float = 1.0
@@ -63,6 +65,7 @@ class SingRequest:
             "--length": (self.length_seconds, SHORTEST_SECONDS, 30.0),
             "--music-volume": (self.music_volume, 0.0, 4.0),
             "--temp": (self.temperature, 0.01, 2.0),
+            "--steps": (1 if self.steps is None else self.steps, 1, 1000),
             "--batch-size": (self.candidates, 1, 64),
             "--spk-alpha": (self.speaker_alpha, 0.0, 1.0),
             "--seed": (self.seed, -(2**63), 2**64 - 1),  # what torch's generators take

@@ -10,6 +10,7 @@ Letters: B batch, K levels, T finest frames, R lanes, S steps. Pure index work: 
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import lcm
 from typing import NamedTuple
 
 import torch
@@ -146,6 +147,16 @@ def bricks(strides: tuple[int, ...]) -> TokenPattern:
 
 def bricks_unrolled(strides: tuple[int, ...]) -> TokenPattern:
     return replace(bricks(strides), name="bricks_unrolled", hop=1)
+
+
+def blocks(strides: tuple[int, ...]) -> TokenPattern:
+    """All codes that begin in the same block of frames side by side in one step, none delayed: for models that need no order in time.
+
+    8/4/2/1 -> steps of 8 frames with 1 + 2 + 4 + 8 lanes; a flat codec: steps of one frame with a lane a level.
+    """
+    group = lcm(*strides)
+    lanes = tuple(Lane(level, offset, 0) for level, stride in enumerate(strides) for offset in range(0, group, stride))
+    return TokenPattern("blocks", lanes, group, group, group)
 
 
 PATTERNS = Registry(

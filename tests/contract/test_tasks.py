@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 import tasks.sm2a
+import tasks.sm2a_parallel
 import tasks.t2s
 from autosing.config import from_mapping
 from autosing.errors import ConfigError
@@ -102,6 +103,11 @@ CASES: dict[str, Case] = {
         | dict.fromkeys(("p_no_cond", "p_no_semantic", "corrupt", "corrupt_semantic"), 0.0),
         {"lr0": 6e-3}, token_rows, 70, {f"level{level}_accuracy": (0.75, 1.0) for level in range(4)}, toy_meta(10.0),
     ),
+    "sm2a_parallel": Case(
+        {"size": "micro", "codebooks": False, "semantic_guidance": 1.0, "crop_seconds": 6.0, "dropout": 0.0}
+        | dict.fromkeys(("p_no_cond", "p_no_semantic", "p_around", "corrupt", "corrupt_semantic"), 0.0),
+        {"lr0": 6e-3}, token_rows, 70, {f"level{level}_accuracy": (0.75, 1.0) for level in range(4)}, toy_meta(10.0),
+    ),
     "artist": Case(
         {"artist_file": "artists.json", "crop_seconds": 6.0, "depth": 1, "heads": 1, "width": 16},
         {"lr0": 6e-3}, token_rows, 40, {"artist_accuracy": (1.0, 1.0)}, toy_meta(10.0),
@@ -125,7 +131,7 @@ CASES: dict[str, Case] = {
 def micro(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A smaller micro, a codebook that needs no tokenizer, artists, and no waiting for the disk."""
     monkeypatch.setitem(SIZES, "micro", Size(2, 1, cross_layers=0, music_depth=0))
-    for module in (tasks.t2s, tasks.sm2a):
+    for module in (tasks.t2s, tasks.sm2a, tasks.sm2a_parallel):
         monkeypatch.setattr(module, "load_codebook", lambda spec: torch.randn(spec.num_codes, spec.width, generator=torch.Generator().manual_seed(1)))
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.chdir(tmp_path)

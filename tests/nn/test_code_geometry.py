@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autosing.nn.embeddings import CodeGeometry, FrozenCodebook, LaneEmbedding, code_features
+from autosing.nn.embeddings import CodeGeometry, CodeTables, FrozenCodebook, LaneEmbedding, code_features
 from autosing.nn.mup import Mup
 
 
@@ -68,3 +68,21 @@ def test_output_mult_scales_every_kind_of_logits_over_codes(linear: bool) -> Non
     for plain, doubled in zip(logits(5.6), logits(11.2), strict=True):
         assert plain.abs().max() > 0
         torch.testing.assert_close(doubled, 2 * plain)
+
+
+def test_code_tables_embed_by_lane_and_score_by_level() -> None:
+    torch.manual_seed(0)
+    tables = CodeTables((0, 1, 1), (5, 7), 3, 10, 8, Mup())
+    tables.load([torch.randn(10, 5), torch.randn(10, 7)])
+    known = torch.cat([tables.features(1), tables.embedding1], 1)
+    grid = torch.tensor([[[1, -1], [-1, 3], [9, -1]]])
+    added = tables.into[0](torch.cat([tables.features(0), tables.embedding0], 1))[1] + tables.into[2](known)[9]
+    torch.testing.assert_close(tables.embed(grid)[0, 0], added)
+    torch.testing.assert_close(tables.embed(grid, tables.rows())[0, 1], tables.into[1](known)[3])
+    hidden = torch.randn(2, 4, 8)
+    assert tables.out is not None and tables.logits(hidden, 1).shape == (2, 4, 2, 10)
+    torch.testing.assert_close(tables.logits(hidden, 1)[:, :, 1], tables.out[2](hidden) @ known.T / 10**0.5)
+    unknown = CodeTables((0, 0), (), 3, 10, 8, Mup(), heads=False)
+    assert not list(unknown.buffers(recurse=False))[1:] and unknown.embed(torch.zeros(1, 2, 4, dtype=torch.long)).shape == (1, 4, 8)
+    with pytest.raises(AssertionError, match="without heads"):
+        unknown.logits(hidden, 0)

@@ -2,7 +2,7 @@
 
 import torch
 
-from autosing.nn.sampling import filter_logits, guide, sample
+from autosing.nn.sampling import filter_logits, guide, sample, sample_sure
 
 LOGITS = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 0.0, 5.0, 0.0]])
 
@@ -23,3 +23,14 @@ def test_the_same_seed_gives_the_same_tokens_and_temperature_zero_the_likeliest(
 def test_guidance_of_one_changes_nothing() -> None:
     torch.testing.assert_close(guide(LOGITS, torch.zeros_like(LOGITS), 1.0), LOGITS)
     torch.testing.assert_close(guide(LOGITS, torch.zeros_like(LOGITS), 2.0), 2 * LOGITS)
+
+
+def test_a_sure_draw_has_the_distribution_and_tells_its_probability() -> None:
+    logits = LOGITS[:1].expand(20_000, -1)
+    tokens, sure = sample_sure(logits, torch.Generator().manual_seed(0), temperature=0.7)
+    wanted = (LOGITS[0] / 0.7).softmax(-1)
+    torch.testing.assert_close(tokens.bincount(minlength=4) / len(tokens), wanted, atol=0.01, rtol=0)
+    torch.testing.assert_close(sure.exp(), wanted[tokens])
+    assert sample_sure(logits, torch.Generator(), top_k=2)[0].max() <= 1
+    best, sure = sample_sure(LOGITS, torch.Generator(), temperature=0.0)
+    assert best.tolist() == [0, 2] and torch.allclose(sure.exp(), LOGITS.softmax(-1).max(-1).values)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from autosing.errors import ConfigError, DataError
-from autosing.tokens.patterns import Lane, TokenPattern, brick_lanes, load_pattern
+from autosing.tokens.patterns import Lane, TokenPattern, blocks, brick_lanes, load_pattern
 from autosing.tokens.specs import CodecSpec
 
 SNAC = CodecSpec("snac_32khz", 32000, 384, (8, 4, 2, 1), 4096, 32)
@@ -51,8 +51,8 @@ def test_thirty_seconds_take_the_originals_steps(name: str, steps: int) -> None:
 def test_apply_agrees_with_the_slow_reference_and_invert_undoes_it(strides: tuple[int, ...], name: str) -> None:
     pattern = load_pattern(name, strides)
     spec = CodecSpec("some", 24000, 288, strides, 9999, pattern.block)
-    for blocks in (1, 3):
-        codes = codes_of(spec, blocks * pattern.block)
+    for count in (1, 3):
+        codes = codes_of(spec, count * pattern.block)
         grid = pattern.apply(codes, spec)
         assert torch.equal(grid, slow_apply(pattern, codes, spec))
         assert torch.equal(pattern.invert(grid, spec, codes.shape[-1]), codes)
@@ -97,3 +97,18 @@ def test_codes_of_another_codec_and_too_short_grids_are_refused() -> None:
         pattern.invert(torch.zeros(1, 8, 8, dtype=torch.long), SNAC, 320)
     with pytest.raises(ConfigError, match="bricks"):
         load_pattern("brick", SNAC.strides)
+
+
+@pytest.mark.parametrize("strides", [*STRIDES, (6, 4, 1)])
+def test_blocks_hold_every_code_at_the_step_in_which_it_begins(strides: tuple[int, ...]) -> None:
+    spec, pattern = CodecSpec("some", 24000, 100, strides, 64, 24), blocks(strides)
+    codes = codes_of(spec, 72)
+    grid = pattern.apply(codes, spec)
+    assert grid.shape[-1] * pattern.hop == 72 and (grid >= 0).all()
+    assert torch.equal(grid, slow_apply(pattern, codes, spec)) and torch.equal(pattern.invert(grid, spec, 72), codes)
+
+
+def test_blocks_of_snac_are_eight_frames_with_fifteen_lanes() -> None:
+    pattern = blocks(SNAC.strides)
+    assert (pattern.hop, pattern.steps(2496)) == (8, 312)
+    assert [lane.level for lane in pattern.lanes] == [0] + [1] * 2 + [2] * 4 + [3] * 8

@@ -1,0 +1,55 @@
+"""Which model turns semantic tokens into codes, and how it is asked: a row of `CODE_SINGERS` for each kind that `--sm2a-model` may name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from autosing.errors import ConfigError
+from autosing.models.io import read_kind
+from autosing.models.places import resolve
+from autosing.singing.generate import generate_codes
+from autosing.singing.parallel import generate_codes_parallel
+
+
+class CodeSinger(NamedTuple):
+    """`builtin`: the name of the shipped checkpoint; `sing`: (model, semantic, accompaniment, voice, **settings) -> (B, K, T) codes."""
+
+    builtin: str
+    sing: Callable[..., Tensor]
+
+
+def _one_after_the_other(*given: Any, steps: int | None = None, **settings: Any) -> Tensor:
+    if steps is not None:
+        raise ConfigError("--steps is for a parallel sm2a model, this one sings step by step; leave it out, or give --sm2a-model builtin-parallel")
+    return generate_codes(*given, **settings)
+
+
+CODE_SINGERS: dict[str, CodeSinger] = {
+    "sm2a": CodeSinger("builtin", _one_after_the_other),
+    "sm2a_parallel": CodeSinger("builtin-parallel", generate_codes_parallel),
+}
+
+
+def find_code_singer(name: str) -> tuple[str | Path, str]:
+    """What `load_model` is to be told of the checkpoint that `--sm2a-model` names: (its name or place, its kind).
+
+    Raises:
+        WeightsError: nothing there. What is there but does not sing, `load_model` refuses.
+    """
+    shipped = {singer.builtin: kind for kind, singer in CODE_SINGERS.items()}
+    if name in shipped:
+        return "builtin", shipped[name]
+    folder = resolve(name, "sm2a")
+    kind = read_kind(folder)
+    return folder, kind if kind in CODE_SINGERS else "sm2a"
+
+
+def sing_codes(model: Any, semantic: Tensor, accompaniment: Tensor | None, voice: Tensor | None, **settings: Any) -> Tensor:
+    """(B, N) semantic tokens -> (B, K, T) codes by a model of any kind of `CODE_SINGERS`; settings as in `generate_codes`.
+
+    Raises:
+        ConfigError: a setting that this kind of model has not.
+    """
+    return CODE_SINGERS[model.kind].sing(model, semantic, accompaniment, voice, **settings)
