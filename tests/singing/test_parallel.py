@@ -43,7 +43,7 @@ def conditions(batch: int = 2, frames: int = FRAMES) -> tuple[torch.Tensor, torc
 
 def test_what_was_learnt_by_heart_is_sung_back_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and decoding must mean the same by every mask, level and position, or a model with no loss left sings something else."""
-    monkeypatch.setitem(SIZES, "micro", Size(2, 1, cross_layers=0))
+    monkeypatch.setitem(SIZES, "micro", Size(2, 2))
     monkeypatch.setattr(tasks.sm2a_parallel, "load_codebook", lambda spec: torch.randn(spec.num_codes, spec.width, generator=seeded(1)))
     none = dict.fromkeys(("p_no_cond", "p_around", "corrupt", "corrupt_semantic", "dropout"), 0.0)
     args = tasks.sm2a_parallel.SM2AParallelArgs(size="micro", codebooks=False, p_no_semantic=0.0, semantic_guidance=1.0, **none)
@@ -53,8 +53,8 @@ def test_what_was_learnt_by_heart_is_sung_back_exactly(monkeypatch: pytest.Monke
     examples = [task.example(toy_row(number, 4.0), np.random.default_rng(0)) for number in range(2)]
     batch = {key: torch.stack([example[key] for example in examples if example is not None]) for key in ("semantic", "codes", "music", "voice")}
     optimizer = build_optimizer(model, task.param_rules(model), task.tunables)
-    for step in range(150):
-        set_learning_rate(optimizer, 6e-3 * min(1.0, (step + 1) / 10, (150 - step) / 50))
+    for step in range(160):
+        set_learning_rate(optimizer, 4e-3 * min(1.0, (step + 1) / 10, (160 - step) / 80))
         optimizer.zero_grad()
         torch.manual_seed(step)
         task.losses(model.train(), batch).total.backward()
