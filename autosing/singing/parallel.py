@@ -2,7 +2,8 @@
 
 Each pass draws every code of the level that is still masked and keeps those that it is surest of; how many stay masked falls with a cosine, and
 a little chance in the ranking keeps the sure (silence, held notes) from being sung all in one way. Coarser levels, which everything finer leans on,
-get more passes. What a template gives is kept and is heard from the first pass on: a prompt, or what stands around a passage.
+get more passes. What guidance leans away from is asked once a level, in its first pass: that the words are sung as well so costs a quarter more, not
+twice as much. What a template gives is kept and is heard from the first pass on: a prompt, or what stands around a passage.
 
 Letters: B candidates, K levels, T finest frames, N semantic steps, R lanes, r lanes of one level, S steps, W voice windows, D width, V codes.
 """
@@ -100,9 +101,12 @@ def generate_codes_parallel(
         lanes = model.lanes(level)
         missing = live[:, lanes] & (grid[:, lanes] < 0)
         wanted = missing.flatten(1).sum(1)
+        without: list[Tensor] = []
         for number in range(1, count + 1):
-            hidden = model.decode(grid.repeat(len(leanings) + 1, 1, 1), level, heard, masks, rows)
-            plain, *without = model.logits(hidden, level).split(batch)
+            parts = 1 + len(leanings) * (number == 1)
+            hidden = model.decode(grid.repeat(parts, 1, 1), level, heard[: parts * batch], None if masks is None else masks[: parts * batch], rows)
+            plain, *fresh = model.logits(hidden, level).split(batch)
+            without = fresh or without
             logits = plain + sum(guide(plain, other, lean) - plain for lean, other in zip(leanings, without, strict=True))
             chosen, sure = (t.transpose(1, 2) for t in sample_sure(logits, generator, temperature * factors[level], top_k, top_p))
             if number < count:
