@@ -195,7 +195,7 @@ def _clean(text: str) -> Iterable[str]:
 
 def _seconds(match: re.Match[str]) -> Seconds:
     minutes, seconds, fraction = match.groups()
-    return int(minutes[-9:]) * 60 + int(seconds) + (int(fraction) / 10 ** len(fraction) if fraction else 0.0)
+    return round(int(minutes[-9:]) * 60 + int(seconds) + (int(fraction) / 10 ** len(fraction) if fraction else 0.0), 3)
 
 
 def _leading_stamps(line: str) -> tuple[list[Seconds], str]:

@@ -54,8 +54,8 @@ class _Voice:
 
 def is_sheet(text: str) -> bool:
     """Whether the text is an UltraStar sheet: its first line is a header, and one names the tempo, title or audio."""
-    first = text.lstrip("\ufeff \t\r\n")[:1]
-    return first == "#" and bool(re.search(r"^\s*#\s*(TITLE|ARTIST|BPM|GAP|MP3|AUDIO)\s*:", text, re.M | re.I))
+    bare = text.lstrip("\ufeff \t\r\n")
+    return bare.startswith("#") and bool(re.search(r"^\s*#\s*(TITLE|ARTIST|BPM|GAP|MP3|AUDIO)\s*:", bare, re.M | re.I))
 
 
 def parse_ultrastar(text: str) -> Sheet:

@@ -58,7 +58,8 @@ class Table:
 
     def recognises(self, source: Path) -> bool:
         if source.is_file():
-            return source.suffix.lower() in SUFFIXES and (not self.needs or self.needs <= self._columns(source))
+            meant = self.needs <= self._columns(source) if self.needs else not self.files or source.name in self.files
+            return source.suffix.lower() in SUFFIXES and meant
         folders = (source, *sorted(p for p in source.iterdir() if p.is_dir() and not p.is_symlink()))
         tables = (folder / name for folder in folders for name in self.files)
         return any(self._names_audio(table) for table in tables if table.is_file())

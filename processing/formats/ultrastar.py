@@ -4,9 +4,10 @@ The notes become LRC with word stamps, the headers artist, title and columns. Of
 counts. Audio that no sheet names, as whole song, vocals or instrumental, is a song as in any folder.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow as pa
 from autosing.song.ultrastar import Sheet, is_sheet, parse_ultrastar
 from processing.formats.base import Entry, LeftOut, Options, Song, Survey, Unusable
 from processing.formats.columns import common
-from processing.formats.files import below, inside, read_audio, read_text, walk
+from processing.formats.files import AUDIO_SUFFIXES, below, inside, read_audio, read_text, walk
 from processing.formats.folder import Beside, audio_files, survey_folder
 from processing.formats.words import sheet_columns
 
@@ -53,7 +54,7 @@ class UltraStar:
                     continue
                 try:
                     sheet, text, sure = _read(path, options.encoding)
-                    song = inside(folder, sheet.audio or "")
+                    song = _named(folder, sheet.audio or "")
                 except Unusable as error:
                     yield LeftOut(below(source, path), error.code, error.reason.partition(";")[0])
                     continue
@@ -101,6 +102,22 @@ def _may_be_sheet(path: Path) -> bool:
         return False
     text = (head.replace(b"\0", b"")).decode("latin-1").removeprefix("\xef\xbb\xbf").removeprefix("\xff\xfe").removeprefix("\xfe\xff")
     return is_sheet(text) and bool(re.search(r"^\s*#\s*(MP3|AUDIO)\s*:\s*\S", text, re.M | re.I))
+
+
+def _named(folder: Path, name: str) -> Path:
+    """The audio a sheet names, or what it was converted to since: the same name with another ending.
+
+    Raises:
+        Unusable: there is neither.
+    """
+    try:
+        return inside(folder, name)
+    except Unusable as error:
+        if error.code == "missing_audio":
+            for ending in AUDIO_SUFFIXES:
+                with contextlib.suppress(Unusable):
+                    return inside(folder, str(PurePosixPath(name).with_suffix(ending)) if name.strip() else "")
+        raise
 
 
 def _stems(folder: Path, sheet: Sheet) -> set[Path]:
