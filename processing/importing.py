@@ -50,7 +50,7 @@ INDEX_SCHEMA = pa.schema(
         ("source", pa.string()),
     ]
 )
-_SHOWN = 50
+_SHOWN = 20
 _CHANGED_BYTES = 256 << 20
 """Changed songs wait in memory up to this, so that a partition is rewritten once."""
 
@@ -280,8 +280,9 @@ class _Import:
         self._base = _base_name(self.source if self.source.is_dir() else self.source.parent)
         schema = _extended(INDEX_SCHEMA, self.survey.columns)
         fresh = self._fresh(seen)
+        numbers = itertools.count()
         for first in fresh:
-            number = next(n for n in itertools.count() if not self.dataset.folder(n).exists())
+            number = next(n for n in numbers if not self.dataset.folder(n).exists())
             with _new_partition(self.dataset, number, schema) as writer:
                 for row in itertools.chain([first], itertools.islice(fresh, self.partition_size - 1)):
                     self.known.add(row, row["audio_hash"], number, now=True)

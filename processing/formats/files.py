@@ -92,7 +92,7 @@ def inside(root: Path, name: str) -> Path:
         Unusable: it is nowhere below `root`.
     """
     if "://" in name:
-        raise Unusable("not_a_file", f"'{name[:200]}' is an address; download it and name the file")
+        raise Unusable("not_a_file", "is an address; download it and name the file")
     if not name.strip() or "\0" in name or len(name) > 4096:
         raise Unusable("missing_audio", "names no audio file")
     slashed = name.replace("\\", "/")
@@ -111,8 +111,8 @@ def inside(root: Path, name: str) -> Path:
         except (OSError, RuntimeError, ValueError):  # too long a name, a loop of links
             continue
     if outside:
-        raise Unusable("outside", f"'{name[:200]}' leads out of '{root}'; give --audio-folder with the folder that holds the audio")
-    raise Unusable("missing_audio", f"there is no file '{name[:200]}' in '{root}'; give --audio-folder if the audio is elsewhere")
+        raise Unusable("outside", f"leads out of '{root}'; give --audio-folder with the folder that holds the audio")
+    raise Unusable("missing_audio", f"is not in '{root}'; give --audio-folder if the audio is elsewhere")
 
 
 def decode_text(data: bytes, encoding: str | None = None) -> tuple[str, bool]:

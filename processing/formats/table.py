@@ -108,7 +108,7 @@ class Table:
                 return Entry(name or record.place, lambda: Song(data, own | self._columns_of(ours), (), unsure))
             path = inside(folder, name)
         except Unusable as error:
-            return LeftOut(str(audio or record.place) if isinstance(audio, str) else record.place, error.code, error.reason)
+            return LeftOut(audio[:500] if isinstance(audio, str) and audio else record.place, error.code, error.reason)
         place = path.relative_to(folder.resolve())
         base = folder.relative_to(top) if folder.is_relative_to(top) else Path()
         return Entry((base / place).as_posix(), lambda: self._song(path, folder, ours, own, beside, unsure))

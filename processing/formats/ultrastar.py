@@ -54,9 +54,13 @@ class UltraStar:
                     continue
                 try:
                     sheet, text, sure = _read(path, options.encoding)
+                except Unusable as error:
+                    yield LeftOut(below(source, path), error.code, error.reason)
+                    continue
+                try:
                     song = _named(folder, sheet.audio or "")
                 except Unusable as error:
-                    yield LeftOut(below(source, path), error.code, error.reason.partition(";")[0])
+                    yield LeftOut(below(source, path), error.code, f"its audio '{sheet.audio}' {error.reason.partition(';')[0]}")
                     continue
                 named |= {song} | _stems(folder, sheet)
                 key = below(source.resolve(), song)
