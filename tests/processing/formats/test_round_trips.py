@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from small_songs import audio_bytes, read, tone
 
+from autosing.store import Dataset
 from processing.exporting import export_songs
 from processing.formats import READERS, WRITERS
 from processing.importing import import_songs
-from autosing.store import Dataset
 
 LRC = "[00:01.00]<00:01.00>one <00:01.50>two\n[00:03.00]three ñ"
 SONGS: list[dict] = [

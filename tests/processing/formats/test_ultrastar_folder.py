@@ -13,7 +13,7 @@ NOTES = "#BPM:60\n#GAP:0\n: 0 1 1 la\n: 4 1 1  ñá\nE\n"
 
 def test_sheets_and_their_audio(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {
-        "Duo/song.txt": f"\ufeff#ARTIST:A\n#TITLE:T\n#MP3:audio.mp3\n#VOCALS:v.flac\n#YEAR:1999\n{NOTES}".encode("utf-16"),
+        "Duo/song.txt": f"#ARTIST:A\n#TITLE:T\n#MP3:audio.mp3\n#VOCALS:v.flac\n#YEAR:1999\n{NOTES}".encode("utf-16"),
         "Duo/audio.flac": SOUNDS[0],  # converted since
         "Duo/v.flac": SOUNDS[1],
         "Old/x.txt": f"#ENCODING:CP1250\n#MP3:x.flac\n{NOTES}".replace("ñ", "ć").encode("cp1250"),
