@@ -46,6 +46,14 @@ def walk(folder: Path, left_out: list[LeftOut]) -> Iterator[tuple[Path, list[Pat
         yield Path(root), [Path(root) / name for name in sorted(names) if not name.startswith(".")]
 
 
+def within(folder: Path) -> list[Path]:
+    """What is directly in a folder, hidden ones left out; nothing where it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
 def check_audio(path: Path) -> None:
     """
     Raises:

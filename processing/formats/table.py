@@ -15,7 +15,7 @@ from typing import Any
 from autosing.errors import ConfigError
 from processing.formats.base import TEXT_COLUMNS, Entry, LeftOut, Options, Song, Survey, Unusable
 from processing.formats.columns import infer, own_name
-from processing.formats.files import MAX_FILE_BYTES, below, encoding_of, inside, read_audio, walk
+from processing.formats.files import MAX_FILE_BYTES, below, encoding_of, inside, read_audio, walk, within
 from processing.formats.folder import Beside
 from processing.formats.records import SUFFIXES, Record, columns_of, records
 from processing.formats.words import lyrics_columns
@@ -60,7 +60,7 @@ class Table:
         if source.is_file():
             meant = self.needs <= self._columns(source) if self.needs else not self.files or source.name in self.files
             return source.suffix.lower() in SUFFIXES and meant
-        folders = (source, *sorted(p for p in source.iterdir() if p.is_dir() and not p.is_symlink()))
+        folders = (source, *(p for p in within(source) if p.is_dir() and not p.is_symlink()))
         tables = (folder / name for folder in folders for name in self.files)
         return any(self._names_audio(table) for table in tables if table.is_file())
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 from autosing.store import atomic_path
 from processing.formats.base import Entry, LeftOut, Options, Outgoing, Song, Survey, Unusable
 from processing.formats.columns import infer
-from processing.formats.files import AUDIO_SUFFIXES, MAX_FILE_BYTES, MAX_TEXT_BYTES, UNREADABLE_SUFFIXES, decode_text, walk
+from processing.formats.files import AUDIO_SUFFIXES, MAX_FILE_BYTES, MAX_TEXT_BYTES, UNREADABLE_SUFFIXES, decode_text, walk, within
 from processing.formats.folder import json_line, json_object, lyrics_files, own_columns, text_columns
 from processing.formats.words import lyrics_columns
 
@@ -50,7 +50,7 @@ class WebDataset:
     def recognises(self, source: Path) -> bool:
         if source.is_file():
             return source.name.lower().endswith(SUFFIXES)
-        names = [p.name.lower() for folder in (source, *filter(Path.is_dir, source.iterdir())) for p in folder.iterdir()]
+        names = [path.name.lower() for folder in (source, *filter(Path.is_dir, within(source))) for path in within(folder)]
         return any(name.endswith(SUFFIXES) for name in names) and not any(name.endswith(AUDIO_SUFFIXES) for name in names)
 
     def survey(self, source: Path, options: Options) -> Survey:
