@@ -48,7 +48,18 @@ def test_targets_are_whole_parts_of_names() -> None:
     with pytest.raises(ConfigError, match=r"names 'outt'.*did you mean 'out'"):
         targets(model, LoraSettings(target_modules=("outt",)))
     with pytest.raises(ConfigError, match="has none"):
-        targets(torch.nn.Conv1d(2, 2, 1), LoraSettings())
+        targets(torch.nn.LayerNorm(2), LoraSettings())
+
+
+def test_convolutions_are_adapted_where_they_are_named_or_nothing_else_is_there() -> None:
+    plain, linear = torch.nn.Conv2d(2, 2, 3), torch.nn.Linear(2, 2)
+    others = {"wide": torch.nn.Conv2d(2, 2, 3, dilation=2), "apart": torch.nn.Conv1d(2, 2, 1, groups=2)}
+    assert targets(torch.nn.ModuleDict({"plain": plain, **others}), LoraSettings()) == ("plain",)
+    model = torch.nn.ModuleDict({"linear": linear, "plain": plain, **others})
+    assert targets(model, LoraSettings()) == ("linear",)
+    assert targets(model, LoraSettings(target_modules=("plain",))) == ("plain",)
+    with pytest.raises(ConfigError, match="names 'wide', the model has no such linear layer or plain convolution"):
+        targets(model, LoraSettings(target_modules=("wide",)))
 
 
 def test_an_adapter_learns_by_the_rule_of_its_matrix() -> None:
