@@ -13,15 +13,12 @@ import contextlib
 import dataclasses
 import json
 import math
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -69,11 +66,11 @@ from autosing.training.state import (
     save_state,
     take,
 )
+from autosing.training.stop import StopRequest
 from autosing.training.task import Losses, OptimTunables, Sample, Task
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16}
 """What matrices are multiplied in. With "bf16" the parameters, their gradients and the optimiser's state are kept in it too."""
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: a scheduler's warning before its time limit
 VALIDATION_CACHE_BYTES = 256 << 20
 PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often
 SAVE_SECONDS = 300.0  # the state is saved at least this often, however far apart validations are
@@ -207,27 +204,6 @@ class _Stepper(nn.Module):
         return self.task.samples(self.model, batch)  # type: ignore[attr-defined] - a Trainer has seen that the task makes some
 
 
-class StopRequest:
-    """Notes `STOP_SIGNALS` inside its block; a second one takes its usual course."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._note) for s in STOP_SIGNALS}
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 class Trainer:
     """One run. `fit` is the loop; everything it needs is given here."""
 
@@ -323,6 +299,7 @@ class Trainer:
         self.spike_watch = SpikeWatch(device)
         self._step_ids: tuple[str, ...] = ()
         self._bad = torch.zeros((), device=device)  # 1 from the first value that is not finite
+        self._request = StopRequest()
         self._validation_cache: list[MicroBatch] | None = None
         self._agreed_minutes = 0.0  # of several ranks, as the first one's clock said last
         self._drawn = -math.inf
@@ -364,9 +341,9 @@ class Trainer:
         self.metrics_file = MetricsFile(self.folder / "metrics.jsonl", self.step if resume else None) if self.ranks.first else None
         self._started = self._saved = time.monotonic()
         self._saved_at = self.step
-        with StopRequest() as request:
+        with self._request:
             try:
-                self._run(request, validate_first)
+                stopped_by = self._run(validate_first)
                 self._saver.finish()
                 dist.wait(self.ranks)
             finally:
@@ -376,13 +353,14 @@ class Trainer:
                 self.wandb.close()
                 if self.tensorboard is not None:
                     self.tensorboard.close()
-        return Result(self.step, self.last_metrics, self.best, request.signal)
+        return Result(self.step, self.last_metrics, self.best, stopped_by)
 
-    def _run(self, request: StopRequest, validate_first: bool) -> None:
+    def _run(self, validate_first: bool) -> int:
+        """The signal that stopped the run before its end; 0: none."""
         self._agree_on_time()
         if self._finished():
             self._draw(force=True)
-            return
+            return 0
         if validate_first and self.step == 0:
             self._validate_and_save()
             self._saver.finish()  # a process is not forked while a thread writes
@@ -414,11 +392,12 @@ class Trainer:
                 mark_time, mark_step, waited = time.monotonic(), self.step, 0.0
             elif log_due and self._save_due():
                 self._save()
-            if self._agreed_signal(request, log_due):
+            number = self._request.signal if self.ranks.world == 1 else self._request.agreed
+            if number and not self._finished():
                 self._read_pending()
                 self._save()
-                self.progress.line(f"stopped by signal {request.signal} after step {self.step}; go on with --resume-from '{self.folder}'")
-                return
+                self.progress.line(f"stopped by signal {number} after step {self.step}; go on with --resume-from '{self.folder}'")
+                return number
         self._read_pending()
         self._read_spikes()
         if self.meter.names():
@@ -428,6 +407,7 @@ class Trainer:
         elif self._saved_at != self.step:
             self._save()
         self._draw(force=True)
+        return 0
 
     def train_step(self, stream: Iterator[MicroBatch]) -> float:
         """One optimiser step on the next batches of `stream`; returns the seconds that it waited for them."""
@@ -468,7 +448,15 @@ class Trainer:
             self.scaler.scale(total).backward()
         self.meter.add({"loss": loss, **losses.parts, **losses.metrics}, len(batch.ids))
 
+    def _tell_each_other(self) -> None:
+        """One exchange a step between ranks: was a loss not finite, has one been sent a signal?"""
+        told = torch.stack([self._bad, torch.full_like(self._bad, self._request.signal)])
+        self._bad, largest_signal = dist.max_(told, self.ranks)
+        self._request.agree(largest_signal)
+
     def _update(self) -> None:
+        if self.ranks.world > 1:
+            self._tell_each_other()
         self.scaler.unscale_(self.optimizer)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         norm = sharding.whole(torch.nn.utils.get_total_norm(grads))
@@ -485,7 +473,7 @@ class Trainer:
             finite = torch.isfinite(norm)
             self._pending.append(_Check(self.step, False, self._step_ids, finite))
             if self._deferred:
-                self._bad = dist.max_(torch.maximum(self._bad, (~finite).to(self._bad.dtype)), self.ranks)
+                self._bad = torch.maximum(self._bad, (~finite).to(self._bad.dtype))
                 passed_over = torch.maximum(self._bad, over.to(self._bad.dtype)) if skipping else self._bad
                 self.optimizer.found_inf = passed_over  # type: ignore[attr-defined] - the fused kernel passes over the update
                 self.optimizer.grad_scale = None  # type: ignore[attr-defined]
@@ -564,15 +552,6 @@ class Trainer:
 
     def _epoch(self) -> float:
         return self.step * self.settings.accumulate * self.settings.batch_size / len(self.data.train)
-
-    def _agreed_signal(self, request: StopRequest, log_due: bool) -> bool:
-        if self.ranks.world == 1:
-            return bool(request.signal)
-        if not log_due:
-            return False
-        agreed = int(dist.max_(torch.tensor(float(request.signal), device=self.device), self.ranks).item())
-        request.signal = agreed
-        return bool(agreed)
 
     # ---- validation, checkpoints, log
 

@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +12,6 @@ import pytest
 import torch
 import torch._dynamo  # optimisers import it: here once, not in every forked rank
 import toy_task
-from conftest import Runs
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -28,15 +25,10 @@ from autosing.training.alarm import Alarm
 from autosing.training.log import read_metrics
 from autosing.training.loop import Trainer
 from tests.sequence_rows import toy_meta, toy_row
+from tests.train_runs import ROOT, Runs, environments, free_port, signalled
 
 STRATEGIES = list(sharding.STRATEGIES)
 TOLERANCE = 1e-4  # relative, of losses and gradient norms after a dozen steps: sums are in another order, in float32
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class Group:
@@ -47,11 +39,10 @@ class Group:
 
     def __call__(self, work: Callable[[], int | None], world: int = 2, seconds: float = 240.0) -> list[int]:
         """The exit codes of `world` ranks that do `work`."""
-        port, context = free_port(), multiprocessing.get_context("fork")
+        context, told = multiprocessing.get_context("fork"), environments(world)
 
         def rank(number: int) -> None:
-            values = {"RANK": number, "WORLD_SIZE": world, "LOCAL_RANK": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            os.environ.update({name: str(value) for name, value in values.items()})
+            os.environ.update(told[number])
             sys.stdout = sys.stderr = open(self.folder / f"rank{number}.err", "w", buffering=1)  # noqa: SIM115 - until the process ends
             sys.exit(work())
 
@@ -164,16 +155,11 @@ def test_a_run_goes_on_with_any_strategy_and_number_of_ranks(runs, group, steady
     """DDP, FSDP, one process, FSDP, DDP: the losses of a run that one process did in one go."""
     values = {"steps": 10, "validate_every_n_steps": 5}
     assert run(runs, "toy", "whole", **values) == 0
-    stop = [0]
-
-    def agreed(self, request, log_due):
-        request.signal = signal.SIGTERM if self.step >= stop[0] else 0
-        return self.step >= stop[0]
-
-    monkeypatch.setattr(Trainer, "_agreed_signal", agreed)
-    for stop[0], world, strategy in ((2, 2, "ddp"), (4, 2, "fsdp"), (6, 1, "ddp"), (7, 2, "fsdp"), (99, 2, "ddp")):
-        codes = group(lambda strategy=strategy: run(runs, "toy", "parts", strategy=strategy, resume_from="auto", **values), world)
-        assert codes == [0 if stop[0] == 99 else 143] * world, group.said(0)
+    for stop, world, strategy in ((2, 2, "ddp"), (4, 2, "fsdp"), (6, 1, "ddp"), (7, 2, "fsdp"), (99, 2, "ddp")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_update", signalled(stop))
+            codes = group(lambda strategy=strategy: run(runs, "toy", "parts", strategy=strategy, resume_from="auto", **values), world)
+        assert codes == [0 if stop == 99 else 143] * world, group.said(0)
     assert_close(runs.folder / "whole", runs.folder / "parts")
 
 
@@ -340,12 +326,11 @@ def test_the_first_host_of_a_list(nodes, first):
 
 def torchrun(runs: Runs, name: str, **values) -> subprocess.CompletedProcess:
     """The command as users start it, with the toy task given as a file."""
-    root = Path(__file__).resolve().parents[2]
     argv = runs.argv(name, task_name=str(Path(toy_task.__file__)), checkpoint_dir=runs.folder / name, **values)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(Path(toy_task.__file__).parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(toy_task.__file__).parent)])}
     return subprocess.run(
-        [*command, "--master_port", str(free_port()), str(root / "train.py"), *argv], capture_output=True, text=True, timeout=300, env=environment
+        [*command, "--master_port", str(free_port()), str(ROOT / "train.py"), *argv], capture_output=True, text=True, timeout=300, env=environment
     )
 
 
