@@ -1,10 +1,11 @@
-"""The toy task under its name in the registry, its dataset, and runs on it."""
+"""The toy task and its model under their names in the registries, its dataset, and runs on it."""
 
 from pathlib import Path
 
 import pytest
 import toy_task
 
+from autosing.models import KINDS
 from autosing.registry import Registry
 from tests.train_runs import Runs
 
@@ -12,6 +13,7 @@ from tests.train_runs import Runs
 @pytest.fixture(autouse=True)
 def toy_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autosing.cli.train.TASKS", Registry("task", {"toy": "toy_task:TASK"}))
+    monkeypatch.setattr("autosing.models.io.KINDS", Registry("model kind", {**KINDS._entries, "toy": "toy_task:Toy"}))
 
 
 @pytest.fixture(autouse=True)

@@ -12,18 +12,11 @@ from toy_task import Toy, ToyConfig
 
 from autosing.cli.train import main
 from autosing.errors import ConfigError
-from autosing.models import KINDS
 from autosing.models.io import load_model
-from autosing.registry import Registry
 from autosing.training.loop import Trainer
 from autosing.training.lora import LoraSettings, lora_settings, targets
 from autosing.training.optim import rule_for
 from autosing.training.task import ParamRule
-
-
-@pytest.fixture(autouse=True)
-def toy_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autosing.models.io.KINDS", Registry("model kind", {**KINDS._entries, "toy": "toy_task:Toy"}))
 
 
 def test_settings_that_cannot_be_meant_are_refused_by_name() -> None:
@@ -92,6 +85,11 @@ def test_the_base_stays_and_the_last_step_is_saved(runs, base) -> None:
     live = {k[len("model/") :]: v for k, v in load_file(runs.path("a") / "state" / "state.safetensors").items() if k.startswith("model/")}
     product = live["hidden.lora_B.default.weight"] @ live["hidden.lora_A.default.weight"]
     torch.testing.assert_close(after["hidden.weight"], before["hidden.weight"] + 8 / 2 * product)
+
+
+def test_numbered_adapters_go_when_newer_ones_come(runs, base) -> None:
+    assert runs("a", load_from=base, lora={"r": 1}, steps=6, validate_every_n_steps=2, keep_last=1) == 0
+    assert [p.name for p in runs.path("a").glob("step-*")] == ["step-0000006"]
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

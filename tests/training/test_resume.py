@@ -86,6 +86,14 @@ def test_stopped_at_any_step_goes_on_the_same(runs, reference, stops, monkeypatc
     runs.same("a", "steps", reference)
 
 
+def test_a_signal_in_the_last_step_leaves_nothing_to_do(runs, reference, monkeypatch):
+    """The run ends as it would have, its last validation too; nobody has to queue it again."""
+    ensure(reference, "steps")
+    monkeypatch.setattr(Trainer, "_update", signalled(12))
+    assert runs("a") == 0
+    runs.same("a", "steps", reference)
+
+
 def test_resume_needs_no_other_flag(runs, reference, monkeypatch):
     ensure(reference, "steps")
     with monkeypatch.context() as patch:

@@ -7,8 +7,9 @@ import pytest
 from toy_task import ToyTask
 
 from autosing.training import state as state_module
+from autosing.training.checkpoints import prune
 from autosing.training.loop import Trainer
-from autosing.training.saving import SaveError, Saver, prune
+from autosing.training.saving import SaveError, Saver
 from autosing.training.state import read_numbers
 from tests.train_runs import signalled
 
@@ -112,7 +113,7 @@ def test_prune_leaves_fewer_than_asked_alone(tmp_path):
 def test_saves_and_validations_have_steps_of_their_own(runs, monkeypatch):
     """With the names that other trainers have for them."""
     saved = []
-    monkeypatch.setattr("autosing.training.loop.save_state", lambda folder, state: saved.append(state.numbers["step"]))
+    monkeypatch.setattr("autosing.training.checkpoints.save_state", lambda folder, state: saved.append(state.numbers["step"]))
     argv = ["--eval-steps", "6", "--save-steps", "4", "--logging-steps", "2", "--save-total-limit", "2"]
     assert runs("a", *argv, steps=15, validate_every_n_steps=None, log_every_n_steps=None) == 0
     assert saved == [4, 8, 12, 15]
