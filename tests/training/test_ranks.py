@@ -175,7 +175,7 @@ def test_samples_are_sung_by_the_whole_model(runs, group, steady, monkeypatch, s
 
     def samples(self, model, batch):
         assert not model.training
-        return [Sample("toy", Alignment(()), audio=(value / 4).expand(1, 800), sample_rate=8000) for value in model(batch["x"])]
+        return [Sample("toy", Alignment(()), audio=(value / 4).expand(1, 8000), sample_rate=8000) for value in model(batch["x"])]
 
     assert run(runs, "toy", "plain") == 0
     monkeypatch.setattr(toy_task.ToyTask, "samples", samples, raising=False)
