@@ -179,6 +179,7 @@ def test_samples_are_sung_by_the_whole_model(runs, group, steady, monkeypatch, s
 
     assert run(runs, "toy", "plain") == 0
     monkeypatch.setattr(toy_task.ToyTask, "samples", samples, raising=False)
+    monkeypatch.setattr("autosing.cli.train.draw_sample", lambda path, sample: path.write_bytes(b"drawn"))
     assert run(runs, "toy", "one", samples=2) == 0
     assert group(lambda: run(runs, "toy", "two", strategy=strategy, samples=2)) == [0, 0], group.said(0) + group.said(1)
     assert_close(runs.folder / "plain", runs.folder / "two")
