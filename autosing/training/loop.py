@@ -483,7 +483,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.step + 1)
-        self.meter.add({"grad_norm": norm})
+        self.meter.add({"grad_norm": norm}, 1 / self.ranks.world)  # every rank has the same
 
     def _read_pending(self) -> None:
         """Read the finite flags gathered since the last time; waits for the device. All ranks read at the same step, so that all stop where one
@@ -698,7 +698,7 @@ class Trainer:
             "ranking": list(self.checkpoints.ranking),
             "norms_seen": self.spike_watch.seen,
             "metrics": dict(self.last_metrics),
-            "meter": self.meter.state(),
+            "meter": [sums for members in dist.gather(self.meter.state(), self.ranks) for sums in members],
             "scaler": self.scaler.state_dict(),
             "identity": self.identity,
             "remember": self.remember,
@@ -718,7 +718,7 @@ class Trainer:
             self.scaler.load_state_dict(numbers["scaler"])
         self.step, self.unfit, self.checkpoints.best = numbers["step"], numbers["unfit"], numbers["best"]
         self.last_metrics, self.seconds_before = numbers["metrics"], numbers["seconds"]
-        self.meter.load(numbers["meter"])
+        self.meter.load(numbers["meter"] if self.ranks.first else [])  # of all ranks
         if "norms_seen" in numbers:
             self.spike_watch.load(state.tensors["spikes/log_norms"], numbers["norms_seen"])
         self.checkpoints.ranking = [(value, step) for value, step in numbers.get("ranking", [])]
