@@ -13,6 +13,8 @@ from autosing.song.alignment import Alignment, Word
 from autosing.store import atomic_path
 from autosing.training.task import Sample
 
+WIDEST_INCHES = 160.0  # what is longer is drawn closer together
+
 
 def draw(path: Path, mix: Tensor, vocals: Tensor, sample_rate: int, alignment: Alignment, title: str) -> None:
     """Write a PNG.
@@ -66,7 +68,7 @@ def _panels(path: Path, seconds: float, height: float, title: str) -> Iterator[t
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(10.0, seconds * 0.55), height), layout="constrained")
+    figure = Figure(figsize=(min(WIDEST_INCHES, max(10.0, seconds * 0.55)), height), layout="constrained")
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     top.set_title(title, fontsize=9)

@@ -20,7 +20,7 @@ class Pretender:
     def __init__(self, *_: object) -> None:
         type(self).made += 1
 
-    def sing(self, request: SingRequest, progress=None) -> Sung:
+    def sing(self, request: SingRequest, progress=None, listening=None) -> Sung:
         if progress is not None:
             progress(0.25, "t2s")
             progress(1.0, "align")
@@ -29,7 +29,7 @@ class Pretender:
         tone = torch.sin(torch.arange(16000) * 0.1)[None] * 0.1
         report = {"seconds": 1.0, "stage_seconds": {"t2s": 0.0}, "word_scores": [0.5]}
         others = (tone,) * (request.candidates - 1)
-        return Sung(tone, tone, tone * 0, 16000, Alignment((Word("la", 0.1, 0.5, 0.9, 0),)), others, report)
+        return Sung(tone, tone, tone * 0, 16000, Alignment((Word("la", 0.1, 0.5, 0.9, 0),)), others, report, {"codes": torch.zeros(4, 8)})
 
 
 @pytest.fixture(autouse=True)
