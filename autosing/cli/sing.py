@@ -132,8 +132,7 @@ def _replace(options: argparse.Namespace, folder: Path, lyrics: str, cache: Path
     begin, end = _passage(options.replace)
     earlier.check(begin, end)
     check_writable(folder)
-    request = earlier.request
-    singer = Singer(request.t2s_model, request.sm2a_model, pick_device(options.device), cache)
+    singer = Singer(*earlier.models, pick_device(options.device), cache)
     changed = replace_passage(
         singer, earlier, begin, end, lyrics, candidates=options.batch_size, temperature=options.temp, seed=options.seed, strict=options.strict
     )
@@ -236,6 +235,9 @@ def write(folder: Path, singer, request, stream: "WavStream | None" = None) -> N
     _warn(sung.report)
     title = f"{request.reference.name if request.reference else 'no accompaniment'} - seed {request.seed}"
     _write_song(folder, sung, title)
+    for path in (folder / "candidates").glob("*.wav"):  # those of an earlier run that sang more
+        if path.stem.isdecimal() and int(path.stem) > len(sung.others) + 1:
+            path.unlink()
     seconds = sum(sung.report["stage_seconds"].values())
     print(f"{folder}: mix.wav vocals.wav accompaniment.wav lyrics.lrc picture.png request.json song.safetensors "
           f"({sung.report['seconds']:.1f} s of song in {seconds:.1f} s)", file=sys.stderr if stream is not None else sys.stdout)  # fmt: skip
@@ -272,9 +274,6 @@ def _write_song(folder: Path, sung: "Sung", title: str) -> None:
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(f"song.safetensors: {error}") from error
         draw(draft / "picture.png", sung.mix, sung.vocals, sung.sample_rate, sung.alignment, title)
-    for path in (folder / "candidates").glob("*.wav"):  # those of an earlier run that sang more
-        if path.stem.isdecimal() and f"candidates/{path.name}" not in files:
-            path.unlink()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
 from autosing.store import sha256_of
 from autosing.tokens.specs import CodecSpec, Seconds, require_same
-from autosing.tokens.text import load_text
+from autosing.tokens.text import LINE, load_text
 from autosing.training.task import DatasetMeta
 
 FADE_SECONDS: Seconds = 0.01
@@ -190,9 +190,10 @@ class Singer:
             text = SongText(self.front_end, plan.lines, self.meta.semantic.token_rate)
             song = Song.empty(self.meta.codec.levels, self.device)
             for window in windows:
-                song, takes, figures = self._sing_window(
-                    request, text, window, song, accompaniment, voice, (steps, frames), generator, clock
-                )
+                song, takes, figures = self.sing_window(
+                    text, window, song, accompaniment, voice, (steps, frames), generator, candidates=request.candidates,
+                    temperature=request.temperature, clock=clock,
+                )  # fmt: skip
                 told.append(figures)
                 if stream is not None:
                     stream.feed(self._decode(song), last=window is windows[-1])
@@ -223,7 +224,7 @@ class Singer:
             "word_scores": [_plain(round(word_score(a), 4)) for a in takes.heard],  # None: none of its words could be found
             "phone_errors": [_plain(score.phone_error) for score in takes.scores],
             "words": [_plain(word) for word in heard.words],
-            "plan": [] if plan is None or in_halves else [_plain(line._asdict()) for line in plan.lines],
+            "plan": [] if plan is None else [_plain(line._asdict()) for line in plan.lines],
             "windows": told,
             "timing": timing(heard, [line.start for line in plan.lines]) if plan is not None and not in_halves else None,
             "voice_from": _voice_source(request, reference),
@@ -237,7 +238,7 @@ class Singer:
             "stage_seconds": clock.laps,
             "first_audio_seconds": None if stream is None else round(stream.first_at - clock.born, 3),
         }
-        tokens = {"semantic": song.semantic, "codes": song.codes, "track": torch.from_numpy(song.track)}
+        tokens = {"semantic": song.semantic, "codes": song.codes, "track": torch.from_numpy(song.track), "band": accompaniment}
         tokens |= {} if voice is None else {"voice": voice}
         return Sung(
             best.mix, best.vocals, best.accompaniment, self._rate(reference), heard, tuple(s.mix for s in mixes[1:]), report,
@@ -285,8 +286,7 @@ class Singer:
         lines = [LyricLine(line.text, line.section, opening) for line, opening in zip(lyrics.lines, opens, strict=False)]
         phrases = phrases_of(reference.activity) if reference is not None and reference.has_voice else []
         if request.in_halves:
-            placed = _in_halves(lines, phrases, available, need)
-            return Plan(placed, available)
+            return Plan(_in_halves(lines, phrases, available, need), available)
         if phrases:
             assert reference is not None
             placed = place_on_phrases(lines, phrases, available, need, _loudness(reference), fill=given)
@@ -307,17 +307,26 @@ class Singer:
                 self.t2s, halves([line.text for line in lyrics.lines]), accompaniment, steps=steps, temperature=request.temperature,
                 generator=generator, batch=request.candidates, progress=clock.within,
             )  # fmt: skip
-        codes = self._codes(request, semantic, accompaniment, voice, frames, None, generator, clock)
+        codes = self._codes(request.temperature, semantic, accompaniment, voice, frames, None, generator, clock)
         takes = self._judge(codes, Lyrics(tuple(Line(line.text) for line in lyrics.lines)), clock)
         best = min(range(len(takes.scores)), key=lambda i: (takes.scores[i].badness, i))
-        pointer = np.full(steps, REST) if track is None or track.pointer is None else track.pointer[best].cpu().numpy()
-        return Song(semantic[best], codes[best], pointer), takes
+        sung = np.full(steps, REST)
+        if track is not None and track.pointer is not None:
+            of_song = np.arange(len(track.ids)) - np.cumsum(track.ids == LINE)  # the song's text has no breaks
+            sung = of_song[track.pointer[best].cpu().numpy()]
+        return Song(semantic[best], codes[best], sung), takes
 
-    def _sing_window(
-        self, request: SingRequest, text: SongText, window: Window, song: Song, accompaniment: Tensor, voice: Tensor | None,
-        whole: tuple[int, int], generator: torch.Generator, clock: "_Stages",
+    def sing_window(
+        self, text: SongText, window: Window, song: Song, accompaniment: Tensor, voice: Tensor | None, whole: tuple[int, int],
+        generator: torch.Generator, *, candidates: int, temperature: float, clock: "_Stages | None" = None,
     ) -> tuple[Song, Takes, dict]:  # fmt: skip
-        """Go on with `song` to the end of `window` by the best of the candidates; also the candidates, and figures for the report."""
+        """Go on with `song` to the end of `window` by the best of the candidates; also the candidates, and figures for the report.
+
+        Args:
+            accompaniment: (1, K, T) codes of the whole song's band.
+            whole: semantic steps and codec frames of the whole song.
+        """
+        clock = clock or _Stages(None)
         assert self.meta.codec and self.meta.semantic and self.meta.accompaniment_codec
         rate = self.meta.semantic.token_rate
 
@@ -329,15 +338,15 @@ class Singer:
         told = text.window(window, song.track)
         clock.begin("t2s")
         semantic, track = generate_semantic(
-            self.t2s, told.text, band, steps=window.end - window.start, temperature=request.temperature, generator=generator,
-            batch=request.candidates, prompt=song.semantic[None, window.start : window.fresh], prompt_pointer=told.known,
+            self.t2s, told.text, band, steps=window.end - window.start, temperature=temperature, generator=generator,
+            batch=candidates, prompt=song.semantic[None, window.start : window.fresh], prompt_pointer=told.known,
             schedule=told.schedule, progress=clock.within,
         )  # fmt: skip
         template = None
         if fresh > first:
             template = torch.full((1, self.meta.codec.levels, last - first), CodecSpec.HOLE, dtype=torch.long, device=self.device)
             template[0, :, : fresh - first] = song.codes[:, first:fresh]
-        codes = self._codes(request, semantic, band, voice, last - first, template, generator, clock)
+        codes = self._codes(temperature, semantic, band, voice, last - first, template, generator, clock)
         inside = [line for line in text.lines if window.start <= text.step((line.start + line.end) / 2) < window.end]
         takes = self._judge(codes, Lyrics(tuple(Line(line.text) for line in inside)), clock)
         best = min(range(len(takes.scores)), key=lambda i: (takes.scores[i].badness, i))
@@ -352,10 +361,10 @@ class Singer:
         }  # fmt: skip
         return song, takes, figures
 
-    def _codes(self, request, semantic, band, voice, frames, template, generator, clock) -> Tensor:
+    def _codes(self, temperature, semantic, band, voice, frames, template, generator, clock) -> Tensor:
         clock.begin("sm2a")
         return generate_codes(
-            self.sm2a, semantic, band, voice, frames=frames, temperature=request.temperature, generator=generator, template=template,
+            self.sm2a, semantic, band, voice, frames=frames, temperature=temperature, generator=generator, template=template,
             progress=clock.within,
         )  # fmt: skip
 

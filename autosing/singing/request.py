@@ -122,7 +122,8 @@ class Sung:
         others: the candidates that were not chosen, as mixes, best first; none of a song that takes several windows.
         report: JSON values (no NaN or infinity): scores of every candidate (None: no word of it was found), chosen one, seconds spent
             on each stage, versions, and the plan that `tokens` were sung to.
-        tokens: `semantic` (N,), `codes` (K, T), `track` (N,) and `voice` (1, 1, D): enough to sing a passage of it again.
+        tokens: `semantic` (N,), `codes` (K, T), `track` (N,) and, of what was sung to, `band` (1, K, T) and `voice` (1, 1, D): enough to
+            sing a passage of it again (`passage.py`).
     """
 
     mix: Tensor

@@ -30,7 +30,7 @@ REST = -1
 
 
 class Window(NamedTuple):
-    """Semantic steps [start, end), of which those before `fresh` are given; `fresh == start` in the first."""
+    """Semantic steps [start, end), of which those before `fresh` are given; `start` is a whole number of blocks, `end` too or the song's."""
 
     start: int
     fresh: int
@@ -64,7 +64,7 @@ def plan_windows(
     """Windows that sing the steps [first, last), cut in rests between lines where there are any.
 
     Args:
-        first: a whole number of blocks; steps before it have been sung.
+        first: steps before it have been sung.
         longest: of a window, with what it begins with.
         first_seconds: a shorter limit for the first window.
     """
@@ -73,7 +73,7 @@ def plan_windows(
     windows: list[Window] = []
     fresh = first
     while fresh < last:
-        start = max(0, fresh - grid.floor(OVERLAP_SECONDS))
+        start = max(0, (fresh - grid.floor(OVERLAP_SECONDS)) // grid.block_steps * grid.block_steps)
         limit = longest if windows or first_seconds is None else first_seconds
         end = min(last, start + grid.floor(limit)) if last - start > int(limit * rate) else last
         if end < last:
@@ -81,7 +81,7 @@ def plan_windows(
             fits = [(min(rest, 1.0) + 1.5 * middle / limit, middle) for middle, rest in rests
                     if fresh / rate + least <= middle <= end / rate and rest > 0]  # fmt: skip
             if fits:
-                end = max(fresh + grid.block_steps, grid.floor(max(fits)[1]))
+                end = max((fresh // grid.block_steps + 1) * grid.block_steps, grid.floor(max(fits)[1]))
         windows.append(Window(start, fresh, end))
         fresh = end
     return tuple(windows)
