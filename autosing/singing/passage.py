@@ -124,6 +124,7 @@ def replace_passage(
     first, last = int(begin * rate), min(steps, -int(-end * rate // 1))
     first_frame, last_frame = codec_spec.frames(first / rate), min(frames, codec_spec.frames(last / rate) + codec_spec.grain)
     track = earlier.tokens["track"].numpy()
+    track[:first] = np.minimum(track[:first], song_text.firsts[len(before)] - 1)  # a line may have begun before its time
     song = Song(tokens["semantic"][:first], tokens["codes"][:, :first_frame], track[:first])
     told = []
     generator = torch.Generator(singer.device).manual_seed(seed)

@@ -184,6 +184,8 @@ class Singer:
             song, takes = self._sing_at_once(request, lyrics, accompaniment, voice, steps, frames, generator, clock)
         else:
             assert plan is not None
+            if not self.t2s.config.pointer:
+                raise ConfigError("this t2s model has no pointer, so it sings one or two plain lines in one window alone; train one with 'pointer': true")
             longest = self.window_seconds
             windows = plan_windows(plan.lines, 0, steps, self.grid, longest, STREAM_SECONDS if request.stream else None)
             clock.parts = len(windows)
@@ -275,8 +277,6 @@ class Singer:
         return 20.0 + 2.5 * sum(need(line.text) for line in lyrics.lines)
 
     def _plan(self, request: SingRequest, lyrics: Lyrics, reference: Reference | None, available: Seconds, need: Need) -> Plan:
-        if not self.t2s.config.pointer:
-            raise ConfigError("this t2s model has no pointer, so it sings no more than two plain lines; train one with 'pointer': true")
         given = request.length_seconds is not None
         if lyrics.stamped:
             plan = place_stamped(lyrics, request.start_seconds, available if reference is not None or given else None, need)
@@ -419,11 +419,13 @@ class Singer:
             blend = request.speaker_alpha * asked + (1 - request.speaker_alpha) * own
         else:
             blend = asked if asked is not None else own
-        if blend is None and reference is not None and not request.any_voice:
-            raise DataError(
-                f"nobody sings in '{request.reference}' from {request.start_seconds:g} to {request.start_seconds + reference.seconds:.1f} s, so there is "
-                "no voice to copy; name a singer's recording with --spkfile FILE, or give --spkfile any"
-            )
+        if blend is None and request.reference is not None and not request.any_voice:
+            blend = self.hearing.voice_in(request.reference)  # in another part of the song
+            if blend is None:
+                raise DataError(
+                    f"nobody sings in '{request.reference}', so there is no voice to copy; name a singer's recording with --spkfile FILE, or give "
+                    "--spkfile any"
+                )
         return None if blend is None else torch.nn.functional.normalize(blend, dim=0)[None, None]
 
     def _likeness(self, vocals: Tensor, voice: Tensor | None) -> dict:
@@ -583,7 +585,9 @@ def _voice_source(request: SingRequest, reference: Reference | None) -> str:
     own = reference is not None and reference.has_voice
     if request.speaker_files:
         return "speaker files" if not own or request.speaker_alpha == 1 else "speaker files and reference"
-    return "reference" if own else "any (the reference has no voice to copy)"
+    if request.reference is not None and (own or not request.any_voice):
+        return "reference" if own else "another part of the reference"
+    return "any (the reference has no voice to copy)"
 
 
 def _dataset(name: str, kind: str, meta: dict) -> DatasetMeta:

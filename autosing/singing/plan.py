@@ -255,14 +255,14 @@ def singable(lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]]) -> tuple
 
     A word loses the letters that cannot be sung, a line its words without sound, the lyrics their lines without words.
     """
-    strange: dict[str, None] = {}
+    characters = {c for line in lyrics.lines for c in line.text if not c.isspace()}
+    without_sound = {c for c in characters if UNKNOWN_PHONE in pronounce(c) or category(c) in ("So", "Cs", "Co", "Cn")}
+    strange = [c for c in dict.fromkeys("".join(line.text for line in lyrics.lines)) if c in without_sound]
     lines = []
     for line in lyrics.lines:
         words, starts = [], []
         for word, start in zip(line.text.split(), line.word_starts or [None] * len(line.text), strict=False):
-            unsung = [c for c in word if UNKNOWN_PHONE in pronounce(c) or category(c) in ("So", "Cs", "Co", "Cn")]
-            strange |= dict.fromkeys(unsung)
-            rest = "".join(c for c in word if c not in unsung)
+            rest = "".join(c for c in word if c not in without_sound)
             if pronounce(rest):
                 words.append(rest)
                 starts.append(start)
@@ -271,7 +271,7 @@ def singable(lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]]) -> tuple
             lines.append(line._replace(text=" ".join(words), word_starts=timed))
     if not strange:
         return Lyrics(tuple(lines), lyrics.tags), ""
-    named = " ".join(list(strange)[:12]) + (f" and {len(strange) - 12} more" if len(strange) > 12 else "")
+    named = " ".join(strange[:12]) + (f" and {len(strange) - 12} more" if len(strange) > 12 else "")
     return Lyrics(tuple(lines), lyrics.tags), f"this model has no sound for {len(strange)} of the lyrics' characters: {named}"
 
 

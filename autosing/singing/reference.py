@@ -30,6 +30,8 @@ from autosing.tokens.specs import Seconds
 CONTEXT_SECONDS: Seconds = 2.0  # the separator hears this much around the stretch that is sung over
 VOICE_WINDOW_SECONDS: Seconds = 10.0
 VOICE_SECONDS: Seconds = 60.0  # of a singer's recording, how much is listened to
+PIECE_SECONDS: Seconds = 30.0  # a voice is looked for in pieces of this length
+SEARCH_SECONDS: Seconds = 600.0  # and no further
 SINGING_SHARE = 0.15  # below this share of frames with singing, a recording has no voice to copy
 HIGHEST_RATE = 48_000  # nothing of a voice lies above what this rate holds
 FINE = 16_384  # a stem is kept in steps of 1 / FINE, up to twice full scale
@@ -106,11 +108,9 @@ class Hearing:
 
         heard = self.cache.get(self._key("reference", data, start=start, end=end), listen)
         vocals = heard["vocals"].float() / FINE
-        activity = heard["activity"].numpy()
-        sung = float((activity > 0.5).mean()) >= SINGING_SHARE if len(activity) else False
-        return Reference(
-            rate, vocals, wide[:, inner] - vocals, sung, activity, heard["voice"] if sung else None, heard["codes"].to(self.device)
-        )
+        sung = _is_sung(heard["activity"])
+        voice, codes = heard["voice"] if sung else None, heard["codes"].to(self.device)
+        return Reference(rate, vocals, wide[:, inner] - vocals, sung, heard["activity"].numpy(), voice, codes)
 
     def silence(self, length: Seconds) -> Tensor:
         """(1, K, T) codes of no band at all."""
@@ -125,6 +125,21 @@ class Hearing:
         """
         voices = [self._singer(path) for path in paths]
         return torch.nn.functional.normalize(torch.stack(voices).mean(0), dim=0)
+
+    def voice_in(self, path: Path) -> Tensor | None:
+        """(D,) whoever is first heard singing in a recording; None where nobody is in its first `SEARCH_SECONDS`."""
+        data, song = self._decode(path)
+        width, rate = int(PIECE_SECONDS * song.sample_rate), song.sample_rate
+
+        def listen() -> Tensors:
+            for piece in song.samples[:, : int(SEARCH_SECONDS * rate)].split(width, 1):
+                vocals = self.separate(piece, rate)
+                if _is_sung(self.aligner.activity(audio.resample(audio.mono(vocals), rate, self.aligner.sample_rate))):
+                    return {"voice": self.embed(vocals, rate)}
+            return {"voice": torch.zeros(0)}
+
+        voice = self.cache.get(self._key("voice", data), listen)["voice"]
+        return voice if len(voice) else None
 
     def _singer(self, path: Path) -> Tensor:
         data, song = self._decode(path)
@@ -174,6 +189,11 @@ class Hearing:
             self._ears = {"weights": weights, "ears": names, "autosing": autosing.__version__, "torch": torch.__version__,
                           "device": str(self.device), "threads": torch.get_num_threads()}  # fmt: skip
         return {"what": what, "recording": sha256(data).hexdigest(), **settings, **self._ears}
+
+
+def _is_sung(activity: Tensor) -> bool:
+    """Whether somebody sings in it, by (F,) probabilities."""
+    return bool(len(activity)) and float((activity > 0.5).float().mean()) >= SINGING_SHARE
 
 
 def decode(path: Path) -> tuple[bytes, audio.Audio]:
