@@ -17,6 +17,18 @@ from tests.singing.test_sing_command import Pretender
 RATE = 16000
 
 
+@pytest.fixture(scope="module")
+def shipped() -> pipeline.Singer:
+    return pipeline.Singer()
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(shipped: pipeline.Singer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped models are loaded once for all of these; others are looked for as ever."""
+    load = pipeline.Singer
+    monkeypatch.setattr(pipeline, "Singer", lambda t2s, sm2a, *rest: shipped if t2s == sm2a == "builtin" else load(t2s, sm2a, *rest))
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOSING_CACHE", str(tmp_path / "cache"))
@@ -122,7 +134,7 @@ def test_a_passage_of_no_song(refused: Refused) -> None:
 
 
 @pytest.fixture
-def pretender(monkeypatch: pytest.MonkeyPatch) -> type[Pretender]:
+def pretender(loaded_once: None, monkeypatch: pytest.MonkeyPatch) -> type[Pretender]:
     monkeypatch.setattr(pipeline, "Singer", Pretender)
     return Pretender
 
