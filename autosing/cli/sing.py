@@ -179,7 +179,7 @@ def _stream(place: str | None) -> Iterator["WavStream | None"]:
     if place is None:
         yield None
     elif place == "-":
-        stream = WavStream(sys.stdout.buffer)
+        stream = WavStream(sys.stdout.buffer, is_pipe=True)
         yield stream
         stream.finish()
     else:
@@ -189,7 +189,7 @@ def _stream(place: str | None) -> Iterator["WavStream | None"]:
             raise ConfigError(f"--stream: '{place}' cannot be written ({error.strerror}); name another file") from error
         try:
             with file:
-                stream = WavStream(file)
+                stream = WavStream(file, is_pipe=False)
                 yield stream
                 stream.finish()
         except BaseException:

@@ -1,7 +1,7 @@
 """What was heard in a recording, kept on disk by what it was heard in: the next request on the same reference need not listen again.
 
-An entry is a safetensors file whose name is the hash of everything that its tensors depend on (the recording's bytes, the stretch, the weights
-of the ears, versions). Entries are written whole or not at all and carry a checksum: a damaged one is as good as none. Runs side by side may
+An entry is a file whose name is the hash of everything that its tensors depend on (the recording's bytes, the stretch, the weights of the ears,
+versions): the SHA-256 of what follows, and the tensors as safetensors. Entries are written whole or not at all; a damaged one is as good as none. Runs side by side may
 share a folder: equal keys hold equal values whoever writes them, and one that another run removes was read whole or is missing.
 A cache that cannot be written costs time, never the song.
 """
@@ -12,9 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from autosing.store import atomic_path
@@ -22,6 +20,7 @@ from autosing.store import atomic_path
 MOST_BYTES = 2 << 30
 """The entries that were used longest ago go when all together take more."""
 VARIABLE = "AUTOSING_CACHE"
+_DIGEST_BYTES = 32
 
 Tensors = dict[str, Tensor]
 
@@ -45,7 +44,7 @@ class Cache:
         """The tensors of `key`, made only where they are not kept."""
         if self.folder is None:
             return make()
-        path = self.folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.safetensors"
+        path = self.folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.tensors"
         found = _read(path)
         if found is not None:
             self.hits += 1
@@ -54,16 +53,17 @@ class Cache:
         made = {name: tensor.contiguous() for name, tensor in make().items()}
         try:
             with atomic_path(path) as temporary:
-                save_file(made, temporary, {"checksum": _checksum(made)})
+                content = save(made)
+                temporary.write_bytes(hashlib.sha256(content).digest() + content)
             self._trim()
-        except (OSError, SafetensorError):  # full or forbidden; safetensors has an error of its own for either
+        except OSError:  # full or forbidden
             pass
         return made
 
     def _trim(self) -> None:
         assert self.folder is not None
         entries = []
-        for path in self.folder.glob("*.safetensors"):
+        for path in self.folder.glob("*.tensors"):
             try:
                 status = path.stat()
             except FileNotFoundError:  # another run was here
@@ -77,21 +77,12 @@ class Cache:
             total -= size
 
 
-def _checksum(tensors: Tensors) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _read(path: Path) -> Tensors | None:
     """The tensors of an entry, marked as used now; None where there is none or it is damaged."""
     try:
-        with safe_open(path, "pt") as file:
-            checksum = (file.metadata() or {}).get("checksum")
-        tensors = load(path.read_bytes())
+        data = path.read_bytes()
         os.utime(path)
-    except (OSError, SafetensorError):
+    except OSError:
         return None
-    return tensors if checksum == _checksum(tensors) else None
+    digest, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    return load(content) if hashlib.sha256(content).digest() == digest else None

@@ -47,10 +47,11 @@ def together(folder: Path) -> Iterator[Path]:
 
 
 class WavStream:
-    """A 16-bit wav that can be played while it is written; where the place can be gone back in, its length is set at the end."""
+    """A 16-bit wav that can be played while it is written."""
 
-    def __init__(self, file: BinaryIO):
-        self._file = file
+    def __init__(self, file: BinaryIO, is_pipe: bool):
+        """`is_pipe`: it cannot be gone back in, so its length stays unknown."""
+        self._file, self._is_pipe = file, is_pipe
         self._bytes = 0
         self._begun = False
 
@@ -70,9 +71,9 @@ class WavStream:
         self._bytes += len(data) - HEADER_BYTES
 
     def finish(self) -> None:
-        """Set the length, if the file can be gone back in."""
+        """Set the length."""
         with _told():
-            if self._begun and self._file.seekable():
+            if self._begun and not self._is_pipe:
                 self._file.seek(0)
                 header = self._file.read(HEADER_BYTES)
                 self._file.seek(0)
