@@ -40,7 +40,7 @@ from autosing.tokens.specs import Seconds
 
 LEAST_SECONDS: Seconds = 0.5
 FADE_SECONDS: Seconds = 0.03
-_WRITTEN = 32768 / 32767  # a 16-bit sample i is read as i / 32768 and written from i / 32767
+_INSIDE_STEP = 0.25 / 32768  # a 16-bit sample i is read as i / 32768 and is what is written of values from there up to the next: a bit above is safe
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Earlier:
             tokens = load_file(folder / "song.safetensors")
             for name in ("mix", "vocals", "accompaniment"):
                 samples, rate = audio.decode((folder / f"{name}.wav").read_bytes())
-                wavs[name] = samples * _WRITTEN
+                wavs[name] = samples + _INSIDE_STEP
             report["plan"], report["models"], report["gains"]
         except FileNotFoundError as error:
             raise DataError(f"--replace: no song in '{folder}' ({error.filename} is missing); sing one there first") from error

@@ -171,7 +171,7 @@ def place_on_phrases(
     needs = [need(line.text) for line in lines]
     pieces = _cut(phrases, len(lines), float(np.median(needs)))
     if len(pieces) < len(lines):
-        return place_evenly(lines, 0.0, seconds, need)
+        return place_evenly(lines, 0.0, seconds, need, spread=fill)
     n, m = len(lines), len(pieces)
     starts, ends = np.array(pieces).T
     rests = np.concatenate([[np.inf], starts[1:] - ends[:-1]])

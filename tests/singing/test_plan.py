@@ -101,7 +101,8 @@ def test_without_phrases_lines_follow_each_other() -> None:
     placed = place_evenly(lines("la la", "la la la la", "la"), 0.0, 30.0, need, spread=False)
     assert all(a.end < b.start for a, b in pairwise(placed)) and placed[-1].end < 15.0
     assert place_evenly(lines("la la", "la"), 0.0, 30.0, need)[-1].end == pytest.approx(30.0, abs=2.0)
-    assert place_on_phrases(lines("la", "la"), [], 30.0, need)[0].start < 15.0
+    few = [(1.0, 1.5)]
+    assert place_on_phrases(lines("la", "la"), few, 60.0, need, fill=False)[-1].end < 10.0 < place_on_phrases(lines("la", "la"), few, 60.0, need)[-1].end
 
 
 def test_what_has_no_sound_is_named_and_left_out() -> None:

@@ -96,6 +96,14 @@ def test_a_passage_is_sung_again_and_every_other_sample_stays(singer: Singer, fo
     assert earlier.report["replaced"][0]["from"] == 4.0 and len(earlier.tokens["semantic"]) == 300
 
 
+def test_every_sample_that_is_read_is_written_again(folder: Path) -> None:
+    every = torch.arange(-32768, 32768)[None] / 32768
+    data = audio.encode(every + 0.25 / 32768, RATE, "wav")
+    assert torch.equal(audio.decode(data).samples, every)
+    (folder / "mix.wav").write_bytes(data)
+    assert audio.encode(Earlier.read(folder).wavs["mix"], RATE, "wav") == data
+
+
 def test_passages_that_are_none_are_refused(singer: Singer, folder: Path) -> None:
     earlier = Earlier.read(folder)
     for begin, end in ((5.0, 4.0), (4.0, 4.2), (-1.0, 3.0), (10.0, 13.0)):
