@@ -22,7 +22,8 @@ from autosing.tokens.specs import Seconds
 from autosing.tokens.text import expected_seconds
 
 ACTIVITY_RATE = 50  # frames a second of an aligner's activity
-SUNG_STRETCH = 1.7  # a sung sound lasts about this much longer than a spoken one
+SUNG_STRETCH = 1.6  # a sung sound at an easy pace lasts about this much longer than a spoken one
+USUAL_PACE = 0.66  # of the time at an easy pace, what a line takes in songs people sing
 FASTEST_SOUNDS = 14.0  # sounds a second that nobody sings over many lines, and that cannot be followed
 LEAST_GAP: Seconds = 0.3  # a shorter silence does not part two phrases, a shorter sound is none
 REST: Seconds = 1.5  # a silence from which a verse or chorus may begin
@@ -168,7 +169,7 @@ def place_on_phrases(
         loudness: of the music after a time, in standard deviations.
         fill: spread the lines over all phrases; else they are sung as soon as they fit, and the song may end after the last.
     """
-    needs = [need(line.text) for line in lines]
+    needs = [USUAL_PACE * need(line.text) for line in lines]
     pieces = _cut(phrases, len(lines), float(np.median(needs)))
     if len(pieces) < len(lines):
         return place_evenly(lines, 0.0, seconds, need, spread=fill)
@@ -203,7 +204,7 @@ def place_on_phrases(
     spans.reverse()
     following = [float(starts[first]) for first, _ in spans[1:]] + [seconds]
     return tuple(
-        PlacedLine(line.text, float(starts[first]), float(min(until, max(ends[last], starts[first] + 1.2 * wanted))), line.section)
+        PlacedLine(line.text, float(starts[first]), float(min(until, max(ends[last], starts[first] + wanted / USUAL_PACE))), line.section)
         for line, (first, last), until, wanted in zip(lines, spans, following, needs, strict=True)
     )
 
