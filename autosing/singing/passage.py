@@ -66,9 +66,10 @@ class Earlier:
             for name in ("mix", "vocals", "accompaniment"):
                 samples, rate = audio.decode((folder / f"{name}.wav").read_bytes())
                 wavs[name] = samples + _INSIDE_STEP
-            report["plan"], report["models"], report["gains"]
+            if missing := {"plan", "models", "gains", "words", "seconds"} - set(report):
+                raise KeyError(f"request.json has no {min(missing)}")  # an earlier version wrote it
         except FileNotFoundError as error:
-            raise DataError(f"--replace: no song in '{folder}' ({error.filename} is missing); sing one there first") from error
+            raise DataError(f"--replace: no song in '{folder}' ({error.filename or error} is missing); sing one there first") from error
         except (OSError, ValueError, KeyError, SafetensorError, AudioError) as error:
             raise DataError(f"--replace: the song in '{folder}' cannot be read ({error}); sing it again") from error
         return Earlier(folder, report, tokens, wavs, rate)
