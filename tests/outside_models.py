@@ -83,3 +83,91 @@ def _write_dac(folder: Path, name: str, changed: dict[str, Any]) -> Any:
 
 
 CODECS = {"snac": _write_snac, "encodec": _write_encodec, "dac": _write_dac}
+
+
+def small_bundle(monkeypatch: pytest.MonkeyPatch, name: str = "WAV2VEC2_ASR_BASE_960H") -> Any:
+    """Puts a tiny network in the place of torchaudio's bundle of that name, with its letters; returns the bundle."""
+    import dataclasses
+
+    import torchaudio
+
+    bundle = getattr(torchaudio.pipelines, name)
+    layers = [(8, kernel, stride) for _, kernel, stride in bundle._params["extractor_conv_layer_config"]]
+    params = {
+        **bundle._params, "extractor_conv_layer_config": layers, "encoder_embed_dim": 16, "encoder_num_layers": 1, "encoder_num_heads": 2,
+        "encoder_ff_interm_features": 16, "encoder_pos_conv_kernel": 8, "encoder_pos_conv_groups": 2,
+    }  # fmt: skip
+    small = dataclasses.replace(bundle, _params=params)
+    monkeypatch.setattr(torchaudio.pipelines, name, small)
+    return small
+
+
+def write_bundle(folder: Path, bundle: Any) -> Any:
+    """Random weights of a bundle as its makers publish them: with rows that stand for nothing; returns the network."""
+    import torchaudio
+
+    torch.manual_seed(0)
+    net = torchaudio.models.wav2vec2_model(**bundle._params).eval()
+    torch.nn.init.normal_(net.aux.weight, std=3.0)
+    state = dict(net.state_dict())
+    for key in ("aux.weight", "aux.bias"):
+        junk = torch.full((len(bundle._remove_aux_axis), *state[key].shape[1:]), 99.0)
+        assert bundle._remove_aux_axis[0] == 1
+        state[key] = torch.cat([state[key][:1], junk, state[key][1:]])
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "model.safetensors")
+    return net
+
+
+def write_wav2vec2(folder: Path) -> Any:
+    """A tiny `Wav2Vec2ForCTC` with Spanish letters, as on the hub; returns the network."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers (pip install 'autosing[transformers]')")
+    torch.manual_seed(0)
+    letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyzáéíñóúü"]
+    config = transformers.Wav2Vec2Config(
+        vocab_size=len(letters), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, pad_token_id=0,
+    )  # fmt: skip
+    net = transformers.Wav2Vec2ForCTC(config).eval()
+    torch.nn.init.normal_(net.lm_head.weight, std=3.0)
+    net.save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({letter: column for column, letter in enumerate(letters)}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True}))
+    return net
+
+
+def write_artist(folder: Path) -> Any:
+    """A small model of the task `artist` on the embedded codec; returns it."""
+    from autosing.models.artist import ArtistConfig, ArtistNet
+    from autosing.models.io import save_model
+    from autosing.perception import load_codec
+
+    torch.manual_seed(0)
+    net = ArtistNet(ArtistConfig(heads=1, depth=2, codec=load_codec("builtin").spec, artists=3, width=32)).eval()
+    save_model(net, folder, {"task": "artist", "args": {"crop_seconds": 4.0}})
+    return net
+
+
+def write_ecapa(folder: Path) -> Any:
+    """A small ECAPA-TDNN; returns the network."""
+    pytest.importorskip("speechbrain", reason="needs speechbrain (pip install 'autosing[speechbrain]')")
+    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+
+    torch.manual_seed(0)
+    net = ECAPA_TDNN(80, lin_neurons=24, channels=[16, 16, 16, 16, 48], attention_channels=8, se_channels=4, res2net_scale=4).eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(net.state_dict(), folder / "model.safetensors")
+    return net
+
+
+def write_whisper_vq(folder: Path) -> Any:
+    """A small Whisper's encoder with a bottleneck, as `autosing-train convert` writes it; returns the model."""
+    from autosing.models.io import save_model
+    from autosing.models.whisper_vq import WhisperVq, WhisperVqConfig
+
+    torch.manual_seed(0)
+    net = WhisperVq(WhisperVqConfig(mels=80, width=16, heads=2, layers=1, codes=65, code_width=8)).eval()
+    net.encoder.positional_embedding.normal_()
+    net.codes.copy_(torch.nn.functional.normalize(torch.randn(65, 8), dim=1))
+    save_model(net, folder, {})
+    return net

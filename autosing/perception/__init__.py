@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from autosing.config import check_options
-from autosing.perception.alignment.base import Aligner
+from autosing.perception.alignment.base import Aligner, Transcriber
 from autosing.perception.codec.base import Codec
 from autosing.perception.semantic.base import SemanticTokenizer
 from autosing.perception.separation.base import Separator
@@ -31,7 +31,14 @@ CODECS = Registry(
         "dac_44khz": "autosing.perception.codec.flat:Dac44khz",
     },
 )
-SEMANTIC = Registry("semantic tokenizer", {"builtin": "autosing.perception.semantic.builtin:BuiltinSemantic"})
+TRANSCRIBERS = Registry("transcriber", {"whisperx": "autosing.perception.alignment.whisperx:WhisperxTranscriber"})
+SEMANTIC = Registry(
+    "semantic tokenizer",
+    {
+        "builtin": "autosing.perception.semantic.builtin:BuiltinSemantic",
+        "whisper_vq": "autosing.perception.semantic.whisper_vq:WhisperVqTokenizer",
+    },
+)
 SEPARATORS = Registry(
     "separator",
     {
@@ -39,8 +46,22 @@ SEPARATORS = Registry(
         "demucs": "autosing.perception.separation.demucs:DemucsSeparator",
     },
 )
-ALIGNERS = Registry("aligner", {"builtin": "autosing.perception.alignment.builtin:BuiltinAligner"})
-VOICES = Registry("voice embedder", {"builtin": "autosing.perception.voice.builtin:BuiltinVoice"})
+ALIGNERS = Registry(
+    "aligner",
+    {
+        "builtin": "autosing.perception.alignment.builtin:BuiltinAligner",
+        "ctc": "autosing.perception.alignment.ctc:CtcAligner",
+        "whisperx": "autosing.perception.alignment.whisperx:WhisperxAligner",
+    },
+)
+VOICES = Registry(
+    "voice embedder",
+    {
+        "builtin": "autosing.perception.voice.builtin:BuiltinVoice",
+        "artist": "autosing.perception.voice.artist:ArtistVoice",
+        "ecapa": "autosing.perception.voice.ecapa:EcapaVoice",
+    },
+)
 
 
 def load_codec(choice: str = "builtin", device: torch.device | str = "cpu", **options: Any) -> Codec:
@@ -57,6 +78,10 @@ def load_separator(choice: str = "builtin", device: torch.device | str = "cpu", 
 
 def load_aligner(choice: str = "builtin", device: torch.device | str = "cpu", **options: Any) -> Aligner:
     return _load(ALIGNERS, choice, device, options)
+
+
+def load_transcriber(choice: str, device: torch.device | str = "cpu", **options: Any) -> Transcriber:
+    return _load(TRANSCRIBERS, choice, device, options)
 
 
 def load_voice(choice: str = "builtin", device: torch.device | str = "cpu", **options: Any) -> VoiceEmbedder:
