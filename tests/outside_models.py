@@ -171,3 +171,34 @@ def write_whisper_vq(folder: Path) -> Any:
     net.codes.copy_(torch.nn.functional.normalize(torch.randn(65, 8), dim=1))
     save_model(net, folder, {})
     return net
+
+
+def write_faster_whisper(folder: Path) -> None:
+    """A tiny Whisper of English letters as faster-whisper reads it: CTranslate2's file and a tokenizer of bytes."""
+    pytest.importorskip("faster_whisper", reason="needs whisperx (pip install 'autosing[whisperx]')")
+    import tokenizers
+    import transformers
+    from ctranslate2.converters.transformers import WhisperLoader
+
+    torch.manual_seed(0)
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
+               "<|notimestamps|>"]  # fmt: skip
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = tokenizers.pre_tokenizers.ByteLevel(), tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    first = len(letters)
+    config = transformers.WhisperConfig(
+        vocab_size=first + len(special) + 1501, num_mel_bins=80, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, pad_token_id=first, bos_token_id=first, eos_token_id=first,
+        decoder_start_token_id=first + 1, suppress_tokens=[], begin_suppress_tokens=[],
+    )  # fmt: skip
+    model = transformers.WhisperForConditionalGeneration(config).eval()
+    model.generation_config.suppress_tokens = model.generation_config.begin_suppress_tokens = []
+    with torch.no_grad():
+        spec = WhisperLoader()(model, transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    spec.validate()
+    spec.optimize()
+    folder.mkdir(parents=True, exist_ok=True)
+    spec.save(str(folder))
+    tokenizer.save(str(folder / "tokenizer.json"))
