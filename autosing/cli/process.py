@@ -73,6 +73,7 @@ def _add_step_options(command: argparse.ArgumentParser) -> None:
     for name, registry in tables.items():
         names = ", ".join(registry.names())
         what.add_argument(f"--{name}", default=getattr(default, name), metavar="NAME[:WEIGHTS]", help=f"{names} (default {getattr(default, name)})")
+    what.add_argument("--transcriber", default="", metavar="NAME[:WEIGHTS]", help="lyrics for songs without any: whisperx (default: none)")
     what.add_argument("--audio-src", help=f"what atoks encodes: vocals, no_vocals, chunked (default {','.join(default.audio_src)})")
     what.add_argument("--align-on", choices=("vocals", "mixture"), default=default.align_on, help="mixture = the original's order")
     what.add_argument("--require-lyrics", action="store_true", help="reject songs without lyrics (code no_lyrics), which only sm2a can use")
@@ -107,6 +108,7 @@ def _main(argv: Sequence[str]) -> int:
         batch_size=options.batch_size,
         max_seconds=options.max_minutes * 60,
         require_lyrics=options.require_lyrics,
+        transcriber=options.transcriber,
     )
     name = options.command.replace("-", "_")
     return _process(options, all_steps(choices) if name == "run" else make_steps(name, choices))
