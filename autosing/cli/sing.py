@@ -38,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--semfile", metavar="FILE", help="take words and timing from the voice in this recording")
     p.add_argument("--gen-semantic", action="store_true", help="generate the semantic tokens (the default without --semfile)")
     p.add_argument("--tts", action="store_true", help="no instrumental")
+    p.add_argument("--separator", default="builtin", metavar="NAME[:WEIGHTS]", help="builtin, demucs")
+    p.add_argument("--aligner", default="builtin", metavar="NAME[:WEIGHTS]", help="builtin, ctc, whisperx")
+    for part in ("codec", "semantic", "voice"):
+        p.add_argument(f"--{part}", metavar="NAME:WEIGHTS", help="where the weights lie of the one that the models were trained on")
     p.add_argument("--output-dir", default="out", metavar="DIR")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
@@ -81,10 +85,11 @@ def _main(argv: Sequence[str]) -> int:
         )
         for reference in references
     ]
-    from autosing.singing.pipeline import Singer
+    from autosing.singing.pipeline import Ears, Singer
 
     check_writable(Path(options.output_dir))
-    singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device))
+    ears = Ears(options.separator, options.aligner, options.codec, options.semantic, options.voice)
+    singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device), ears)
     for folder, request in zip(_folders(Path(options.output_dir), references), requests, strict=True):
         write(folder, singer, request)
     return 0

@@ -21,6 +21,7 @@ from autosing.nn.embeddings import code_features, same_fit
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
 from autosing.perception.alignment.base import Aligner
 from autosing.perception.codec.base import Codec
+from autosing.registry import split_choice
 from autosing.singing.generate import generate_codes, generate_semantic
 from autosing.singing.mix import active_level, fade_edges, mix_tracks
 from autosing.singing.request import SHORTEST_SECONDS, SingRequest, Sung
@@ -48,16 +49,45 @@ class Reference(NamedTuple):
     has_voice: bool
 
 
+class Ears(NamedTuple):
+    """Choices of backends (`registry.split_choice`). None = what the models were trained on; else that, with the place of its weights."""
+
+    separator: str = "builtin"
+    aligner: str = "builtin"
+    codec: str | None = None
+    semantic: str | None = None
+    voice: str | None = None
+
+    def trained(self, part: str, name: str) -> str:
+        """The choice for a part that the models were trained on, which is called `name`.
+
+        Raises:
+            ConfigError: the choice is another one.
+        """
+        choice = getattr(self, part) or name
+        if split_choice(choice)[0] != name:
+            raise ConfigError(f"--{part} must be '{name}', which the models were trained on, found '{choice}'")
+        return choice
+
+
 class Singer:
     """Both models and every ear they need, on one device."""
 
-    def __init__(self, t2s_model: str = "builtin", sm2a_model: str = "builtin", device: torch.device | str = "cpu"):
+    def __init__(
+        self, t2s_model: str = "builtin", sm2a_model: str = "builtin", device: torch.device | str = "cpu", ears: Ears | None = None
+    ):
         """
+        Args:
+            t2s_model, sm2a_model: checkpoints.
+            ears: backends; None = the embedded ones, and those the models were trained on.
+
         Raises:
             WeightsError: a checkpoint is missing or damaged.
+            ConfigError: `ears` names another codec, tokenizer or voice embedder than the models were trained on.
             MismatchError: the two models were trained with different tokenizers; both are named.
         """
         self.device = torch.device(device)
+        self.ears = ears = ears or Ears()
         self.t2s, self.t2s_meta = load_model(t2s_model, "t2s", self.device)
         self.sm2a, self.sm2a_meta = load_model(sm2a_model, "sm2a", self.device)
         self.models = {  # what of them a report names
@@ -69,11 +99,13 @@ class Singer:
         require_same("accompaniment codec", t2s.accompaniment_codec, places[0], sm2a.accompaniment_codec, places[1])
         self.meta = sm2a
         assert sm2a.codec and sm2a.accompaniment_codec and sm2a.semantic and sm2a.voice
-        self.codec: Codec = load_codec(sm2a.codec.name, self.device)
-        self.band_codec: Codec = load_codec(sm2a.accompaniment_codec.name, self.device)
-        self.separator = load_separator("builtin", self.device)
-        self.aligner = load_aligner("builtin", self.device)
-        self.voice = load_voice(sm2a.voice.name, self.device)
+        self.codec: Codec = load_codec(ears.trained("codec", sm2a.codec.name), self.device)
+        same = sm2a.accompaniment_codec.name == sm2a.codec.name
+        self.band_codec: Codec = self.codec if same else load_codec(sm2a.accompaniment_codec.name, self.device)
+        self.separator = load_separator(ears.separator, self.device)
+        self.aligner = load_aligner(ears.aligner, self.device)
+        self.voice = load_voice(ears.trained("voice", sm2a.voice.name), self.device)
+        self.semantic = ears.trained("semantic", sm2a.semantic.name)
         require_same("codec", sm2a.codec, places[1], self.codec.spec, "this installation")
         require_same("voice embedding", sm2a.voice, places[1], self.voice.spec, "this installation")
         if not same_fit(self.t2s.semantic.codebook, self.sm2a.semantic.codebook):
@@ -147,6 +179,7 @@ class Singer:
             "words": [_plain(word) for word in heard[order[0]].words],
             "voice_from": _voice_source(request, reference),
             "models": self.models,
+            "ears": self.ears._asdict(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "stage_seconds": clock.laps,
@@ -217,7 +250,7 @@ class Singer:
     def _semantic_of(self, path: Path, steps: int) -> Tensor:
         """(1, N) semantic tokens of the voice in a recording, as many as are sung."""
         assert self.meta.semantic is not None
-        tokenizer = load_semantic(self.meta.semantic.name, self.device)
+        tokenizer = load_semantic(self.semantic, self.device)
         song = _decode(path)
         vocals = self._separate(song.samples[:, : int(32 * song.sample_rate)], song.sample_rate)
         wav = audio.resample(audio.mono(vocals), song.sample_rate, tokenizer.spec.sample_rate)
