@@ -2,8 +2,8 @@
 
 Reads the separated vocals, or the mixture (`--align-on mixture`, the original's order). A song without lyrics, or with lyrics that hold no
 word, keeps an empty alignment without trust (note `no_lyrics`): it still teaches sm2a, and t2s a placeholder; `--require-lyrics` rejects it
-with the code `no_lyrics`. With a transcriber such songs get the lyrics that it hears, and `lyrics_source` says so in every table down to the training rows. Lyrics
-that cannot belong to the recording reject it.
+with the code `no_lyrics`. With a transcriber such songs get the lyrics that it hears, where they fit, and `lyrics_source` says so in every table
+down to the training rows. Written lyrics that cannot belong to the recording reject it.
 """
 
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ class AlignLyrics:
             with torch.inference_mode():
                 alignment = self._aligner.align(wav, lyrics)
         except AlignmentError as error:
-            if error.code != NO_LYRICS:
+            if error.code != NO_LYRICS and source != TRANSCRIBED:
                 raise
             return self._without_lyrics(song)
         return Done(song.id, {"alignment": [{"id": song.id, "alignment": alignment.to_struct(), "lyrics_source": source}]})

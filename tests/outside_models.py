@@ -111,9 +111,9 @@ def write_bundle(folder: Path, bundle: Any) -> Any:
     torch.nn.init.normal_(net.aux.weight, std=3.0)
     state = dict(net.state_dict())
     for key in ("aux.weight", "aux.bias"):
-        junk = torch.full((len(bundle._remove_aux_axis), *state[key].shape[1:]), 99.0)
-        assert bundle._remove_aux_axis[0] == 1
-        state[key] = torch.cat([state[key][:1], junk, state[key][1:]])
+        rows = iter(state[key])
+        total = len(state[key]) + len(bundle._remove_aux_axis)
+        state[key] = torch.stack([torch.full_like(state[key][0], 99.0) if row in bundle._remove_aux_axis else next(rows) for row in range(total)])
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "model.safetensors")
     return net

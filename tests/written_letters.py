@@ -10,7 +10,7 @@ LETTERS = {"-": 0, "|": 1, **{letter: 2 + number for number, letter in enumerate
 class Reader(torch.nn.Module):
     """Hears column k where a frame's samples are k / 100."""
 
-    def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def forward(self, wav: torch.Tensor, lengths: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
         columns = (wav[0, : len(wav[0]) // HOP * HOP : HOP] * 100).round().long().clamp(0, len(LETTERS) - 1)
         return torch.nn.functional.one_hot(columns, len(LETTERS)).float()[None] * 12, None
 

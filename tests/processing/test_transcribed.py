@@ -5,12 +5,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_songs import SMALL
+from small_songs import SMALL, audio_bytes, tone
 
 from autosing import perception
 from autosing.cli.construct_dataset import main as construct
 from autosing.cli.process import main
 from autosing.song.lyrics import Line, Lyrics
+from processing.align import AlignLyrics
+from processing.step import Done
 
 
 class FakeTranscriber:
@@ -46,6 +48,24 @@ def test_lyrics_say_where_they_come_from(songs: Path, tmp_path: Path) -> None:
     count = len(list(songs.glob("*/index.parquet")))
     assert construct([str(songs), str(count), str(tmp_path / "tokens"), "--num-out-partitions", "1", "--codec", "fake"]) == 0
     assert "transcribed" in sources(tmp_path / "tokens", "main").values()
+
+
+class SongOfTwoSeconds:
+    """A `step.Song` without lyrics."""
+
+    id = "a"
+
+    def row(self, table: str) -> dict[str, object]:
+        return {"audio": audio_bytes(tone(2))} if table == "vocals" else {"lrc_lyrics": None}
+
+
+def test_lyrics_that_were_heard_and_do_not_fit_do_not_reject_the_song(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTranscriber, "transcribe", lambda self, wav: Lyrics((Line("la " * 100),)))
+    step = AlignLyrics("fake", transcriber="fake")
+    step.setup(torch.device("cpu"))
+    (done,) = step.rows(iter([SongOfTwoSeconds()]))
+    assert isinstance(done, Done) and done.notes == ("no_lyrics",)
+    assert done.tables["alignment"][0]["lyrics_source"] is None
 
 
 def test_an_unknown_transcriber_is_a_mistake_in_the_request(songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
