@@ -85,7 +85,7 @@ class Weights:
             hub_id = HUB_ID.fullmatch(str(given))
             if hub_id is None or path.exists():
                 return [path.parent if path.is_file() else path]
-            return [snapshot(hub_id["name"], hub_id["revision"]) or hub_cache() / f"models--{hub_id['name'].replace('/', '--')}"]
+            return [path, snapshot(hub_id["name"], hub_id["revision"]) or hub_cache() / f"models--{hub_id['name'].replace('/', '--')}"]
         models = os.environ.get(MODELS_VARIABLE)
         places = [Path(models).expanduser() / self.name] if models else []
         if self.hub:
