@@ -22,14 +22,12 @@ def originals(folder: Path, cosine: bool = True, **tunables: Any) -> Any:
     torch.manual_seed(0)
     dims = whisper.model.ModelDimensions(80, 1500, 32, 2, 2, 51864, 8, 32, 2, 1)
     ears = whisper.model.Whisper(dims).eval()
-    model = vq_stoks.RQBottleneckTransformer(
-        vq_codes=128, q_depth=1, depth=1, n_head=2, head_width=16, codebook_dim=8, use_cosine_sim=cosine, downsample=2, threshold_ema_dead_code=0,
-        tunables=vq_stoks.Tunables(**tunables),
-    ).eval()  # fmt: skip
+    config = {"vq_codes": 128, "q_depth": 1, "depth": 1, "n_head": 2, "head_width": 16, "codebook_dim": 8, "use_cosine_sim": cosine, "downsample": 2}
+    model = vq_stoks.RQBottleneckTransformer(**config, threshold_ema_dead_code=0, tunables=vq_stoks.Tunables(**tunables)).eval()
     for name, parameter in [*model.named_parameters(), *ears.named_parameters()]:
         torch.nn.init.normal_(parameter, std=0.02 if "bias" in name else 0.15)
     model.whmodel = [ears]
-    torch.save({"config": model.__stored_args__, "tunables": dataclasses.asdict(model.tunables), "state_dict": model.state_dict()}, folder / "vq.model")
+    torch.save({"config": config, "tunables": dataclasses.asdict(model.tunables), "state_dict": model.state_dict()}, folder / "vq.model")
     torch.save({"dims": dataclasses.asdict(dims), "model_state_dict": ears.state_dict()}, folder / "whisper.pt")
     return model
 
