@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -140,16 +141,21 @@ class WhisperVq(nn.Module):
             x = self.project_in(x)
         if self.config.cosine:
             return (F.normalize(x, dim=-1) @ self.codes.T).argmax(-1)
-        return torch.cdist(x, self.codes[None]).argmin(-1)
+        squares = x.square().sum(-1, keepdim=True) + self.codes.square().sum(-1) - 2 * x @ self.codes.T
+        return squares.clamp(min=1e-8).sqrt().argmin(-1)  # the root rounds near codes to equals, of which the package takes the first
 
 
 @cache
 def _mel_bands(mels: int) -> Tensor:
-    """(M, 201): Slaney's scale and norm, which Whisper's filters have."""
-    import torchaudio
-
-    bands = torchaudio.functional.melscale_fbanks(WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, mels, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
-    return bands.T.contiguous()
+    """(M, 201): triangles of equal area on Slaney's scale (linear to 1 kHz, then 27 steps to 6.4 kHz), rounded where Whisper's own filters are."""
+    bins, step = np.linspace(0, SAMPLE_RATE / 2, WINDOW // 2 + 1), np.log(6.4) / 27
+    top = 15 + np.log(SAMPLE_RATE / 2 / 1000) / step
+    scale = np.linspace(0, top, mels + 2)
+    hertz = np.where(scale >= 15, 1000 * np.exp(step * (scale - 15)), scale * 200 / 3)
+    away, wide = hertz[:, None] - bins, np.diff(hertz)[:, None]
+    bands = np.maximum(0, np.minimum(-away[:-2] / wide[:-1], away[2:] / wide[1:])).astype(np.float32)
+    bands *= (2 / (hertz[2:] - hertz[:-2]))[:, None]
+    return torch.from_numpy(bands)
 
 
 def log_mel(wav: Tensor, mels: int) -> Tensor:
