@@ -126,7 +126,8 @@ def find(what: str, model: str | None, weights: str | None) -> tuple[Path, ...]:
         fetch = f"curl -LO {url}, then autosing-train convert {pickle} FOLDER/{name}  (and set AUTOSING_MODELS=FOLDER)"
         return Weights(f"{what} ({name})", name, "", (WEIGHTS_FILE,), pickle, fetch).paths(weights)
     files = (CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE)
-    return Weights(f"{what} ({model})", model.rsplit("/", 1)[-1], model, files, "pytorch_model.bin").paths(weights or model)
+    given = model if weights is None and Path(model).exists() else weights
+    return Weights(f"{what} ({model})", model.rsplit("/", 1)[-1], model, files, "pytorch_model.bin").paths(given)
 
 
 def load(what: str, device: torch.device | str, model: str | None = None, weights: str | None = None) -> LetterNet:
