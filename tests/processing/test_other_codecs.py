@@ -10,6 +10,7 @@ from small_songs import SMALL
 
 from autosing.cli.construct_dataset import main as construct
 from autosing.cli.process import main
+from autosing.store import TableReader
 from autosing.tokens.specs import spec_from_json
 from autosing.training.data import DatasetConfig, open_dataset, read_meta
 from tests.outside_models import write_codec
@@ -24,7 +25,8 @@ def test_its_spec_travels_from_the_tables_to_the_model(name: str, songs: Path, t
     flags = [*SMALL[:place], f"{name}:{tmp_path / 'weights'}", *SMALL[place + 1 :]]
     assert main(["run", str(songs), *flags]) == 0
     table = songs / "0" / f"atoks_vocals_{name}.parquet"
-    spec = spec_from_json(pq.read_schema(table).metadata[b"codec"])
+    with TableReader(table) as reader:
+        spec = spec_from_json(reader.meta["codec"])
     assert (spec.name, spec.strides, spec.num_codes) == (name, (1, 1, 1, 1), 2048)
     assert all(len(row["values"]) == 4 * spec.frames(4.0) for row in pq.read_table(table).to_pylist())
     tokens = tmp_path / "tokens"
