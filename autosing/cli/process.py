@@ -21,6 +21,7 @@ from autosing.cli.arguments import ranges_text, run_command, underscores_too
 from autosing.config import nearest
 from autosing.errors import ConfigError, DataError
 from autosing.faults import Faults
+from autosing.perception import ALIGNERS, CODECS, SEMANTIC, SEPARATORS, VOICES
 from autosing.store import Dataset
 from autosing.training.log import Progress
 from processing.executors.local import run_partitions
@@ -68,8 +69,11 @@ def _add_step_options(command: argparse.ArgumentParser) -> None:
     where.add_argument("--num", type=int, default=0, help="songs a partition at most, for trying things out")
     where.add_argument("--complete-missing", action="store_true", help="only what is missing; always so, since done work is verified")
     what = command.add_argument_group("what does the work")
-    for name in ("separator", "aligner", "codec", "semantic", "voice"):
-        what.add_argument(f"--{name}", default=getattr(default, name), help=f"default {getattr(default, name)}")
+    tables = {"separator": SEPARATORS, "aligner": ALIGNERS, "codec": CODECS, "semantic": SEMANTIC, "voice": VOICES}
+    for name, registry in tables.items():
+        names = ", ".join(registry.names())
+        what.add_argument(f"--{name}", default=getattr(default, name), metavar="NAME[:WEIGHTS]", help=f"{names} (default {getattr(default, name)})")
+    what.add_argument("--transcriber", default="", metavar="NAME[:WEIGHTS]", help="lyrics for songs without any: whisperx (default: none)")
     what.add_argument("--audio-src", help=f"what atoks encodes: vocals, no_vocals, chunked (default {','.join(default.audio_src)})")
     what.add_argument("--align-on", choices=("vocals", "mixture"), default=default.align_on, help="mixture = the original's order")
     what.add_argument("--require-lyrics", action="store_true", help="reject songs without lyrics (code no_lyrics), which only sm2a can use")
@@ -104,6 +108,7 @@ def _main(argv: Sequence[str]) -> int:
         batch_size=options.batch_size,
         max_seconds=options.max_minutes * 60,
         require_lyrics=options.require_lyrics,
+        transcriber=options.transcriber,
     )
     name = options.command.replace("-", "_")
     return _process(options, all_steps(choices) if name == "run" else make_steps(name, choices))

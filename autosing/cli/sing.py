@@ -25,7 +25,7 @@ from autosing.errors import ConfigError
 
 if TYPE_CHECKING:
     from autosing.singing.output import WavStream
-    from autosing.singing.request import Sung
+    from autosing.singing.request import Ears, Sung
 
 ANY_VOICE = "any"
 
@@ -57,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stream", metavar="FILE", help="also write the mix here as it is sung, from the first seconds on; - = standard output")
     p.add_argument("--strict", action="store_true", help="refuse lyrics of which something cannot be sung")
     p.add_argument("--no-cache", action="store_true", help="do not keep what is heard in recordings for the next time (AUTOSING_CACHE: where)")
+    p.add_argument("--separator", default="builtin", metavar="NAME[:WEIGHTS]", help="builtin, demucs")
+    p.add_argument("--aligner", default="builtin", metavar="NAME[:WEIGHTS]", help="builtin, ctc, whisperx")
+    for part in ("codec", "semantic", "voice"):
+        p.add_argument(f"--{part}", metavar="NAME:WEIGHTS", help="where the weights lie of the one that the models were trained on")
     p.add_argument("--output-dir", default="out", metavar="DIR")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
@@ -73,15 +77,16 @@ def _main(argv: Sequence[str]) -> int:
         raise ConfigError("the reference is given twice; give it once, as --reference FILE")
     from autosing.device import pick_device
     from autosing.singing.cache import default_folder
-    from autosing.singing.request import AUDIO_SUFFIXES, SingRequest
+    from autosing.singing.request import AUDIO_SUFFIXES, Ears, SingRequest
 
     given = options.reference or options.reference_path
     output, lyrics = Path(options.output_dir), read_lyrics(options.lyrics)
     cache = None if options.no_cache else default_folder()
+    ears = Ears(options.separator, options.aligner, options.codec, options.semantic, options.voice)
     if options.replace is not None:
         if given:
             raise ConfigError("--replace changes the song in --output-dir over its own reference; leave --reference out")
-        return _replace(options, output, lyrics, cache)
+        return _replace(options, output, lyrics, ears, cache)
     references: list[Path | None] = [Path(given)] if given else [None]
     if given and Path(given).is_dir():
         references = [*sorted(p for p in Path(given).iterdir() if p.suffix.lower() in AUDIO_SUFFIXES)]
@@ -115,14 +120,14 @@ def _main(argv: Sequence[str]) -> int:
     from autosing.singing.pipeline import Singer
 
     check_writable(output)
-    singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device), cache)
+    singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device), ears, cache)
     for folder, request in zip(_folders(output, references), requests, strict=True):
         with _stream(options.stream) as listening:
             write(folder, singer, request, listening)
     return 0
 
 
-def _replace(options: argparse.Namespace, folder: Path, lyrics: str, cache: Path | None) -> int:
+def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears", cache: Path | None) -> int:
     """Sing a passage of the song in `folder` again."""
     from autosing.device import pick_device
     from autosing.singing.passage import Earlier, replace_passage
@@ -132,7 +137,7 @@ def _replace(options: argparse.Namespace, folder: Path, lyrics: str, cache: Path
     begin, end = _passage(options.replace)
     earlier.check(begin, end)
     check_writable(folder)
-    singer = Singer(*earlier.models, pick_device(options.device), cache)
+    singer = Singer(*earlier.models, pick_device(options.device), ears, cache)
     changed = replace_passage(
         singer, earlier, begin, end, lyrics, candidates=options.batch_size, temperature=options.temp, seed=options.seed, strict=options.strict
     )

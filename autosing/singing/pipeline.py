@@ -40,7 +40,7 @@ from autosing.singing.plan import (
     singable,
 )  # fmt: skip
 from autosing.singing.reference import Hearing, Reference
-from autosing.singing.request import SHORTEST_SECONDS, SingRequest, Sung, halves
+from autosing.singing.request import SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
 from autosing.singing.score import Listener, Score, phone_error, timing
 from autosing.singing.windows import REST, Grid, SongText, Window, plan_windows
 from autosing.song import audio
@@ -93,15 +93,26 @@ class Singer:
     """Both models and every ear they need, on one device."""
 
     def __init__(
-        self, t2s_model: str = "builtin", sm2a_model: str = "builtin", device: torch.device | str = "cpu", cache: Path | None = None
-    ):  # fmt: skip
-        """`cache`: folder that keeps what is heard in recordings; None = nothing is kept.
+        self,
+        t2s_model: str = "builtin",
+        sm2a_model: str = "builtin",
+        device: torch.device | str = "cpu",
+        ears: Ears | None = None,
+        cache: Path | None = None,
+    ):
+        """
+        Args:
+            t2s_model, sm2a_model: checkpoints.
+            ears: backends; None = the embedded ones, and those the models were trained on.
+            cache: folder that keeps what the embedded backends hear in recordings; None = nothing is kept.
 
         Raises:
             WeightsError: a checkpoint is missing or damaged.
+            ConfigError: `ears` names another codec, tokenizer or voice embedder than the models were trained on.
             MismatchError: the two models were trained with different tokenizers; both are named.
         """
         self.device = torch.device(device)
+        self.ears = ears = ears or Ears()
         self.t2s, self.t2s_meta = load_model(t2s_model, "t2s", self.device)
         self.sm2a, self.sm2a_meta = load_model(sm2a_model, "sm2a", self.device)
         self.models = {  # what of them a report names
@@ -115,11 +126,16 @@ class Singer:
         self.meta = sm2a
         assert sm2a.codec and sm2a.accompaniment_codec and sm2a.semantic and sm2a.voice
         self.window_seconds = t2s.window_seconds
-        self.codec: Codec = load_codec(sm2a.codec.name, self.device)
-        self.aligner = load_aligner("builtin", self.device)
+        self.codec: Codec = load_codec(ears.trained("codec", sm2a.codec.name), self.device)
+        same = sm2a.accompaniment_codec.name == sm2a.codec.name
+        band_codec = self.codec if same else load_codec(sm2a.accompaniment_codec.name, self.device)
+        self.aligner = load_aligner(ears.aligner, self.device)
+        voice = ears.trained("voice", sm2a.voice.name)
+        self.semantic = ears.trained("semantic", sm2a.semantic.name)
+        kept = all(choice.startswith("builtin") for choice in (ears.separator, ears.aligner, voice, sm2a.accompaniment_codec.name))
         self.hearing = Hearing(
-            load_separator("builtin", self.device), self.aligner, load_voice(sm2a.voice.name, self.device),
-            load_codec(sm2a.accompaniment_codec.name, self.device), self.codec.spec.sample_rate, Cache(cache), self.device,
+            load_separator(ears.separator, self.device), self.aligner, load_voice(voice, self.device), band_codec,
+            self.codec.spec.sample_rate, Cache(cache if kept else None), self.device,
         )  # fmt: skip
         self.listener = Listener(self.device)
         self.grid = Grid.of(sm2a.semantic, sm2a.codec, sm2a.accompaniment_codec)
@@ -235,6 +251,7 @@ class Singer:
             "gains": _plain(best.gains._asdict()),
             "cache": {"hits": self.hearing.cache.hits, "misses": self.hearing.cache.misses},
             "models": self.models,
+            "ears": self.ears._asdict(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "stage_seconds": clock.laps,
@@ -398,7 +415,7 @@ class Singer:
     def _semantic_of(self, path: Path, steps: int) -> Tensor:
         """(1, N) semantic tokens of the voice in a recording, as many as are sung."""
         assert self.meta.semantic is not None
-        tokenizer = load_semantic(self.meta.semantic.name, self.device)
+        tokenizer = load_semantic(self.semantic, self.device)
         vocals, rate = self.hearing.vocals_of(path, self.window_seconds + 2.0)
         wav = audio.resample(audio.mono(vocals), rate, tokenizer.spec.sample_rate)
         n = steps * tokenizer.spec.sample_rate // tokenizer.spec.token_rate

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from autosing.errors import ConfigError
+from autosing.registry import split_choice
 from autosing.singing.plan import read_lyrics
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Lyrics
@@ -16,6 +18,27 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga")
 SHORTEST_SECONDS: Seconds = 4.0  # less is not sung, and no shorter stretch of a reference is sung over
 DEFAULT_SECONDS: Seconds = 30.0  # of two plain lines
 LONGEST_SECONDS: Seconds = 1800.0  # what may be decoded of a recording
+
+
+class Ears(NamedTuple):
+    """Choices of backends (`registry.split_choice`). None = what the models were trained on; else that, with the place of its weights."""
+
+    separator: str = "builtin"
+    aligner: str = "builtin"
+    codec: str | None = None
+    semantic: str | None = None
+    voice: str | None = None
+
+    def trained(self, part: str, name: str) -> str:
+        """The choice for a part that the models were trained on, which is called `name`.
+
+        Raises:
+            ConfigError: the choice is another one.
+        """
+        choice = getattr(self, part) or name
+        if split_choice(choice)[0] != name:
+            raise ConfigError(f"--{part} must be '{name}', which the models were trained on, found '{choice}'")
+        return choice
 
 
 @dataclass(frozen=True)
