@@ -6,6 +6,7 @@ nearest valid key, wrong types and numbers that are not finite are refused by na
 
 import dataclasses
 import difflib
+import inspect
 import json
 import math
 import types
@@ -60,6 +61,20 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         return cls(**built)
     except ValueError as error:  # a dataclass refuses its values in __post_init__
         raise ConfigError(f"{where}: {error}") from error
+
+
+def check_options(function: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` as keyword arguments of `function`, checked against its annotations as `from_mapping` checks a dataclass; `device` is no option.
+
+    Raises:
+        ConfigError: an unknown name (with the nearest one), or a value of the wrong type.
+    """
+    known = [name for name in inspect.signature(function).parameters if name not in ("self", "device")]
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where} has no option '{key}'" + (nearest(key, known) if known else "; it has none"))
+    return {key: _convert(value, hints.get(key, Any), f"{where}: '{key}'") for key, value in values.items()}
 
 
 def require_fields(values: Any, must: str, ok: Callable[[Any], bool], *names: str) -> None:

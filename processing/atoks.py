@@ -12,6 +12,7 @@ import torch
 
 from autosing.errors import ConfigError
 from autosing.perception import CODECS, load_codec
+from autosing.registry import split_choice
 from autosing.tokens.specs import spec_to_json
 from processing.fingerprint import identity
 from processing.step import Done, Rejected, Song, each
@@ -23,8 +24,8 @@ SCHEMA = pa.schema([("id", pa.string()), ("song", pa.string()), ("values", pa.li
 
 
 def tokens_table(source: str, codec: str) -> str:
-    """The name of the table of a source's codes."""
-    return f"atoks_{source}_{codec}"
+    """The name of the table of a source's codes; of a codec's choice the name alone counts."""
+    return f"atoks_{source}_{split_choice(codec)[0]}"
 
 
 class AcousticTokens:
@@ -44,13 +45,13 @@ class AcousticTokens:
 
     def setup(self, device: torch.device) -> None:
         self._codec = load_codec(self._name, device)
-        if self._source == "no_vocals" and self._codec.accompaniment != self._name:
+        if self._source == "no_vocals" and self._codec.accompaniment != split_choice(self._name)[0]:
             self._codec = load_codec(self._codec.accompaniment, device)
         if self._codec.spec.num_codes > 1 << 15:
             raise ConfigError(f"codec '{self._name}' has {self._codec.spec.num_codes} codes; tables hold at most {1 << 15}")
 
     def schemas(self) -> dict[str, tuple[pa.Schema, dict[str, str]]]:
-        return {self.key: (SCHEMA, {"codec": spec_to_json(self._codec.spec), "asked": self._name})}
+        return {self.key: (SCHEMA, {"codec": spec_to_json(self._codec.spec), "asked": split_choice(self._name)[0]})}
 
     def rows(self, songs: Iterator[Song]) -> Iterator[Done | Rejected]:
         return each(songs, self._encode)

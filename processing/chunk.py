@@ -1,4 +1,5 @@
-"""`vad_extract`: the sung windows of a song -> chunked.parquet (id `<song>_at_<second>`, song, start, seconds, occupancy, audio, alignment).
+"""`vad_extract`: the sung windows of a song -> chunked.parquet (id `<song>_at_<second>`, song, start, seconds, occupancy, audio, alignment,
+lyrics_source).
 
 How much of each second is sung comes from the aligner's activity, and from the spans of words already found. Dynamic programming picks
 windows that never overlap, begin on whole seconds, and together hold the most singing; words cut by a border or by the middle
@@ -45,6 +46,7 @@ SCHEMA = pa.schema(
         ("artist", pa.string()),
         ("audio", pa.binary()),
         ("alignment", ALIGNMENT_TYPE),
+        ("lyrics_source", pa.string()),
     ]
 )
 
@@ -116,7 +118,7 @@ class ExtractWindows:
     ):
         self._name, self._source, self._max_seconds = aligner, source, max_seconds
         self._length, self._min_occupancy, self._format = length, min_occupancy, audio_format
-        self.reads: dict[str, tuple[str, ...]] = {"index": ("audio", "artist?"), "alignment": ("alignment",)}
+        self.reads: dict[str, tuple[str, ...]] = {"index": ("audio", "artist?"), "alignment": ("alignment", "lyrics_source?")}
         if source == "vocals":
             self.reads["vocals"] = ("audio",)
 
@@ -151,7 +153,7 @@ class ExtractWindows:
         if not starts:
             reason = f"{share.sum():.0f} of {mixture.seconds:.0f} s are sung, and no window of {self._length} s holds enough of it"
             raise AudioError("too_little_singing", reason)
-        artist = song.row("index").get("artist")
+        artist, lyrics_source = song.row("index").get("artist"), song.row("alignment").get("lyrics_source")
         windows = []
         for start in starts:
             seconds = min(float(self._length), mixture.seconds - start)
@@ -167,6 +169,7 @@ class ExtractWindows:
                     "artist": artist,
                     "audio": encode(piece, mixture.sample_rate, self._format),
                     "alignment": alignment.clip(start, start + self._length).to_struct(),
+                    "lyrics_source": lyrics_source,
                 }
             )
         return Done(song.id, {WINDOWS_TABLE: windows})

@@ -29,6 +29,7 @@ from autosing.store import Dataset, TableReader, atomic_path, locked, sha256_of,
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec, require_same, spec_from_json, spec_to_json
 from processing.atoks import tokens_table
 from processing.index import INDEX
+from processing.join import present
 from processing.windows import WINDOW_META, WINDOWS_TABLE
 
 DATASET_FILE = "dataset.json"
@@ -51,9 +52,10 @@ _FIXED = pa.schema(
         ("embs", pa.list_(pa.float32())),
         ("alignment", ALIGNMENT_TYPE),
         ("trust", pa.float32()),
+        ("lyrics_source", pa.string()),
     ]
 )
-_OURS = {"id", "audio", "lrc_lyrics", "raw_lyrics", "artist", "source"}
+_OURS = {"id", "audio", "audio_hash", "lrc_lyrics", "raw_lyrics", "artist", "source"}
 _KEPT_TYPES: tuple[Callable[[pa.DataType], bool], ...] = (
     pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_string, pa.types.is_large_string,
     pa.types.is_date, pa.types.is_time, pa.types.is_timestamp, pa.types.is_duration,
@@ -366,10 +368,11 @@ def _joined(
         try:
             texts = {f.name for f in extra if f.type == pa.string()}
             about = part.about(["artist", *(f.name for f in extra)])
-            for window in windows.rows(["id", "song", "start", "seconds", "alignment"]):
+            columns = present(windows, ("id", "song", "start", "seconds", "alignment", "lyrics_source?"))
+            for window in windows.rows(list(columns)):
                 if window["id"] not in kept:
                     continue
-                row = {**about.get(window["song"], {}), **window}
+                row = {**about.get(window["song"], {}), "lyrics_source": None, **window}
                 for name in texts:
                     row[name] = None if row.get(name) is None else str(row[name])
                 for column, reader in readers.items():

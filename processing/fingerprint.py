@@ -1,4 +1,4 @@
-"""Who makes a table, as a JSON value: a backend's name, and for the embedded default the hash of the weights it reads.
+"""Who makes a table, as a JSON value: a backend's name and options, and the hash of the weights it reads.
 
 So new weights, or another configuration of the same ones, make the tables of the old ones due again. What a checkpoint says about its
 training (`meta` of its `config.json`) changes nothing that it computes and is not hashed.
@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autosing.registry import Registry
+from autosing.perception import chosen
+from autosing.perception.outside import sampled_hash
+from autosing.registry import Registry, split_choice
 from autosing.store import sha256_of
 from autosing.weights import weights_folder
 
@@ -17,25 +19,33 @@ _READS = {
     "separator": ("separator",),
     "aligner": ("recogniser", "lexicon", "g2p"),
     "codec": ("codec", "codec_band", "pitch"),
-    "semantic tokenizer": ("semantic", "recogniser"),
+    "semantic tokenizer": ("semantic", "semantic/recogniser"),
     "voice embedder": ("voice",),
 }
 """What a builtin backend of each kind reads of `autosing/weights`."""
 
 
-def identity(registry: Registry, name: str) -> dict[str, Any]:
-    """The identity of a backend.
+def identity(registry: Registry, choice: str) -> dict[str, Any]:
+    """The identity of a backend; where its weights lie is none of it, but what they are.
 
     Raises:
-        ConfigError: no such backend.
+        ConfigError: no such backend or option.
+        WeightsError: its weights are not there.
     """
-    if name not in registry.names():
-        registry.get(name)  # raises, with the nearest name
-    if not name.startswith("builtin"):
-        return {"name": name}
-    folders = [weights_folder(kind) for kind in _READS[registry.what]]
+    name, _ = split_choice(choice)
+    backend, options = chosen(registry, choice)
+    said = {key: value for key, value in sorted(options.items()) if key != "weights"}
+    about = {"name": name, **({"options": said} if said else {})}
+    if hasattr(backend, "files"):
+        return {**about, "weights": [sampled_hash(path) for path in backend.files(**options)]}
+    if "weights" in options:
+        folders = [Path(options["weights"])]
+    elif name.startswith("builtin"):
+        folders = [weights_folder(kind) for kind in _READS[registry.what]]
+    else:
+        return about
     files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    return {"name": name, "weights": [mark for path in files if (mark := _mark(path))]}
+    return {**about, "weights": [mark for path in files if (mark := _mark(path))]}
 
 
 def _mark(path: Path) -> str:

@@ -39,6 +39,7 @@ class Choices:
         batch_size: windows a model sees at once.
         max_seconds: longer recordings are rejected.
         require_lyrics: songs without lyrics are rejected.
+        transcriber: backend that hears the lyrics of songs without any; "" = none.
     """
 
     separator: str = "builtin"
@@ -54,6 +55,7 @@ class Choices:
     batch_size: int = 8
     max_seconds: Seconds = MAX_SECONDS
     require_lyrics: bool = False
+    transcriber: str = ""
 
     def __post_init__(self) -> None:
         checks = (
@@ -73,7 +75,7 @@ class Choices:
 
 _MAKERS: dict[str, Callable[[Choices], list[Any]]] = {
     "src_sep": lambda c: [SourceSeparation(c.separator, c.max_seconds)],
-    "align": lambda c: [AlignLyrics(c.aligner, c.align_on, c.max_seconds, c.require_lyrics)],
+    "align": lambda c: [AlignLyrics(c.aligner, c.align_on, c.max_seconds, c.require_lyrics, c.transcriber)],
     "vad_extract": lambda c: [
         ExtractWindows(c.aligner, c.align_on, c.chunk_length, c.min_occupancy, c.audio_format, c.max_seconds)
     ],

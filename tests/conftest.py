@@ -15,3 +15,9 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real songs of ../shared/data, which are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_of_references(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `sing.py` keeps of recordings stays out of the user's cache."""
+    os.environ["AUTOSING_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -2,6 +2,7 @@
 
     autosing-train merge models/t2s/mine/best merged
     autosing-train convert --i-trust-this-file t2s-tiny.model converted
+    autosing-train convert snac_32khz/pytorch_model.bin $AUTOSING_MODELS/snac_32khz
 """
 
 import argparse
@@ -14,26 +15,35 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from autosing.config import to_mapping
 from autosing.errors import ConfigError, WeightsError
 from autosing.models.convert import convert as converted
-from autosing.models.io import load_model, read_adapter, read_kind, resolve, save_model
+from autosing.models.io import MODEL_FILE, load_model, read_adapter, read_kind, resolve, save_model
 from autosing.models.ship import without_folders
-from autosing.store import sha256_of
+from autosing.models.whisper_vq import convert as converted_tokenizer
+from autosing.models.whisper_vq import is_tokenizer
+from autosing.store import atomic_path, sha256_of
 
 READER = "autosing.cli.unpickle"
 READER_SECONDS = 1800
+JSON_BYTES = 1 << 24
 CONVERTED = """# {kind}
 
 Converted from a `.model` file of WhisperSpeech or AutoSing (`{source}`) by `autosing-train convert`: the same arithmetic, the same logits.
 It is read with `autosing.models.io.load_model(folder, "{kind}")`; it neither sings with `sing.py` nor is trained further, since it speaks
 other tokens than the embedded codec and tokenizer.
 """
+TOKENIZER = """# {kind}
+
+Converted from WhisperSpeech's semantic tokenizer (`{source}`) and the encoder of the Whisper it was trained on, by `autosing-train convert`: the same
+tokens. Used as `--semantic whisper_vq:FOLDER`.
+"""
 MERGED = """# {kind}
 
-An adapter folded into its base: W + alpha / r * B A for {layers} linear layers. Written by `autosing-train merge`.
+An adapter folded into its base: W + alpha / r * B A for {layers} layers. Written by `autosing-train merge`.
 """
 
 
@@ -58,9 +68,12 @@ def merge(argv: Sequence[str]) -> int:
 
 def convert(argv: Sequence[str]) -> int:
     """Read a `.model` file in a process of its own and write it as a checkpoint."""
-    parser = argparse.ArgumentParser(prog="autosing-train convert", description="A checkpoint of AutoSing or WhisperSpeech -> our format.")
-    parser.add_argument("file", type=Path, help="a .model file: config, tunables and state_dict, pickled")
+    parser = argparse.ArgumentParser(
+        prog="autosing-train convert", description="A pickled checkpoint -> our format (AutoSing, WhisperSpeech), or safetensors (all others)."
+    )
+    parser.add_argument("file", type=Path, help="a .model file (config, tunables and state_dict), or any pickle of torch with named tensors")
     parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--whisper", type=Path, metavar="FILE", help="of a semantic tokenizer's .model: the .pt file of the Whisper it was trained on")
     parser.add_argument(
         "--i-trust-this-file", action="store_true", help="also read a pickle that may run programs: only one whose maker you trust"
     )
@@ -69,20 +82,45 @@ def convert(argv: Sequence[str]) -> int:
         raise ConfigError(f"there is no file '{options.file}'")
     require_new(options.out)
     values, tensors = read_apart(options.file, options.i_trust_this_file)
-    found = converted(values["config"], values["tunables"], tensors, f"'{options.file}'")
+    if not values.keys() >= {"config", "tunables"}:
+        return _convert_tensors(options.file, options.out, tensors)
+    if is_tokenizer(tensors):
+        if options.whisper is None:
+            raise ConfigError(f"'{options.file}' is a semantic tokenizer, a part of Whisper {values['config'].get('whisper_model_name', '')}: add --whisper FILE.pt")
+        whisper = read_apart(options.whisper, options.i_trust_this_file)
+        found = converted_tokenizer(values, tensors, *whisper, f"'{options.file}'")
+    else:
+        found = converted(values["config"], values["tunables"], tensors, f"'{options.file}'")
     model: Any = found.model
     origin = {"class": found.source, "sha256": sha256_of(options.file), "config": values["config"], "tunables": values["tunables"]}
-    save_model(model, options.out, {"converted": without_folders(origin)}, CONVERTED.format(kind=model.kind, source=found.source))
+    card = TOKENIZER if options.whisper else CONVERTED
+    save_model(model, options.out, {"converted": without_folders(origin)}, card.format(kind=model.kind, source=found.source))
     print(f"{found.source} '{options.file}' -> {model.kind} in {options.out}")
     return 0
 
 
+def _convert_tensors(file: Path, out: Path, tensors: dict[str, Tensor]) -> int:
+    """Write another project's tensors as they are, and beside them what its makers put beside the file as JSON."""
+    beside = sorted(path for path in file.parent.glob("*.json") if path.stat().st_size < JSON_BYTES)
+    with atomic_path(out / MODEL_FILE) as path:
+        save_file(tensors, path)
+    for source in beside:
+        with atomic_path(out / source.name) as path:
+            path.write_bytes(source.read_bytes())
+    names = ", ".join([MODEL_FILE, *(path.name for path in beside)])
+    print(f"{len(tensors)} tensors of '{file}' -> {out}: {names}")
+    return 0
+
+
 def read_apart(file: Path, trusted: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON values (`config`, `tunables`) and the tensors (`state_dict`) of a pickled file, read in a process of its own.
+    """The JSON values (`config`, `tunables`, `dims`, those that are there) and the tensors of a pickled file, read in a process of its own.
 
     Raises:
-        WeightsError: it is no such file, or it holds more than tensors and plain values and is not trusted.
+        ConfigError: there is no such file.
+        WeightsError: it is no checkpoint, or it holds more than tensors and plain values and is not trusted.
     """
+    if not file.is_file():
+        raise ConfigError(f"there is no file '{file}'")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "read.safetensors"
         command = [sys.executable, "-m", READER, str(file.absolute()), str(out), *(["--trusted"] if trusted else [])]

@@ -190,7 +190,7 @@ def _stages(songs: Path, work: Path, steps: int, lyrics: str) -> list[Stage]:
         Stage(
             "sing",
             lambda: [
-                "sing.py", "--reference", str(audio[0]), "--lyrics", lyrics, "--output-dir", str(sung),
+                "sing.py", "--reference", str(audio[0]), "--lyrics", lyrics, "--output-dir", str(sung), "--no-cache",
                 "--t2s-model", str(models / "t2s/demo/last"), "--sm2a-model", str(models / "sm2a/demo/last"),
             ],
             output=sung, done=sung / "request.json",

@@ -1,21 +1,33 @@
 """`sing.py`: sing new words over a recording's instrumental.
 
     sing.py --reference song.mp3 --lyrics $'la la la la\\nla la la la'
+    sing.py --reference song.mp3 --lyrics words.lrc --candidates 2
+    sing.py --replace 12.5-18.0 --lyrics 'other words' --output-dir out
 
-Writes into --output-dir: mix.wav, vocals.wav, accompaniment.wav, lyrics.lrc (word times), picture.png, request.json (settings,
-seed, versions, hashes of the models, device: enough to repeat the run), and candidates/ (the versions that were not chosen). The
-first half of the lines governs the first half of the time, the rest the second half.
+Writes into --output-dir: mix.wav, vocals.wav, accompaniment.wav, lyrics.lrc (word times and how sure each word is), picture.png,
+request.json (settings, seed, versions, hashes of the models, device, scores: enough to repeat the run), song.safetensors (the tokens, from which a
+passage can be sung again), and candidates/ (the versions that were not chosen). All of them appear together, or none does. Of two plain lines
+the first governs the first half of the time and the other the rest; more lines are laid over what is sung in the reference.
 """
 
 import argparse
+import codecs
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autosing.cli.arguments import run_command, underscores_too
 from autosing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autosing.singing.output import WavStream
+    from autosing.singing.request import Ears, Sung
+
+ANY_VOICE = "any"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,20 +37,31 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("reference_path", nargs="?", metavar="REFERENCE", help="the same as --reference")
     p.add_argument("--reference", help="recording (wav, flac, mp3, ogg, opus) or a folder of them")
-    p.add_argument("--lyrics", default="", help="one line, or two: the first governs the first half, the second the last")
+    p.add_argument("--lyrics", default="", metavar="TEXT|FILE", help="the words: any number of lines, LRC with stamps, or a .txt or .lrc file; "
+                   "of two plain lines each governs a half")  # fmt: skip
     p.add_argument("--t2s-model", "--tm2s-model", default="builtin", help="checkpoint or adapter: a folder, a hub id, or builtin")
     p.add_argument("--sm2a-model", default="builtin", help="the same; or builtin-parallel, which sings many tokens at a time")
     p.add_argument("--start-time", type=float, default=0.0, metavar="SECONDS", help="where in the reference to start")
-    p.add_argument("--length", type=float, default=30.0, metavar="SECONDS", help="4 to 30")
+    p.add_argument("--length", type=float, metavar="SECONDS", help="from 4; 30 for one or two plain lines, else what the lyrics take")
     p.add_argument("--music-volume", type=float, default=0.8, help="factor on the instrumental in the mix")
     p.add_argument("--temp", type=float, default=0.7, help="sampling temperature of both models")
     p.add_argument("--steps", type=int, metavar="N", help="passes of a parallel --sm2a-model (16): fewer are faster, more sing better")
-    p.add_argument("--batch-size", type=int, default=4, metavar="N", help="versions to sing; the best recognised one is kept")
-    p.add_argument("--spkfile", action="append", default=[], metavar="FILE", help="sing like this recording's singer (repeatable)")
+    p.add_argument("--candidates", "--batch-size", dest="batch_size", type=int, default=4, metavar="N", help="versions to sing; the one with the "
+                   "fewest wrong phones is kept")  # fmt: skip
+    p.add_argument("--spkfile", action="append", default=[], metavar="FILE", help="sing like this recording's singer (repeatable: the voice between "
+                   "them), or 'any' voice where nobody sings in the reference")  # fmt: skip
     p.add_argument("--spk-alpha", type=float, default=1.0, help="1 = the --spkfile voice, 0 = the reference's voice")
     p.add_argument("--semfile", metavar="FILE", help="take words and timing from the voice in this recording")
     p.add_argument("--gen-semantic", action="store_true", help="generate the semantic tokens (the default without --semfile)")
     p.add_argument("--tts", action="store_true", help="no instrumental")
+    p.add_argument("--replace", metavar="FROM-TO", help="sing the song in --output-dir again from FROM to TO seconds, to --lyrics, and leave the rest")
+    p.add_argument("--stream", metavar="FILE", help="also write the mix here as it is sung, from the first seconds on; - = standard output")
+    p.add_argument("--strict", action="store_true", help="refuse lyrics of which something cannot be sung")
+    p.add_argument("--no-cache", action="store_true", help="do not keep what is heard in recordings for the next time (AUTOSING_CACHE: where)")
+    p.add_argument("--separator", default="builtin", metavar="NAME[:WEIGHTS]", help="builtin, demucs")
+    p.add_argument("--aligner", default="builtin", metavar="NAME[:WEIGHTS]", help="builtin, ctc, whisperx")
+    for part in ("codec", "semantic", "voice"):
+        p.add_argument(f"--{part}", metavar="NAME:WEIGHTS", help="where the weights lie of the one that the models were trained on")
     p.add_argument("--output-dir", default="out", metavar="DIR")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
@@ -54,18 +77,28 @@ def _main(argv: Sequence[str]) -> int:
     if options.reference and options.reference_path:
         raise ConfigError("the reference is given twice; give it once, as --reference FILE")
     from autosing.device import pick_device
-    from autosing.singing.request import AUDIO_SUFFIXES, SingRequest
+    from autosing.singing.cache import default_folder
+    from autosing.singing.request import AUDIO_SUFFIXES, Ears, SingRequest
 
     given = options.reference or options.reference_path
+    output, lyrics = Path(options.output_dir), read_lyrics(options.lyrics)
+    cache = None if options.no_cache else default_folder()
+    ears = Ears(options.separator, options.aligner, options.codec, options.semantic, options.voice)
+    if options.replace is not None:
+        if given:
+            raise ConfigError("--replace changes the song in --output-dir over its own reference; leave --reference out")
+        return _replace(options, output, lyrics, ears, cache)
     references: list[Path | None] = [Path(given)] if given else [None]
     if given and Path(given).is_dir():
         references = [*sorted(p for p in Path(given).iterdir() if p.suffix.lower() in AUDIO_SUFFIXES)]
         if not references:
             raise ConfigError(f"--reference: the folder '{given}' holds no audio file ({', '.join(AUDIO_SUFFIXES)})")
+    if options.stream and len(references) > 1:
+        raise ConfigError("--stream is for one reference, not for a folder of them")
     semantic_file = Path(options.semfile) if options.semfile and not options.gen_semantic else None
     requests = [
         SingRequest(
-            lyrics=options.lyrics,
+            lyrics=lyrics,
             reference=reference,
             t2s_model=options.t2s_model,
             sm2a_model=options.sm2a_model,
@@ -75,21 +108,100 @@ def _main(argv: Sequence[str]) -> int:
             temperature=options.temp,
             steps=options.steps,
             candidates=options.batch_size,
-            speaker_files=tuple(map(Path, options.spkfile)),
+            speaker_files=tuple(Path(file) for file in options.spkfile if file != ANY_VOICE),
             speaker_alpha=options.spk_alpha,
             semantic_file=semantic_file,
             tts=options.tts,
             seed=options.seed,
+            any_voice=ANY_VOICE in options.spkfile,
+            strict=options.strict,
+            stream=bool(options.stream),
         )
         for reference in references
     ]
     from autosing.singing.pipeline import Singer
 
-    check_writable(Path(options.output_dir))
-    singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device))
-    for folder, request in zip(_folders(Path(options.output_dir), references), requests, strict=True):
-        write(folder, singer, request)
+    check_writable(output)
+    singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device), ears, cache)
+    for folder, request in zip(_folders(output, references), requests, strict=True):
+        with _stream(options.stream) as listening:
+            write(folder, singer, request, listening)
     return 0
+
+
+def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears", cache: Path | None) -> int:
+    """Sing a passage of the song in `folder` again."""
+    from autosing.device import pick_device
+    from autosing.singing.passage import Earlier, replace_passage
+    from autosing.singing.pipeline import Singer
+
+    earlier = Earlier.read(folder)
+    begin, end = _passage(options.replace)
+    earlier.check(begin, end)
+    check_writable(folder)
+    singer = Singer(*earlier.models, pick_device(options.device), ears, cache)
+    changed = replace_passage(
+        singer, earlier, begin, end, lyrics, candidates=options.batch_size, temperature=options.temp, seed=options.seed, strict=options.strict
+    )
+    _write_song(folder, changed, f"{folder.name} - {begin:g} to {end:g} s sung again, seed {options.seed}")
+    _warn(changed.report)
+    print(f"{folder}: sung again from {begin:g} to {end:g} s")
+    return 0
+
+
+def _passage(text: str) -> tuple[float, float]:
+    """
+    Raises:
+        ConfigError: not FROM-TO.
+    """
+    begin, _, end = text.partition("-")
+    try:
+        return float(begin), float(end)
+    except ValueError:
+        raise ConfigError(f"--replace must be FROM-TO in seconds, for example 12.5-18.0, found '{text}'") from None
+
+
+def read_lyrics(value: str) -> str:
+    """The text of --lyrics, or of the .txt or .lrc file that it names.
+
+    Raises:
+        ConfigError: no such file, or no text in it.
+    """
+    if "\n" in value or len(value) > 1000 or not value.lower().endswith((".lrc", ".txt")):
+        return value
+    try:
+        data = Path(value).read_bytes()
+        return data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"--lyrics: '{value}' cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--lyrics: '{value}' is neither UTF-8 nor UTF-16 text; save it as UTF-8") from error
+
+
+@contextlib.contextmanager
+def _stream(place: str | None) -> Iterator["WavStream | None"]:
+    """Where --stream is written to; a file is gone again if the song is not finished."""
+    from autosing.singing.output import WavStream
+
+    if place is None:
+        yield None
+    elif place == "-":
+        stream = WavStream(sys.stdout.buffer, is_pipe=True)
+        yield stream
+        stream.finish()
+    else:
+        try:
+            file = open(place, "w+b")  # noqa: SIM115 - closed below, before it is removed
+        except OSError as error:
+            raise ConfigError(f"--stream: '{place}' cannot be written ({error.strerror}); name another file") from error
+        try:
+            with file:
+                stream = WavStream(file, is_pipe=False)
+                yield stream
+                stream.finish()
+        except BaseException:
+            Path(place).unlink(missing_ok=True)
+            raise
 
 
 def check_writable(folder: Path) -> None:
@@ -116,38 +228,59 @@ def _folders(output: Path, references: Sequence[Path | None]) -> list[Path]:
     return [output / (p.stem if unique else p.name) for p in named]
 
 
-def write(folder: Path, singer, request) -> None:
+def write(folder: Path, singer, request, stream: "WavStream | None" = None) -> None:
     """Sing `request` and write every file of the result into `folder`."""
-    from autosing.singing.picture import draw
-    from autosing.song import audio
-    from autosing.song.lyrics import format_lrc, from_alignment
-    from autosing.store import atomic_path
     from autosing.training.log import Progress
 
     print(f"singing over {request.reference or 'silence'} ...", file=sys.stderr, flush=True)
     bar, outcome = Progress(1000), "not sung"
     try:
-        sung = singer.sing(request, lambda share, stage: bar.update(round(1000 * share), stage))
+        sung = singer.sing(request, lambda share, stage: bar.update(round(1000 * share), stage), None if stream is None else stream.write)
         outcome = "sung"
     finally:
         bar.line(outcome)
-    files = {"mix.wav": sung.mix, "vocals.wav": sung.vocals, "accompaniment.wav": sung.accompaniment}
-    files |= {f"candidates/{i:02d}.wav": mix for i, mix in enumerate(sung.others, start=2)}
-    for name, wav in files.items():
-        with atomic_path(folder / name) as path:
-            path.write_bytes(audio.encode(wav, sung.sample_rate, "wav"))
-    for path in (folder / "candidates").glob("*.wav"):  # those of an earlier run that sang more
-        if path.stem.isdecimal() and f"candidates/{path.name}" not in files:
-            path.unlink()
-    with atomic_path(folder / "lyrics.lrc") as path:
-        path.write_text(format_lrc(from_alignment(sung.alignment)), encoding="utf-8")
-    with atomic_path(folder / "request.json") as path:
-        path.write_text(json.dumps(sung.report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    _warn(sung.report)
     title = f"{request.reference.name if request.reference else 'no accompaniment'} - seed {request.seed}"
-    draw(folder / "picture.png", sung.mix, sung.vocals, sung.sample_rate, sung.alignment, title)
+    _write_song(folder, sung, title)
+    for path in (folder / "candidates").glob("*.wav"):  # those of an earlier run that sang more
+        if path.stem.isdecimal() and int(path.stem) > len(sung.others) + 1:
+            path.unlink()
     seconds = sum(sung.report["stage_seconds"].values())
-    print(f"{folder}: mix.wav vocals.wav accompaniment.wav lyrics.lrc picture.png request.json "
-          f"({sung.report['seconds']:.1f} s of song in {seconds:.1f} s)")  # fmt: skip
+    print(f"{folder}: mix.wav vocals.wav accompaniment.wav lyrics.lrc picture.png request.json song.safetensors "
+          f"({sung.report['seconds']:.1f} s of song in {seconds:.1f} s)", file=sys.stderr if stream is not None else sys.stdout)  # fmt: skip
+
+
+def _warn(report: dict) -> None:
+    for note in report.get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _write_song(folder: Path, sung: "Sung", title: str) -> None:
+    """Write every file of a song, all or none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    from autosing.singing.output import together
+    from autosing.singing.picture import draw
+    from autosing.singing.score import with_scores
+    from autosing.song import audio
+    from autosing.song.lyrics import format_lrc, from_alignment
+
+    with together(folder) as draft:
+        files = {"mix.wav": sung.mix, "vocals.wav": sung.vocals, "accompaniment.wav": sung.accompaniment}
+        files |= {f"candidates/{i:02d}.wav": mix for i, mix in enumerate(sung.others, start=2)}
+        for name, wav in files.items():
+            (draft / name).parent.mkdir(exist_ok=True)
+            (draft / name).write_bytes(audio.encode(wav, sung.sample_rate, "wav"))
+        lyrics = with_scores(from_alignment(sung.alignment), sung.alignment)
+        (draft / "lyrics.lrc").write_text(format_lrc(lyrics), encoding="utf-8")
+        report = json.dumps(sung.report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        (draft / "request.json").write_text(report, encoding="utf-8")
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in sung.tokens.items()}, draft / "song.safetensors")
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"song.safetensors: {error}") from error
+        draw(draft / "picture.png", sung.mix, sung.vocals, sung.sample_rate, sung.alignment, title)
 
 
 if __name__ == "__main__":

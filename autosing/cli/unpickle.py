@@ -1,4 +1,4 @@
-"""``python -m autosing.cli.unpickle FILE OUT [--trusted]``: a pickled checkpoint -> one safetensors file. The only place that reads a pickle.
+"""``python -m autosing.cli.unpickle FILE OUT [--trusted]``: a pickled checkpoint of any project -> one safetensors file. The only place that reads a pickle.
 
 It runs in a process of its own, started by `autosing-train convert`, and writes tensors and JSON values alone: what the file holds beside them
 never reaches the process that asked. Without `--trusted` torch's restricted reader is used, which builds tensors and plain values and calls
@@ -47,10 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, pickle.UnpicklingError) and not options.trusted:
             return _fail("it holds more than tensors and plain values; if you trust who made it, add --i-trust-this-file (it may run any program)")
         return _fail(f"it is no checkpoint of torch, or needs what is not installed ({(str(error) or type(error).__name__).splitlines()[0]})")
-    if not isinstance(spec, dict) or not all(isinstance(spec.get(key), dict) for key in ("config", "tunables", "state_dict")):
-        return _fail("it is no .model file: config, tunables and state_dict are expected")
-    tensors = {name: value.contiguous().clone() for name, value in spec["state_dict"].items() if isinstance(value, torch.Tensor)}
-    save_file(tensors, options.out, metadata={"values": json.dumps({key: plain(spec[key]) for key in ("config", "tunables")})})
+    if not isinstance(spec, dict):
+        return _fail("it is no checkpoint: a dictionary of tensors, or of config, tunables and state_dict, is expected")
+    holder = next((key for key in ("state_dict", "model_state_dict", "state", "model") if isinstance(spec.get(key), dict)), None)
+    tensors = {name: value.contiguous().clone() for name, value in (spec[holder] if holder else spec).items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        return _fail("it is no checkpoint: it holds no tensors")
+    values = {key: plain(spec[key]) for key in ("config", "tunables", "dims") if isinstance(spec.get(key), dict)}
+    save_file(tensors, options.out, metadata={"values": json.dumps(values)})
     return 0
 
 

@@ -6,6 +6,7 @@ the baseline: each line's words by letters from its stamp to its end. Real songs
 `jamendolyrics`; no number of the aligner was fitted to them, but they were looked at while it was written.
 
     python -m autosing.evaluation.alignment --rendered <songs dataset> --real <folder> --json
+    python -m autosing.evaluation.alignment --aligner ctc:/models/WAV2VEC2_ASR_BASE_960H --real <folder>
 """
 
 import argparse
@@ -22,13 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autosing.errors import DataError
-from autosing.perception import load_separator
+from autosing.errors import ConfigError, DataError
+from autosing.perception import ALIGNERS, load_aligner, load_separator
 from autosing.perception.alignment import confidence
 from autosing.perception.alignment.base import Aligner
 from autosing.perception.alignment.builtin import BuiltinAligner
 from autosing.perception.separation.base import Separator
 from autosing.song.alignment import Alignment
+from autosing.song.audio import resample
 from autosing.song.lyrics import Line, Lyrics
 from autosing.store import song_tables
 from autosing.tokens.specs import Seconds
@@ -193,7 +195,8 @@ def with_separated(songs: Iterable[KnownSong], separator: Separator) -> Iterator
     """The same songs with the vocals that `separator` finds in their mixture as a further input, "separated": what processing aligns on."""
     for song in songs:
         if "mixture" in song.wavs:
-            vocals = separator.separate(song.wavs["mixture"][None]).vocals[0].cpu()
+            mix = resample(song.wavs["mixture"][None], song.sample_rate, separator.sample_rate)
+            vocals = resample(separator.separate(mix).vocals[0].cpu(), separator.sample_rate, song.sample_rate)[: song.wavs["mixture"].shape[-1]]
             song = replace(song, wavs={**song.wavs, "separated": vocals})
         yield song
 
@@ -248,7 +251,7 @@ def measure(aligner: Aligner, songs: Iterable[KnownSong], stamps: Sequence[str],
         for kind, wav in song.wavs.items():
             for given in stamps:
                 lyrics = song.lyrics(given)
-                found = aligner.align(wav, lyrics)
+                found = aligner.align(resample(wav, song.sample_rate, aligner.sample_rate), lyrics)
                 row: dict[str, Any] = {"song": song.name, "input": kind, "stamps": given, "words": len(song.words)}
                 row |= errors(song.starts(), [w.start for w in found.words])._asdict()
                 row["errors"] = (np.array([w.start for w in found.words]) - song.starts()).round(3).tolist()
@@ -310,17 +313,20 @@ def fit_confidence(aligner: BuiltinAligner, songs: Iterable[KnownSong]) -> dict[
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table a song, then one JSON object as the last line."""
-    parser = argparse.ArgumentParser(prog="python -m autosing.evaluation.alignment", description="Judge the builtin aligner.")
+    parser = argparse.ArgumentParser(prog="python -m autosing.evaluation.alignment", description="Judge an aligner.")
     parser.add_argument("--rendered", type=Path, help="dataset of rendered songs (<folder>/<i>/songs.parquet)")
     parser.add_argument("--real", type=Path, help="folder that holds ultrastar_cc and jamendolyrics")
-    parser.add_argument("--weights", default="builtin")
+    parser.add_argument("--aligner", default="builtin", metavar="NAME[:WEIGHTS]", help=", ".join(ALIGNERS.names()))
+    parser.add_argument("--weights", default="builtin", help="of the builtin aligner")
     parser.add_argument("--limit", type=int, help="rendered songs at most")
     parser.add_argument("--separator", help="also align the vocals that this separator finds in the mixture")
     parser.add_argument("--json", action="store_true", help="the JSON line alone")
     parser.add_argument("--fit", action="store_true", help="fit the weights of the word scores to the rendered songs instead")
     given = parser.parse_args(argv)
-    aligner = BuiltinAligner(weights=given.weights)
+    aligner = BuiltinAligner(weights=given.weights) if given.aligner == "builtin" else load_aligner(given.aligner)
     if given.fit:
+        if not isinstance(aligner, BuiltinAligner):
+            raise ConfigError(f"--fit is for the builtin aligner, found --aligner {given.aligner}")
         print(json.dumps(fit_confidence(aligner, rendered_songs(given.rendered, limit=given.limit))))
         return 0
 
@@ -329,7 +335,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             even = row.get("even")
             beside = f"  even {even['aae']:.3f} {even['mae']:.3f} {even['pco']:.3f}" if even else ""
             figures = f"{row['aae']:.3f} {row['mae']:.3f} {row['pco']:.3f}"
-            print(f"{row['song'][:36]:36} {row['input']:8} {row['stamps']:6} {figures}{beside}  trust {row['trust']:.2f}")
+            trust = "-" if row["trust"] is None else f"{row['trust']:.2f}"
+            print(f"{row['song'][:36]:36} {row['input']:8} {row['stamps']:6} {figures}{beside}  trust {trust}")
             sys.stdout.flush()
 
     separator = load_separator(given.separator) if given.separator else None
@@ -337,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def heard(songs: Iterable[KnownSong]) -> Iterable[KnownSong]:
         return with_separated(songs, separator) if separator else songs
 
-    result: dict[str, Any] = {"torch": torch.__version__, "weights": given.weights}
+    result: dict[str, Any] = {"torch": torch.__version__, "aligner": aligner.name, "weights": given.weights}
     if given.rendered:
         result["rendered"] = summary(measure(aligner, heard(rendered_songs(given.rendered, limit=given.limit)), ("none", "starts"), show))
     if given.real:

@@ -177,7 +177,7 @@ def sing(m: Material) -> Figures:
         pair = next(rendered_pairs(m.songs, 1))
         reference.write_bytes(audio.encode(pair.vocals + pair.accompaniment, pair.sample_rate, "wav"))
     command = [sys.executable, "-c", _SING, "--reference", str(real or reference), "--start-time", "0" if not real else "20"]
-    command += ["--lyrics", "we are singing in the morning light\nand the river carries every song", "--output-dir", str(m.work / "sung")]
+    command += ["--lyrics", "we are singing in the morning light\nand the river carries every song", "--output-dir", str(m.work / "sung"), "--no-cache"]
     begin = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begin

@@ -19,6 +19,7 @@ KINDS = Registry(
         "g2p": "autosing.models.g2p:G2P",
         "whisperspeech_t2s": "autosing.models.whisperspeech:WhisperT2S",
         "whisperspeech_s2a": "autosing.models.whisperspeech:WhisperS2A",
+        "whisper_vq": "autosing.models.whisper_vq:WhisperVq",
         "semantic": "autosing.models.semantic:SemanticCodebook",
     },
 )

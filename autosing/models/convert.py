@@ -8,7 +8,7 @@
 | AutoSing `SM2ATransformer` (sm2a) | `whisperspeech_s2a` with music, exact |
 | `SADelARTransformer` with sinusoidal positions, with 50 semantic tokens a second, or with conditioning tables | refused by name |
 | AutoSing `Embedder` (artist embedding) | refused: `--task_name artist` trains ours, of another shape |
-| `RQBottleneckTransformer` (semantic tokens) | refused: it is a part of Whisper, whose weights it lacks |
+| `RQBottleneckTransformer` (semantic tokens) | `whisper_vq`, together with the Whisper it is a part of: `whisper_vq.py` |
 
 None becomes our `t2s` or `sm2a`: their arithmetic differs (`whisperspeech.py` says where). Every tensor of a file is either mapped or known to
 serve training alone; one that is neither refuses the file.
@@ -29,7 +29,6 @@ Values = Mapping[str, Any]
 
 REFUSED = {
     "class_head.": "an artist embedding (`Embedder`) has another shape than ours; train one: --task_name artist",
-    "rq.": "a semantic tokenizer (`RQBottleneckTransformer`) is a part of Whisper and lacks Whisper's weights",
     "cond_embeddings.": "a model with conditioning tables is not one of those that are known",
 }
 """How tensors begin of classes that cannot be converted, and why not."""

@@ -47,19 +47,29 @@ def hub_cache() -> Path:
     return Path.home() / ".cache" / "huggingface" / "hub"
 
 
-def _cached(name: str, revision: str | None, kind: str) -> Path:
-    """The snapshot of a hub id in the cache."""
+def snapshot(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a hub id in the cache; None where it is not there."""
     place = hub_cache() / f"models--{name.replace('/', '--')}"
     reference = place / "refs" / (revision or "main")
     commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-    snapshot = place / "snapshots" / (commit or "main")
-    if not snapshot.is_dir():
-        fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    found = place / "snapshots" / (commit or "main")
+    return found if found.is_dir() else None
+
+
+def fetch_command(name: str, revision: str | None = None) -> str:
+    """What a person types to bring a hub id into the cache."""
+    return f"hf download {name}" + (f" --revision {revision}" if revision else "")
+
+
+def _cached(name: str, revision: str | None, kind: str) -> Path:
+    """The snapshot of a hub id in the cache."""
+    found = snapshot(name, revision)
+    if found is None:
         raise WeightsError(
             f"no {kind} checkpoint '{name}'{f' at revision {revision}' if revision else ''}: neither a folder of that name nor in the "
-            f"Hugging Face cache '{hub_cache()}'; fetch it: {fetch}  (pip install 'autosing[hub]')"
+            f"Hugging Face cache '{hub_cache()}'; fetch it: {fetch_command(name, revision)}  (pip install 'autosing[hub]')"
         )
-    return snapshot
+    return found
 
 
 def _complete(folder: Path, kind: str) -> Path:

@@ -9,6 +9,7 @@ Letters: B candidates, L text tokens, K levels, T finest frames, N semantic step
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -86,12 +87,33 @@ def window_text(front_end: TextFrontEnd, halves: Sequence[Sequence[str]], second
     return TimedText(ids.astype(np.int64), unknown, unknown)
 
 
+class Schedule(NamedTuple):
+    """When each section of a text may be left and must be; arrays of equal length.
+
+    Attributes:
+        ends: first token after the section; the last is L.
+        opens: first step at which the pointer may stand in the next section.
+        deadlines: the step at which it does, sung or not; not decreasing.
+    """
+
+    ends: np.ndarray
+    opens: np.ndarray
+    deadlines: np.ndarray
+
+    @staticmethod
+    def even(ids: np.ndarray, steps: int) -> "Schedule":
+        """The sections that the LINE tokens open share the steps evenly."""
+        ends, deadlines = sections(ids, steps)
+        return Schedule(ends, deadlines, deadlines)
+
+
 class Pacer:
     """Moves the pointers of B candidates through a text, and makes sure that all of it is sung in time."""
 
-    def __init__(self, ids: np.ndarray, steps: int, batch: int):
+    def __init__(self, ids: np.ndarray, steps: int, batch: int, schedule: Schedule | None = None):
+        """`schedule` None = `Schedule.even`."""
         self.ids, self.steps = ids, steps
-        self.ends, self.deadlines = sections(ids, steps)
+        self.ends, self.opens, self.deadlines = schedule or Schedule.even(ids, steps)
         self.before = sung_before(ids)
         self.sounds = (ids != PAUSE) & (ids != LINE)
         self.pointer = np.zeros(batch, dtype=np.int64)
@@ -118,7 +140,8 @@ class Pacer:
         for row in range(len(self.pointer)):
             at, last = self.pointer[row], len(self.ids) - 1
             end, late = self.ends[section[row]], time[row] <= 1
-            limit = end if late and end <= last else end - 1
+            open_ = late or step + 1 >= self.opens[section[row]]
+            limit = end if open_ and end <= last else end - 1
             hurry = 0.0
             if left[row] and rate[row] > BRISK:
                 hurry += 8.0 * (rate[row] - BRISK)
@@ -138,6 +161,13 @@ class Pacer:
         target = self.pointer + advance
         over = (time <= 1) & (self.ends[section] < len(self.ids))
         target = np.where(over, np.maximum(target, self.ends[section]), target)
+        self._stand(target)
+
+    def follow(self, pointer: np.ndarray) -> None:
+        """Stand where a prompt's (B,) `pointer` says, whatever the time."""
+        self._stand(pointer)
+
+    def _stand(self, target: np.ndarray) -> None:
         self.since = np.where(target > self.pointer, 0, self.since + 1)
         self.pointer = target
 
@@ -158,6 +188,8 @@ def generate_semantic(
     guidance: float | None = None,
     language: str | None = None,
     prompt: Tensor | None = None,
+    prompt_pointer: np.ndarray | None = None,
+    schedule: Schedule | None = None,
     max_repeat: int = 75,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Track]:
@@ -170,6 +202,8 @@ def generate_semantic(
         guidance: 1 = none; more leans towards the text (two decoder rows a candidate); None = the checkpoint's own.
         language: of `model.config.languages`; None = the first.
         prompt: (P,) or (B, P) tokens the song starts with.
+        prompt_pointer: (P,) which token of the text, its opening LINE included, is sung at each of them; None = the model finds it.
+        schedule: of the text with its opening LINE; None = its halves share the time.
         max_repeat: a sounding token repeated this often in a row is not chosen again; 0 = no guard.
         progress: told (steps done, steps) after every step.
 
@@ -194,7 +228,10 @@ def generate_semantic(
         source = T2SSource.stack([source, _encode_text(model, nothing, accompaniment, steps, language)], batch)
         rows = 2 * batch
     caches = model.decoder.caches(rows, steps, model.embedding_text)
-    pacer = Pacer(ids, steps, batch)
+    pacer = Pacer(ids, steps, batch, schedule)
+    known = np.zeros(0, dtype=np.int64) if prompt_pointer is None else prompt_pointer
+    if len(known):
+        pacer.pointer[:] = known[0]
     if prompt is not None:
         prompt = prompt.to(device).expand(batch, -1)
     tokens = torch.full((batch, steps), CodecSpec.HOLE, dtype=torch.long, device=device)
@@ -225,7 +262,9 @@ def generate_semantic(
         repeats = torch.where(chosen == tokens[:, step - 1], repeats + 1, 0) if step else repeats
         tokens[:, step] = chosen
         previous = chosen[:, None]
-        if c.pointer:
+        if c.pointer and step + 1 < len(known):
+            pacer.follow(np.full(batch, known[step + 1]))
+        elif c.pointer:
             moves = pacer.steer(model.advance_logits(hidden[:batch]), step)
             pacer.move(sample(moves, generator, pointer_temperature).cpu().numpy(), step)
         if progress is not None:

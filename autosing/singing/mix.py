@@ -1,4 +1,4 @@
-"""Vocals over an instrumental: level match and peak guard. Letters: C channels, n samples."""
+"""Vocals over an instrumental: level match, peak guard, joins without a jump. Letters: C channels, n samples."""
 
 from typing import NamedTuple
 
@@ -7,17 +7,23 @@ from torch import Tensor
 
 PEAK = 0.97  # full-scale peak allowed in anything we write
 VOCAL_TO_BAND_DB = 2.0  # where the reference has no voice to match: active vocals this much above the band
-
-
 QUIETEST_VOCALS_DB = -8.0  # under the band, at the least: what seems a quieter voice is mostly what the separator left of the band
 
 
+class Gains(NamedTuple):
+    """Factors on the vocals and on the accompaniment."""
+
+    vocals: float
+    accompaniment: float
+
+
 class Mixed(NamedTuple):
-    """All (C, n); mix == vocals + accompaniment."""
+    """All (C, n); mix == vocals + accompaniment, to which `gains` brought what was mixed."""
 
     mix: Tensor
     vocals: Tensor
     accompaniment: Tensor
+    gains: Gains
 
 
 def active_level(wav: Tensor, block: int = 2400, floor_db: float = -30.0) -> float:
@@ -30,30 +36,67 @@ def active_level(wav: Tensor, block: int = 2400, floor_db: float = -30.0) -> flo
     return float(power[loud].mean().sqrt()) if float(power.max()) > 0 else 0.0
 
 
-def mix_tracks(vocals: Tensor, accompaniment: Tensor, vocal_level: float, music_volume: float) -> Mixed:
-    """Bring `vocals` (1, n) to the active level `vocal_level`, add `accompaniment` (C, n) times `music_volume`, guard the peak.
+def choose_gains(vocals: Tensor, accompaniment: Tensor, vocal_level: float, music_volume: float, headroom: float = 1.0) -> Gains:
+    """Bring `vocals` (1, n) to the active level `vocal_level`, `accompaniment` (C, n) to `music_volume` times its own, and guard the peak.
 
     Args:
         vocal_level: active RMS the vocals should have, raised to `QUIETEST_VOCALS_DB` against the accompaniment where it is less; 0 = choose it
             from the accompaniment.
+        headroom: how much louder the vocals may still become; above 1 the two need not be of one length, and every peak may meet every other.
     """
     own, band = active_level(vocals), active_level(accompaniment)
     if vocal_level <= 0:
         vocal_level = band * 10 ** (VOCAL_TO_BAND_DB / 20) if band > 0 else 0.1
     vocal_level = max(vocal_level, band * 10 ** (QUIETEST_VOCALS_DB / 20))
-    scaled = vocals * (vocal_level / own) if own > 0 else vocals
-    scaled = scaled.expand(accompaniment.shape[0], -1)
-    music = accompaniment * music_volume
-    peak = max(float(x.abs().max()) for x in (scaled + music, scaled, music))
+    gain = vocal_level / own if own > 0 else 1.0
+    if headroom > 1:
+        peak = headroom * gain * float(vocals.abs().max()) + music_volume * float(accompaniment.abs().max())
+    else:
+        scaled, music = vocals.expand(accompaniment.shape[0], -1) * gain, accompaniment * music_volume
+        peak = max(float(x.abs().max()) for x in (scaled + music, scaled, music))
     guard = min(1.0, PEAK / peak) if peak > 0 else 1.0
-    scaled, music = scaled * guard, music * guard
-    return Mixed(scaled + music, scaled, music)
+    return Gains(gain * guard, music_volume * guard)
 
 
-def fade_edges(wav: Tensor, samples: int) -> Tensor:
+def mix_with(vocals: Tensor, accompaniment: Tensor, gains: Gains) -> Mixed:
+    """Add `vocals` (1, n) to `accompaniment` (C, n), each times its gain; vocals that would clip are held at `PEAK`."""
+    music = accompaniment * gains.accompaniment
+    scaled = (vocals * gains.vocals).expand(accompaniment.shape[0], -1)
+    scaled = torch.minimum(torch.maximum(scaled, -PEAK - music.clamp(max=0)), PEAK - music.clamp(min=0))
+    return Mixed(scaled + music, scaled, music, gains)
+
+
+def mix_tracks(vocals: Tensor, accompaniment: Tensor, vocal_level: float, music_volume: float) -> Mixed:
+    """`mix_with` the gains of `choose_gains`."""
+    return mix_with(vocals, accompaniment, choose_gains(vocals, accompaniment, vocal_level, music_volume))
+
+
+class Seam:
+    """Audio that is decoded again and again as it grows: what was kept stays, and goes over into the newest version without a jump."""
+
+    def __init__(self, rate: int, fade_seconds: float = 0.02):
+        self.whole = torch.zeros(0)
+        self._rest = torch.zeros(0)  # of the version before, after what was kept
+        self._fade = int(fade_seconds * rate)
+
+    def grow(self, newest: Tensor, margin: int) -> None:
+        """Keep (n,) `newest` but for its last `margin` samples."""
+        kept = len(self.whole)
+        piece = newest[kept : max(kept, len(newest) - margin)].clone()
+        fade = min(self._fade, len(self._rest), len(piece))
+        if fade:
+            ramp = torch.linspace(0, 1, fade)
+            piece[:fade] = piece[:fade] * ramp + self._rest[:fade] * (1 - ramp)
+        self.whole = torch.cat([self.whole, piece])
+        self._rest = newest[len(self.whole) :]
+
+
+def fade_edges(wav: Tensor, samples: int, start: bool = True, end: bool = True) -> Tensor:
     """Linear fade of the first and last `samples`, so that a cut stretch neither starts nor ends with a click."""
     ramp = torch.ones(wav.shape[-1])
     edge = torch.linspace(0, 1, samples)
-    ramp[:samples] *= edge
-    ramp[-samples:] *= edge.flip(0)
+    if start:
+        ramp[:samples] *= edge
+    if end:
+        ramp[-samples:] *= edge.flip(0)
     return wav * ramp

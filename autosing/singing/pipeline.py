@@ -1,86 +1,151 @@
 """From a `SingRequest` to a `Sung`: separate, condition, generate, decode, mix, find the words.
 
 The models of the request are loaded by `Singer` once; `sing` may be called many times. Everything random comes from the request's
-seed. Letters: B candidates, C channels, n samples, K codec levels, T finest codec frames, N semantic tokens, W windows, D width.
+seed. What is longer than the windows the models know is sung window by window (windows.py) to a plan (plan.py); the best candidate of each goes
+on. Letters: B candidates, C channels, n samples, K codec levels, T finest codec frames, N semantic tokens, D width.
 """
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import autosing
-from autosing.errors import AlignmentError, AudioError, ConfigError, DataError, MismatchError
+from autosing.errors import AlignmentError, ConfigError, DataError, MismatchError
 from autosing.models.io import load_model, resolve, weights_file
 from autosing.nn.embeddings import code_features, same_fit
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
 from autosing.perception.alignment.base import Aligner
 from autosing.perception.codec.base import Codec
+from autosing.singing.cache import Cache
 from autosing.singing.codes import find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
-from autosing.singing.mix import active_level, fade_edges, mix_tracks
-from autosing.singing.request import SHORTEST_SECONDS, SingRequest, Sung
+from autosing.singing.mix import Gains, Mixed, Seam, active_level, choose_gains, fade_edges, mix_with
+from autosing.singing.plan import (
+    LyricLine,
+    Need,
+    PlacedLine,
+    Plan,
+    check_amount,
+    need_of,
+    openings,
+    phrases_of,
+    place_evenly,
+    place_on_phrases,
+    place_stamped,
+    singable,
+)  # fmt: skip
+from autosing.singing.reference import Hearing, Reference
+from autosing.singing.request import SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
+from autosing.singing.score import Listener, Score, phone_error, timing
+from autosing.singing.windows import REST, Grid, SongText, Window, plan_windows
 from autosing.song import audio
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
 from autosing.store import sha256_of
-from autosing.tokens.specs import Seconds, require_same
+from autosing.tokens.specs import CodecSpec, Seconds, require_same
+from autosing.tokens.text import LINE, load_text
 from autosing.training.task import DatasetMeta
 
-CONTEXT_SECONDS: Seconds = 2.0  # the separator hears this much around the stretch that is sung over
-VOICE_WINDOW_SECONDS: Seconds = 10.0
-SINGING_SHARE = 0.15  # below this share of frames with singing, a recording has no voice to copy
 FADE_SECONDS: Seconds = 0.01
+STREAM_SECONDS: Seconds = 8.0  # of the first window when the audio is waited for
+STREAM_MARGIN: Seconds = 0.6  # the end of what was decoded may still change with what follows
 SHARES = {"separate": 0.2, "condition": 0.03, "t2s": 0.3, "sm2a": 0.38, "decode": 0.05, "align": 0.04}
 """The stages of singing in order, each with about the share of the time that it takes; they sum to 1."""
+ONCE = ("separate", "condition")
+"""Stages that a song goes through once; the others come again with every window."""
+
+Listening = Callable[[Tensor, int], None]
+"""Is given the mix (C, n) as it grows, piece after piece, and its rate."""
 
 
-class Reference(NamedTuple):
-    """The stretch of the reference. Waveforms (C, n) at `rate`; `vocals`/`band` are its stems; `has_voice`: somebody sings in it."""
+@dataclass
+class Song:
+    """What has been sung so far: (N,) `semantic`, (K, T) `codes`, (N,) `track` of text tokens (numpy)."""
 
-    rate: int
+    semantic: Tensor
+    codes: Tensor
+    track: np.ndarray
+
+    @staticmethod
+    def empty(levels: int, device: torch.device) -> "Song":
+        nothing = torch.zeros(0, dtype=torch.long, device=device)
+        return Song(nothing, nothing.new_zeros(levels, 0), np.zeros(0, dtype=np.int64))
+
+    def join(self, semantic: Tensor, codes: Tensor, track: np.ndarray) -> "Song":
+        return Song(torch.cat([self.semantic, semantic]), torch.cat([self.codes, codes], 1), np.concatenate([self.track, track]))
+
+
+@dataclass(frozen=True)
+class Takes:
+    """The candidates of the only window: (B, n) `vocals` at the codec's rate, their words, their scores."""
+
     vocals: Tensor
-    band: Tensor
-    has_voice: bool
+    heard: list[Alignment]
+    scores: list[Score]
 
 
 class Singer:
     """Both models and every ear they need, on one device."""
 
-    def __init__(self, t2s_model: str = "builtin", sm2a_model: str = "builtin", device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        t2s_model: str = "builtin",
+        sm2a_model: str = "builtin",
+        device: torch.device | str = "cpu",
+        ears: Ears | None = None,
+        cache: Path | None = None,
+    ):
         """
+        Args:
+            t2s_model, sm2a_model: checkpoints.
+            ears: backends; None = the embedded ones, and those the models were trained on.
+            cache: folder that keeps what the embedded backends hear in recordings; None = nothing is kept.
+
         Raises:
             WeightsError: a checkpoint is missing or damaged.
+            ConfigError: `ears` names another codec, tokenizer or voice embedder than the models were trained on.
             MismatchError: the two models were trained with different tokenizers; both are named.
         """
         self.device = torch.device(device)
+        self.ears = ears = ears or Ears()
         self.t2s, self.t2s_meta = load_model(t2s_model, "t2s", self.device)
         place, kind = find_code_singer(sm2a_model)
         self.sm2a, self.sm2a_meta = load_model(place, kind, self.device)
         self.models = {  # what of them a report names
             "t2s": _identity(t2s_model, "t2s", self.t2s_meta), "sm2a": {"kind": kind, **_identity(place, kind, self.sm2a_meta)}
         }  # fmt: skip
-        t2s, sm2a = DatasetMeta.from_json(self.t2s_meta["dataset"]), DatasetMeta.from_json(self.sm2a_meta["dataset"])
+        t2s, sm2a = (_dataset(name, kind, meta) for name, kind, meta in (
+            (t2s_model, "t2s", self.t2s_meta), (sm2a_model, "sm2a", self.sm2a_meta)))  # fmt: skip
         places = (f"the t2s model '{t2s_model}'", f"the sm2a model '{sm2a_model}'")
         require_same("semantic tokenizer", t2s.semantic, places[0], sm2a.semantic, places[1])
         require_same("accompaniment codec", t2s.accompaniment_codec, places[0], sm2a.accompaniment_codec, places[1])
         self.meta = sm2a
         assert sm2a.codec and sm2a.accompaniment_codec and sm2a.semantic and sm2a.voice
-        self.codec: Codec = load_codec(sm2a.codec.name, self.device)
-        self.band_codec: Codec = load_codec(sm2a.accompaniment_codec.name, self.device)
-        self.separator = load_separator("builtin", self.device)
-        self.aligner = load_aligner("builtin", self.device)
-        self.voice = load_voice(sm2a.voice.name, self.device)
+        self.window_seconds = t2s.window_seconds
+        self.codec: Codec = load_codec(ears.trained("codec", sm2a.codec.name), self.device)
+        same = sm2a.accompaniment_codec.name == sm2a.codec.name
+        band_codec = self.codec if same else load_codec(sm2a.accompaniment_codec.name, self.device)
+        self.aligner = load_aligner(ears.aligner, self.device)
+        voice = ears.trained("voice", sm2a.voice.name)
+        self.semantic = ears.trained("semantic", sm2a.semantic.name)
+        kept = all(choice.startswith("builtin") for choice in (ears.separator, ears.aligner, voice, sm2a.accompaniment_codec.name))
+        self.hearing = Hearing(
+            load_separator(ears.separator, self.device), self.aligner, load_voice(voice, self.device), band_codec,
+            self.codec.spec.sample_rate, Cache(cache if kept else None), self.device,
+        )  # fmt: skip
+        self.listener = Listener(self.device)
+        self.grid = Grid.of(sm2a.semantic, sm2a.codec, sm2a.accompaniment_codec)
         require_same("codec", sm2a.codec, places[1], self.codec.spec, "this installation")
-        require_same("voice embedding", sm2a.voice, places[1], self.voice.spec, "this installation")
+        require_same("voice embedding", sm2a.voice, places[1], self.hearing.voice.spec, "this installation")
         if not same_fit(self.t2s.semantic.codebook, self.sm2a.semantic.codebook):
             raise MismatchError(f"{places[0]} and {places[1]} know different fits of semantic tokenizer '{sm2a.semantic.name}'; train both on one dataset")
-        for geometry, codec in ((self.sm2a.geometry, self.codec), (self.sm2a.music_geometry, self.band_codec)):
+        for geometry, codec in ((self.sm2a.geometry, self.codec), (self.sm2a.music_geometry, self.hearing.band_codec)):
             if geometry is None:
                 continue
             books = codec.codebooks()
@@ -90,161 +155,381 @@ class Singer:
                     "that this installation tokenised"
                 )
 
-    def sing(self, request: SingRequest, progress: Callable[[float, str], None] | None = None) -> Sung:
+    def sing(self, request: SingRequest, progress: Callable[[float, str], None] | None = None, listening: Listening | None = None) -> Sung:
         """Sing the request.
 
         Args:
             request: what to sing.
             progress: told how much is done, from 0 to 1, and the name of the stage at work.
+            listening: given the mix piece by piece while the rest is sung; the pieces together are `Sung.mix`.
 
         Raises:
             AudioError, DataError: the reference or another recording cannot be used.
+            ConfigError: the lyrics cannot be sung.
         """
         clock = _Stages(progress)
         generator = torch.Generator(self.device).manual_seed(request.seed)
-        assert self.meta.codec and self.meta.accompaniment_codec and self.meta.semantic
+        assert self.meta.codec and self.meta.semantic
         clock.begin("separate")
-        reference = None if request.reference is None else self._reference(request)
-        length = request.length_seconds if reference is None else reference.band.shape[-1] / reference.rate
+        lyrics, note = self._lyrics(request)
+        notes = [note] if note else []
+        need = need_of(self.front_end.pronounce)
+        reference = None
+        if request.reference is not None:
+            reference = self.hearing.read(request.reference, request.start_seconds, self._wanted(request, lyrics, need))
+        available = request.most_seconds if reference is None else reference.seconds
+        in_halves = request.in_halves and available <= self.window_seconds + 0.5 and not request.stream
+        plan = None
+        if request.semantic_file is None:
+            plan = self._plan(request, lyrics, reference, available, need)
+            check_amount([line.text for line in plan.lines], plan.seconds, self.front_end.pronounce)
+            notes += plan.notes
+        length = available if plan is None else plan.seconds
+        if request.semantic_file is not None and length > self.window_seconds + 0.5:
+            raise ConfigError(f"--semfile: at most {self.window_seconds:g} s are sung after a recording, found --length {length:g}")
         steps, frames = self.meta.semantic.tokens(length), self.meta.codec.frames(length)
+        if reference is not None:
+            reference = reference.cut(length, self.hearing.band_codec.spec.frames(length))
 
         clock.begin("condition")
-        band = None if request.tts or reference is None else reference.band
-        accompaniment = self._band_codes(band, reference.rate if reference else 1, length)
+        accompaniment = self.hearing.silence(length) if request.tts or reference is None else reference.codes
         voice = self._voice(request, reference)
+        stream = None if listening is None else _Stream(self, request, reference, listening)
+        takes: Takes | None = None
+        told: list[dict] = []
 
-        clock.begin("t2s")
-        if request.semantic_file is not None:
-            semantic = self._semantic_of(request.semantic_file, steps).expand(request.candidates, -1)
+        if in_halves or request.semantic_file is not None:
+            song, takes = self._sing_at_once(request, lyrics, accompaniment, voice, steps, frames, generator, clock)
         else:
-            semantic, _ = generate_semantic(
-                self.t2s, request.halves, accompaniment, steps=steps, temperature=request.temperature,
-                generator=generator, batch=request.candidates, progress=clock.within,
-            )  # fmt: skip
-        clock.begin("sm2a")
-        codes = sing_codes(
-            self.sm2a, semantic, accompaniment, voice, frames=frames, steps=request.steps, temperature=request.temperature,
-            generator=generator, progress=clock.within,
-        )  # fmt: skip
-        clock.begin("decode")
-        vocals = torch.cat([self.codec.decode(one[None])[0] for one in codes]).cpu()  # (B, n)
-        clock.begin("align")
-        lyrics = _lyrics_for_alignment(request)
-        heard: list[Alignment] = []
-        for one in vocals:
-            heard.append(find_words(self.aligner, one.to(self.device), self.codec.spec.sample_rate, lyrics))
-            clock.within(len(heard), len(vocals))
-        order = sorted(range(len(heard)), key=lambda i: (-word_score(heard[i]), i))
+            assert plan is not None
+            if not self.t2s.config.pointer:
+                raise ConfigError("this t2s model has no pointer, so it sings one or two plain lines in one window alone; train one with 'pointer': true")
+            longest = self.window_seconds
+            windows = plan_windows(plan.lines, 0, steps, self.grid, longest, STREAM_SECONDS if request.stream else None)
+            clock.parts = len(windows)
+            text = SongText(self.front_end, plan.lines, self.meta.semantic.token_rate)
+            song = Song.empty(self.meta.codec.levels, self.device)
+            for window in windows:
+                song, takes, figures = self.sing_window(
+                    text, window, song, accompaniment, voice, (steps, frames), generator, candidates=request.candidates,
+                    temperature=request.temperature, passes=request.steps, clock=clock,
+                )  # fmt: skip
+                told.append(figures)
+                if stream is not None:
+                    stream.feed(self._decode(song), last=window is windows[-1])
+            if len(windows) > 1:
+                takes = None
+        if takes is None:
+            clock.begin("decode")
+            vocals = stream.vocals[None] if stream is not None else self._decode(song)[None]
+            clock.begin("align")
+            whole = find_words(self.aligner, vocals[0], self.codec.spec.sample_rate, lyrics)
+            takes = Takes(vocals, [whole], [self._score(vocals[0], whole, lyrics)])
         clock.end()
-
-        sung = [self._mix(vocals[i][None], reference, request) for i in order]
-        best = sung[0]
+        order = sorted(range(len(takes.scores)), key=lambda i: (takes.scores[i].badness, i))
+        chosen = order[0]
+        heard = takes.heard[chosen]
+        if stream is not None and not stream.done:
+            stream.feed(takes.vocals[chosen], last=True)
+        mixes = [self._mix(takes.vocals[i][None], reference, request) for i in order]
+        if stream is not None:
+            mixes[0] = stream.mixed
+        best = mixes[0]
         report = {
             "autosing": autosing.__version__,
             "torch": torch.__version__,
             "request": _plain(asdict(request)),
             "seconds": length,
-            "chosen": order[0],
-            "word_scores": [_plain(round(word_score(a), 4)) for a in heard],  # None: none of its words could be found
-            "words": [_plain(word) for word in heard[order[0]].words],
+            "chosen": chosen if not told else told[-1]["chosen"],
+            "word_scores": [_plain(round(word_score(a), 4)) for a in takes.heard],  # None: none of its words could be found
+            "phone_errors": [_plain(score.phone_error) for score in takes.scores],
+            "words": [_plain(word) for word in heard.words],
+            "plan": [] if plan is None else [_plain(line._asdict()) for line in plan.lines],
+            "windows": told,
+            "timing": timing(heard, [line.start for line in plan.lines]) if plan is not None and not in_halves else None,
             "voice_from": _voice_source(request, reference),
+            "voice": self._likeness(takes.vocals[chosen], voice),
+            "notes": notes,
+            "gains": _plain(best.gains._asdict()),
+            "cache": {"hits": self.hearing.cache.hits, "misses": self.hearing.cache.misses},
             "models": self.models,
+            "ears": self.ears._asdict(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "stage_seconds": clock.laps,
+            "first_audio_seconds": None if stream is None else round(stream.first_at - clock.born, 3),
         }
+        tokens = {"semantic": song.semantic, "codes": song.codes, "track": torch.from_numpy(song.track), "band": accompaniment}
+        tokens |= {} if voice is None else {"voice": voice}
         return Sung(
-            best.mix, best.vocals, best.accompaniment, self._rate(reference), heard[order[0]],
-            tuple(s.mix for s in sung[1:]), report,
+            best.mix, best.vocals, best.accompaniment, self._rate(reference), heard, tuple(s.mix for s in mixes[1:]), report,
+            {name: tensor.cpu() for name, tensor in tokens.items()},
         )  # fmt: skip
 
-    def _rate(self, reference: Reference | None) -> int:
-        return self.codec.spec.sample_rate if reference is None else reference.rate
+    # -- what is sung when -----------------------------------------------------------------------------------------------------------
 
-    def _reference(self, request: SingRequest) -> Reference:
-        assert request.reference is not None
-        song = _decode(request.reference)
-        if song.seconds - request.start_seconds < SHORTEST_SECONDS - 1e-6:  # what rounding takes off is not missed
-            raise DataError(
-                f"--start-time {request.start_seconds:g} leaves less than {SHORTEST_SECONDS:g} s of '{request.reference}', which lasts {song.seconds:.1f} s"
-            )
-        end = min(song.seconds, request.start_seconds + request.length_seconds)
-        before, after = max(0.0, request.start_seconds - CONTEXT_SECONDS), min(song.seconds, end + CONTEXT_SECONDS)
-        wide = song.samples[:, int(before * song.sample_rate) : int(after * song.sample_rate)]
-        inner = slice(int((request.start_seconds - before) * song.sample_rate), int((end - before) * song.sample_rate))
-        vocals = self._separate(wide, song.sample_rate)
-        vocals, wide = vocals[:, inner], wide[:, inner]
-        activity = self.aligner.activity(audio.resample(audio.mono(vocals), song.sample_rate, self.aligner.sample_rate))
-        return Reference(song.sample_rate, vocals, wide - vocals, float((activity > 0.5).float().mean()) >= SINGING_SHARE)
+    @property
+    def front_end(self):
+        """How the t2s model reads text."""
+        if self._front_end is None:
+            self._front_end = load_text(self.t2s.config.text)
+        return self._front_end
 
-    def _separate(self, wav: Tensor, rate: int) -> Tensor:
-        """(C, n) at `rate` -> its vocals (C, n) at `rate`; what lies above the separator's band stays with the instrumental."""
-        stems = self.separator.separate(audio.resample(wav, rate, self.separator.sample_rate).to(self.device))
-        vocals = audio.resample(stems.vocals.cpu(), self.separator.sample_rate, rate)
-        missing = wav.shape[-1] - vocals.shape[-1]
-        return torch.nn.functional.pad(vocals, (0, max(0, missing)))[:, : wav.shape[-1]]
+    _front_end = None
 
-    def _band_codes(self, band: Tensor | None, rate: int, length: Seconds) -> Tensor:
-        """(1, K, T) codes of the instrumental, of silence where there is none."""
-        spec = self.band_codec.spec
-        n = spec.frames(length) * spec.hop
-        wav = torch.zeros(n) if band is None else audio.resample(audio.mono(band), rate, spec.sample_rate)
-        wav = torch.nn.functional.pad(wav, (0, max(0, n - wav.shape[-1])))[:n]
-        return self.band_codec.encode(wav[None, None].to(self.device))
+    def _lyrics(self, request: SingRequest) -> tuple[Lyrics, str]:
+        """What of the lyrics can be sung, and what cannot."""
+        lyrics, note = singable(request.parsed, self.front_end.pronounce)
+        if note and request.strict:
+            raise ConfigError(f"--lyrics: {note}; leave --strict out to sing the rest")
+        if not lyrics.lines and request.semantic_file is None:
+            raise ConfigError(f"--lyrics: {note}, and nothing else is left to sing; write the words in Latin letters")
+        return lyrics, note and f"--lyrics: {note}; the rest is sung"
 
-    def _embed(self, vocals: Tensor, rate: int) -> Tensor:
-        """(C, n) vocals -> (D,) unit vector, the mean over windows."""
-        wav = audio.resample(audio.mono(vocals), rate, self.voice.spec.sample_rate).to(self.device)
-        width = int(VOICE_WINDOW_SECONDS * self.voice.spec.sample_rate)
-        pieces = [p for p in wav.split(width) if p.shape[0] >= self.voice.spec.sample_rate] or [wav]
-        return torch.nn.functional.normalize(torch.stack([self.voice.embed(p[None])[0] for p in pieces]).mean(0), dim=0)
+    def _wanted(self, request: SingRequest, lyrics: Lyrics, need: Need) -> Seconds:
+        """How much of the reference to listen to: no more than the lyrics can take."""
+        if request.length_seconds is not None or request.in_halves or request.semantic_file is not None:
+            return request.most_seconds
+        if lyrics.stamped:
+            last = lyrics.lines[-1]
+            return max(SHORTEST_SECONDS, (last.start or 0.0) - request.start_seconds + 1.5 * need(last.text) + 4.0)
+        return 20.0 + 2.5 * sum(need(line.text) for line in lyrics.lines)
 
-    def _voice(self, request: SingRequest, reference: Reference | None) -> Tensor | None:
-        """(1, 1, D) the asked voice; None = any voice."""
-        own = self._embed(reference.vocals, reference.rate) if reference is not None and reference.has_voice else None
-        asked = None
-        if request.speaker_files:
-            singers = []
-            for path in request.speaker_files:
-                song = _decode(path)
-                stretch = song.samples[:, : int(60 * song.sample_rate)]
-                singers.append(self._embed(self._separate(stretch, song.sample_rate), song.sample_rate))
-            asked = torch.nn.functional.normalize(torch.stack(singers).mean(0), dim=0)  # as long as `own`, so that alpha is a share
-        if own is not None and asked is not None:
-            blend = request.speaker_alpha * asked + (1 - request.speaker_alpha) * own
+    def _plan(self, request: SingRequest, lyrics: Lyrics, reference: Reference | None, available: Seconds, need: Need) -> Plan:
+        given = request.length_seconds is not None
+        if lyrics.stamped:
+            plan = place_stamped(lyrics, request.start_seconds, available if reference is not None or given else None, need)
+            end = plan.seconds if given or reference is None else min(available, plan.lines[-1].end + 2.0)
+            return Plan(plan.lines, max(end, min(SHORTEST_SECONDS, plan.seconds)), plan.notes)
+        opens = openings(request.text) if len(openings(request.text)) == len(lyrics.lines) else (True,) + (False,) * len(lyrics.lines)
+        lines = [LyricLine(line.text, line.section, opening) for line, opening in zip(lyrics.lines, opens, strict=False)]
+        phrases = phrases_of(reference.activity) if reference is not None and reference.has_voice else []
+        if request.in_halves:
+            return Plan(_in_halves(lines, phrases, available, need), available)
+        if phrases:
+            assert reference is not None
+            placed = place_on_phrases(lines, phrases, available, need, _loudness(reference), fill=given)
         else:
-            blend = asked if asked is not None else own
-        return None if blend is None else torch.nn.functional.normalize(blend, dim=0)[None, None]
+            placed = place_evenly(lines, 0.0, available, need, spread=given)
+        seconds = available if given else max(SHORTEST_SECONDS, min(available, placed[-1].end + 2.0))
+        return Plan(placed, seconds)
+
+    # -- singing ---------------------------------------------------------------------------------------------------------------------
+
+    def _sing_at_once(self, request, lyrics, accompaniment, voice, steps, frames, generator, clock) -> tuple[Song, Takes]:
+        """One window whose halves the lyrics share, or the words of a recording."""
+        clock.begin("t2s")
+        if request.semantic_file is not None:
+            semantic, track = self._semantic_of(request.semantic_file, steps).expand(request.candidates, -1), None
+        else:
+            semantic, track = generate_semantic(
+                self.t2s, halves([line.text for line in lyrics.lines]), accompaniment, steps=steps, temperature=request.temperature,
+                generator=generator, batch=request.candidates, progress=clock.within,
+            )  # fmt: skip
+        codes = self._codes(request.temperature, request.steps, semantic, accompaniment, voice, frames, None, generator, clock)
+        takes = self._judge(codes, Lyrics(tuple(Line(line.text) for line in lyrics.lines)), clock)
+        best = min(range(len(takes.scores)), key=lambda i: (takes.scores[i].badness, i))
+        sung = np.full(steps, REST)
+        if track is not None and track.pointer is not None:
+            of_song = np.arange(len(track.ids)) - np.cumsum(track.ids == LINE)  # the song's text has no breaks
+            sung = of_song[track.pointer[best].cpu().numpy()]
+        return Song(semantic[best], codes[best], sung), takes
+
+    def sing_window(
+        self, text: SongText, window: Window, song: Song, accompaniment: Tensor, voice: Tensor | None, whole: tuple[int, int],
+        generator: torch.Generator, *, candidates: int, temperature: float, passes: int | None = None, clock: "_Stages | None" = None,
+    ) -> tuple[Song, Takes, dict]:  # fmt: skip
+        """Go on with `song` to the end of `window` by the best of the candidates; also the candidates, and figures for the report.
+
+        Args:
+            accompaniment: (1, K, T) codes of the whole song's band.
+            whole: semantic steps and codec frames of the whole song.
+            passes: of a parallel sm2a model; None = as many as usual.
+        """
+        clock = clock or _Stages(None)
+        assert self.meta.codec and self.meta.semantic and self.meta.accompaniment_codec
+        rate = self.meta.semantic.token_rate
+
+        def at(spec: CodecSpec, step: int) -> int:
+            return whole[1] if step == whole[0] and spec is self.meta.codec else spec.frames(step / rate)
+
+        first, fresh, last = (at(self.meta.codec, step) for step in window)
+        band = accompaniment[..., at(self.meta.accompaniment_codec, window.start) : at(self.meta.accompaniment_codec, window.end)]
+        told = text.window(window, song.track)
+        clock.begin("t2s")
+        semantic, track = generate_semantic(
+            self.t2s, told.text, band, steps=window.end - window.start, temperature=temperature, generator=generator,
+            batch=candidates, prompt=song.semantic[None, window.start : window.fresh], prompt_pointer=told.known,
+            schedule=told.schedule, progress=clock.within,
+        )  # fmt: skip
+        template = None
+        if fresh > first:
+            template = torch.full((1, self.meta.codec.levels, last - first), CodecSpec.HOLE, dtype=torch.long, device=self.device)
+            template[0, :, : fresh - first] = song.codes[:, first:fresh]
+        codes = self._codes(temperature, passes, semantic, band, voice, last - first, template, generator, clock)
+        inside = [line for line in text.lines if window.start <= text.step((line.start + line.end) / 2) < window.end]
+        takes = self._judge(codes, Lyrics(tuple(Line(line.text) for line in inside)), clock)
+        best = min(range(len(takes.scores)), key=lambda i: (takes.scores[i].badness, i))
+        assert track.pointer is not None
+        new = window.fresh - window.start
+        song = song.join(
+            semantic[best, new:], codes[best, :, fresh - first :], told.of_song[track.pointer[best, new:].cpu().numpy()]
+        )
+        figures = {
+            "start": window.fresh / rate, "end": window.end / rate, "chosen": best,
+            "phone_errors": [_plain(score.phone_error) for score in takes.scores],
+        }  # fmt: skip
+        return song, takes, figures
+
+    def _codes(self, temperature, passes, semantic, band, voice, frames, template, generator, clock) -> Tensor:
+        clock.begin("sm2a")
+        return sing_codes(
+            self.sm2a, semantic, band, voice, frames=frames, steps=passes, temperature=temperature, generator=generator, template=template,
+            progress=clock.within,
+        )  # fmt: skip
+
+    def _judge(self, codes: Tensor, lyrics: Lyrics, clock: "_Stages") -> Takes:
+        """Decode (B, K, T) and listen to every candidate."""
+        clock.begin("decode")
+        vocals = torch.cat([self.codec.decode(one[None])[0] for one in codes]).cpu()
+        clock.begin("align")
+        heard, scores = [], []
+        for one in vocals:
+            heard.append(find_words(self.aligner, one.to(self.device), self.codec.spec.sample_rate, lyrics))
+            scores.append(self._score(one, heard[-1], lyrics))
+            clock.within(len(heard), len(vocals))
+        return Takes(vocals, heard, scores)
+
+    def _score(self, vocals: Tensor, heard: Alignment, lyrics: Lyrics) -> Score:
+        error = phone_error(
+            self.listener.phones(vocals, self.codec.spec.sample_rate), [line.text for line in lyrics.lines], self._phones.pronounce
+        )
+        return Score(None if error is None else round(error, 4), word_score(heard) if heard.words else None)
+
+    @property
+    def _phones(self):
+        """How words sound, whatever the t2s model reads."""
+        return self.front_end if self.front_end.name == "phones" else load_text("phones")
+
+    def _decode(self, song: Song) -> Tensor:
+        """(n,) vocals at the codec's rate."""
+        return self.codec.decode(song.codes[None])[0, 0].cpu()
 
     def _semantic_of(self, path: Path, steps: int) -> Tensor:
         """(1, N) semantic tokens of the voice in a recording, as many as are sung."""
         assert self.meta.semantic is not None
-        tokenizer = load_semantic(self.meta.semantic.name, self.device)
-        song = _decode(path)
-        vocals = self._separate(song.samples[:, : int(32 * song.sample_rate)], song.sample_rate)
-        wav = audio.resample(audio.mono(vocals), song.sample_rate, tokenizer.spec.sample_rate)
+        tokenizer = load_semantic(self.semantic, self.device)
+        vocals, rate = self.hearing.vocals_of(path, self.window_seconds + 2.0)
+        wav = audio.resample(audio.mono(vocals), rate, tokenizer.spec.sample_rate)
         n = steps * tokenizer.spec.sample_rate // tokenizer.spec.token_rate
         wav = torch.nn.functional.pad(wav, (0, max(0, n - wav.shape[-1])))[:n]
         return tokenizer.encode(wav[None].to(self.device))[:, :steps]
 
-    def _mix(self, vocals: Tensor, reference: Reference | None, request: SingRequest):
+    # -- voice and mix ---------------------------------------------------------------------------------------------------------------
+
+    def _voice(self, request: SingRequest, reference: Reference | None) -> Tensor | None:
+        """(1, 1, D) the asked voice; None = any voice.
+
+        Raises:
+            DataError: there is none, and nobody said that any will do.
+        """
+        own = None if reference is None else reference.voice
+        asked = self.hearing.singers(request.speaker_files) if request.speaker_files else None
+        if own is not None and asked is not None:
+            blend = request.speaker_alpha * asked + (1 - request.speaker_alpha) * own
+        else:
+            blend = asked if asked is not None else own
+        if blend is None and request.reference is not None and not request.any_voice:
+            blend = self.hearing.voice_in(request.reference)  # in another part of the song
+            if blend is None:
+                raise DataError(
+                    f"nobody sings in '{request.reference}', so there is no voice to copy; name a singer's recording with --spkfile FILE, or give "
+                    "--spkfile any"
+                )
+        return None if blend is None else torch.nn.functional.normalize(blend, dim=0)[None, None]
+
+    def _likeness(self, vocals: Tensor, voice: Tensor | None) -> dict:
+        """How like the asked voice (n,) vocals are: cosine of the embeddings, of the whole and of every 10 s."""
+        if voice is None or not float(vocals.abs().max()) > 0:
+            return {"similarity": None, "windows": []}
+        rate = self.codec.spec.sample_rate
+        asked = voice[0, 0].cpu()
+        alike = lambda wav: round(float(self.hearing.embed(wav[None], rate).cpu() @ asked), 4)  # noqa: E731
+        return {"similarity": alike(vocals), "windows": [alike(piece) for piece in vocals.split(10 * rate) if len(piece) >= 5 * rate]}
+
+    def _rate(self, reference: Reference | None) -> int:
+        return self.codec.spec.sample_rate if reference is None else reference.rate
+
+    def _tracks(self, vocals: Tensor, reference: Reference | None, request: SingRequest) -> tuple[Tensor, Tensor, float]:
+        """(1, n) vocals at the codec's rate -> vocals and band (C, n) at the rate of the mix, and the level wanted of the vocals."""
         rate = self._rate(reference)
         vocals = audio.resample(vocals, self.codec.spec.sample_rate, rate)
         n = vocals.shape[-1]
         if request.tts or reference is None:
-            band, level = torch.zeros(1, n), 0.0
-        else:
-            band = torch.nn.functional.pad(reference.band, (0, max(0, n - reference.band.shape[-1])))[:, :n]
-            level = active_level(reference.vocals) if reference.has_voice else 0.0
+            return vocals, torch.zeros(1, n), 0.0
+        band = torch.nn.functional.pad(reference.band, (0, max(0, n - reference.band.shape[-1])))[:, :n]
+        return vocals, band, active_level(reference.vocals) if reference.has_voice else 0.0
+
+    def _mix(self, vocals: Tensor, reference: Reference | None, request: SingRequest) -> Mixed:
+        vocals, band, level = self._tracks(vocals, reference, request)
+        edge = int(FADE_SECONDS * self._rate(reference))
+        vocals, band = fade_edges(vocals, edge), fade_edges(band, edge)
+        return mix_with(vocals, band, choose_gains(vocals, band, level, request.music_volume))
+
+
+class _Stream:
+    """The mix as it grows: levels are settled with the first piece, and what was given out stays."""
+
+    def __init__(self, singer: Singer, request: SingRequest, reference: Reference | None, listening: Listening):
+        self._singer, self._request, self._reference, self._listening = singer, request, reference, listening
+        self._seam = Seam(singer.codec.spec.sample_rate)
+        self._gains: Gains | None = None
+        self._given = 0  # samples of the mix
+        self._pieces: list[Mixed] = []
+        self.first_at = 0.0
+        self.done = False
+
+    @property
+    def vocals(self) -> Tensor:
+        """(n,) at the codec's rate, as given out."""
+        return self._seam.whole
+
+    @property
+    def mixed(self) -> Mixed:
+        """All that was given out."""
+        mix, vocals, band = (torch.cat(parts, 1) for parts in zip(*((p.mix, p.vocals, p.accompaniment) for p in self._pieces), strict=True))
+        return Mixed(mix, vocals, band, self._pieces[0].gains)
+
+    def feed(self, decoded: Tensor, last: bool) -> None:
+        """(n,) all vocals so far, whose end may still change unless they are the `last`."""
+        singer = self._singer
+        self._seam.grow(decoded, 0 if last else int(STREAM_MARGIN * singer.codec.spec.sample_rate))
+        vocals, band, level = singer._tracks(self._seam.whole[None], self._reference, self._request)
+        rate = singer._rate(self._reference)
+        if self._gains is None:
+            whole = band if self._reference is None or self._request.tts else self._reference.band
+            self._gains = choose_gains(vocals, whole, level, self._request.music_volume, headroom=1.4)
+        end = vocals.shape[-1] if last else max(self._given, vocals.shape[-1] - rate // 100)  # what resampling may still change
         edge = int(FADE_SECONDS * rate)
-        return mix_tracks(fade_edges(vocals, edge), fade_edges(band, edge), level, request.music_volume)
+        if last:
+            vocals, band = fade_edges(vocals, edge, start=False), fade_edges(band, edge, start=False)
+        piece = slice(self._given, end)
+        vocals, band = fade_edges(vocals, edge, end=False)[:, piece], fade_edges(band, edge, end=False)[:, piece]
+        mixed = mix_with(vocals, band, self._gains)
+        self._given, self.done = end, last
+        self._pieces.append(mixed)
+        if not self.first_at:
+            self.first_at = time.perf_counter()
+        self._listening(mixed.mix, rate)
 
 
 class _Stages:
-    """Times the stages of `SHARES`, begun in that order, and tells how far the whole is."""
+    """Times the stages of `SHARES`, begun in that order, and tells how far the whole is; `parts`: how often those not in `ONCE` come."""
 
     def __init__(self, progress: Callable[[float, str], None] | None) -> None:
         self.laps: dict[str, float] = {}
+        self.parts = 1
+        self.born = time.perf_counter()
         self._progress = progress
         self._name = ""
         self._before = 0.0
@@ -257,45 +542,56 @@ class _Stages:
         self._name, self._begun = name, time.perf_counter()
         self.within(0, 1)
 
+    def _share(self) -> float:
+        return SHARES[self._name] / (1 if self._name in ONCE else self.parts)
+
     def within(self, done: int, total: int) -> None:
         """`done` of `total` of the stage at work."""
         if self._progress is not None:
-            self._progress(min(1.0, self._before + SHARES[self._name] * done / total), self._name)
+            self._progress(min(1.0, self._before + self._share() * done / total), self._name)
 
     def end(self) -> None:
-        self.laps[self._name] = round(time.perf_counter() - self._begun, 3)
+        self.laps[self._name] = round(self.laps.get(self._name, 0.0) + time.perf_counter() - self._begun, 3)
         self.within(1, 1)
-        self._before += SHARES[self._name]
+        self._before += self._share()
         self._name = ""
 
 
-def _decode(path: Path) -> audio.Audio:
-    """A recording that is not silent.
+def _in_halves(
+    lines: Sequence[LyricLine], phrases: Sequence[tuple[Seconds, Seconds]], seconds: Seconds, need: Need
+) -> tuple[PlacedLine, ...]:
+    """One or two lines over more than a window: each is sung when its share of the time begins to be sung in the reference."""
+    share = seconds / len(lines)
+    placed = []
+    for number, line in enumerate(lines):
+        begin, end = number * share, (number + 1) * share
+        starts = [max(begin, a) for a, b in phrases if min(b, end) - max(a, begin) > 1.0]
+        start = min(starts[0] if starts else begin, end - min(share, need(line.text))) + (0.0 if starts else 0.3)
+        placed.append(PlacedLine(line.text, start, min(end, start + 1.3 * need(line.text)), line.section))
+    return tuple(placed)
 
-    Raises:
-        AudioError: it cannot be used; names the file.
-        ConfigError: it cannot be read.
-    """
-    try:
-        return audio.require_sound(audio.decode(path.read_bytes()))
-    except AudioError as error:
-        raise AudioError(error.code, f"'{path}': {error}") from error
-    except OSError as error:
-        raise ConfigError(f"'{path}' cannot be read ({error.strerror})") from error
 
-
-def _lyrics_for_alignment(request: SingRequest) -> Lyrics:
-    """The sung lines, without stamps: where in its half a line begins is for the aligner to find."""
-    first, second = request.halves
-    return Lyrics(tuple(Line(text) for text in (*first, *second)))
+def _loudness(reference: Reference, span: Seconds = 8.0) -> Callable[[Seconds], float]:
+    """How loud the song is in the `span` after a time, in standard deviations from its mean."""
+    mix = audio.mono(reference.band + reference.vocals)
+    hop = reference.rate // 2
+    blocks = mix[: mix.shape[-1] // hop * hop].reshape(-1, hop).square().mean(1)
+    level = 10 * torch.log10(blocks + 1e-8).numpy()
+    width = int(2 * span)
+    ahead = np.array([level[i : i + width].mean() for i in range(len(level))])
+    mean, deviation = (float(ahead.mean()), float(ahead.std())) if len(ahead) else (0.0, 0.0)
+    if deviation < 1.0:  # dB: nothing stands out
+        return lambda _: 0.0
+    return lambda t: float((ahead[min(len(ahead) - 1, int(2 * t))] - mean) / deviation)
 
 
 def find_words(aligner: Aligner, vocals: Tensor, rate: int, lyrics: Lyrics) -> Alignment:
-    """Where in the sung (n,) `vocals` the words are; without words where there are none, or nothing that could be them was sung."""
+    """Where in the sung (n,) `vocals` the words are, stamps or not; without words where there are none, or nothing that could be them was sung."""
     if not lyrics.lines:
         return Alignment(())
+    plain = Lyrics(tuple(Line(line.text) for line in lyrics.lines))  # where they should be must not decide where they are found
     try:
-        return aligner.align(audio.resample(vocals, rate, aligner.sample_rate), lyrics)
+        return aligner.align(audio.resample(vocals, rate, aligner.sample_rate), plain)
     except AlignmentError:
         return Alignment(())
 
@@ -309,7 +605,20 @@ def _voice_source(request: SingRequest, reference: Reference | None) -> str:
     own = reference is not None and reference.has_voice
     if request.speaker_files:
         return "speaker files" if not own or request.speaker_alpha == 1 else "speaker files and reference"
-    return "reference" if own else "any (the reference has no voice to copy)"
+    if request.reference is not None and (own or not request.any_voice):
+        return "reference" if own else "another part of the reference"
+    return "any (the reference has no voice to copy)"
+
+
+def _dataset(name: str, kind: str, meta: dict) -> DatasetMeta:
+    """What a checkpoint says of the data it was trained on.
+
+    Raises:
+        MismatchError: it says nothing, as one that `train.py` did not write.
+    """
+    if "dataset" not in meta:
+        raise MismatchError(f"the {kind} model '{name}' does not say which tokens it was trained with; give a checkpoint written by train.py")
+    return DatasetMeta.from_json(meta["dataset"])
 
 
 def _identity(name: str | Path, kind: str, meta: dict) -> dict:

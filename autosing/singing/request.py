@@ -1,17 +1,44 @@
 """What a person asks `sing.py` for, validated before any model is loaded, and what comes back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from autosing.errors import ConfigError
+from autosing.registry import split_choice
+from autosing.singing.plan import read_lyrics
 from autosing.song.alignment import Alignment
-from autosing.song.lyrics import Lyrics, parse_raw
+from autosing.song.lyrics import Lyrics
 from autosing.tokens.specs import Seconds
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga")
 SHORTEST_SECONDS: Seconds = 4.0  # less is not sung, and no shorter stretch of a reference is sung over
+DEFAULT_SECONDS: Seconds = 30.0  # of two plain lines
+LONGEST_SECONDS: Seconds = 1800.0  # what may be decoded of a recording
+
+
+class Ears(NamedTuple):
+    """Choices of backends (`registry.split_choice`). None = what the models were trained on; else that, with the place of its weights."""
+
+    separator: str = "builtin"
+    aligner: str = "builtin"
+    codec: str | None = None
+    semantic: str | None = None
+    voice: str | None = None
+
+    def trained(self, part: str, name: str) -> str:
+        """The choice for a part that the models were trained on, which is called `name`.
+
+        Raises:
+            ConfigError: the choice is another one.
+        """
+        choice = getattr(self, part) or name
+        if split_choice(choice)[0] != name:
+            raise ConfigError(f"--{part} must be '{name}', which the models were trained on, found '{choice}'")
+        return choice
 
 
 @dataclass(frozen=True)
@@ -20,17 +47,21 @@ class SingRequest:
 
     Attributes:
         reference: recording whose instrumental is sung over; None only with `tts`.
-        lyrics: the words; the first half of the lines governs the first half of the time, the rest the second half.
-        start_seconds, length_seconds: which stretch of the reference.
+        lyrics: the words, as LRC or as plain lines. Of two plain lines the first governs the first half of the time and the other the
+            rest; more of them are laid over the reference's phrases (`plan.py`), stamped ones stay where their stamps say.
+        start_seconds, length_seconds: which stretch of the reference; length None = 30 s for two plain lines, else what the lyrics take.
         music_volume: factor on the instrumental in the mix.
         temperature: of both models' sampling.
         steps: passes of a parallel sm2a model; None = 16. A model that sings step by step has none.
         candidates: versions sung at once; the one whose words are recognised best is kept as the result.
         speaker_files: recordings whose singer is asked for (averaged).
+        any_voice: sing with whatever voice the model finds where neither a speaker file nor the reference gives one.
         speaker_alpha: 1 = the speaker files' voice, 0 = the reference's voice.
         semantic_file: take the semantic tokens (words and timing) of this recording instead of generating them.
         tts: no instrumental at all, neither as condition nor in the mix.
         seed: the same request with the same seed on the same machine gives the same bytes.
+        strict: refuse lyrics of which something cannot be sung, instead of singing the rest.
+        stream: sing in short windows from the first, so that the first audio is soon there.
     """
 
     lyrics: str
@@ -38,7 +69,7 @@ class SingRequest:
     t2s_model: str = "builtin"
     sm2a_model: str = "builtin"
     start_seconds: Seconds = 0.0
-    length_seconds: Seconds = 30.0
+    length_seconds: Seconds | None = None
     music_volume: float = 0.8
     temperature: float = 0.7
     steps: int | None = None
@@ -48,6 +79,9 @@ class SingRequest:
     semantic_file: Path | None = None
     tts: bool = False
     seed: int = 0
+    any_voice: bool = False
+    strict: bool = False
+    stream: bool = False
 
     def __post_init__(self) -> None:
         if self.reference is None and not self.tts:
@@ -59,14 +93,14 @@ class SingRequest:
             if not path.is_file():
                 raise ConfigError(f"--spkfile: no file at '{path}'")
         if self.semantic_file is None and not self.parsed.lines:
-            raise ConfigError("--lyrics holds no word to sing; give one or two lines, for example $'la la la la\\nla la la la'")
+            raise ConfigError("--lyrics holds no word to sing; give a line or more, for example $'la la la la\\nla la la la'")
         limits = {
             "--start-time": (self.start_seconds, 0.0, 24 * 3600.0),
-            "--length": (self.length_seconds, SHORTEST_SECONDS, 30.0),
+            "--length": (DEFAULT_SECONDS if self.length_seconds is None else self.length_seconds, SHORTEST_SECONDS, LONGEST_SECONDS),
             "--music-volume": (self.music_volume, 0.0, 4.0),
             "--temp": (self.temperature, 0.01, 2.0),
             "--steps": (1 if self.steps is None else self.steps, 1, 1000),
-            "--batch-size": (self.candidates, 1, 64),
+            "--candidates": (self.candidates, 1, 64),
             "--spk-alpha": (self.speaker_alpha, 0.0, 1.0),
             "--seed": (self.seed, -(2**63), 2**64 - 1),  # what torch's generators take
         }
@@ -76,15 +110,32 @@ class SingRequest:
                 raise ConfigError(f"{flag} must lie between {low} and {high}, found {value}")
 
     @property
-    def parsed(self) -> Lyrics:
-        return parse_raw(self.lyrics.replace("\\n", "\n"))
+    def text(self) -> str:
+        """The lyrics with a written `\\n` as a line break."""
+        return self.lyrics.replace("\\n", "\n")
 
     @property
-    def halves(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Lines of the first and of the second half of the time; one line governs all of it (the second half is empty)."""
-        lines = tuple(line.text for line in self.parsed.lines)
-        middle = (len(lines) + 1) // 2
-        return lines[:middle], lines[middle:]
+    def parsed(self) -> Lyrics:
+        return read_lyrics(self.text)
+
+    @property
+    def in_halves(self) -> bool:
+        """One plain line governs all of the time, of two the first governs the first half."""
+        lyrics = self.parsed
+        return not lyrics.stamped and len(lyrics.lines) <= 2
+
+    @property
+    def most_seconds(self) -> Seconds:
+        """What of the reference could be sung over."""
+        if self.length_seconds is not None:
+            return self.length_seconds
+        return DEFAULT_SECONDS if self.in_halves or self.semantic_file is not None else LONGEST_SECONDS
+
+
+def halves(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Lines of the first and of the second half of the time; one line governs all of it (the second half is empty)."""
+    middle = (len(lines) + 1) // 2
+    return tuple(lines[:middle]), tuple(lines[middle:])
 
 
 @dataclass(frozen=True)
@@ -94,9 +145,11 @@ class Sung:
     Attributes:
         mix, vocals, accompaniment: mix == vocals + accompaniment as they stand here (levels baked in).
         alignment: the words at the times at which they are sung, found by aligning the vocals.
-        others: the candidates that were not chosen, as mixes, best first.
+        others: the candidates that were not chosen, as mixes, best first; none of a song that takes several windows.
         report: JSON values (no NaN or infinity): scores of every candidate (None: no word of it was found), chosen one, seconds spent
-            on each stage, versions.
+            on each stage, versions, and the plan that `tokens` were sung to.
+        tokens: `semantic` (N,), `codes` (K, T), `track` (N,) and, of what was sung to, `band` (1, K, T) and `voice` (1, 1, D): enough to
+            sing a passage of it again (`passage.py`).
     """
 
     mix: Tensor
@@ -106,3 +159,4 @@ class Sung:
     alignment: Alignment
     others: tuple[Tensor, ...]
     report: dict
+    tokens: dict[str, Tensor]

@@ -10,6 +10,7 @@ from autosing.models.io import save_model
 from autosing.models.separator import SIZES, SeparatorNet
 from autosing.perception import load_separator
 from autosing.perception.separation.base import Separator
+from tests.outside_models import write_demucs
 
 
 def untrained(folder: Path) -> Separator:
@@ -18,9 +19,15 @@ def untrained(folder: Path) -> Separator:
     return load_separator("builtin", weights=str(folder))
 
 
+def demucs(folder: Path) -> Separator:
+    write_demucs(folder)
+    return load_separator(f"demucs:{folder}")
+
+
 BACKENDS: dict[str, Callable[[Path], Separator]] = {
     "builtin": lambda folder: load_separator("builtin"),
     "builtin-untrained": untrained,
+    "demucs": demucs,
 }
 
 

@@ -10,6 +10,7 @@ from autosing.models.io import save_model
 from autosing.models.voice import SIZES, VoiceNet
 from autosing.perception import load_voice
 from autosing.perception.voice.base import VoiceEmbedder
+from tests.outside_models import write_artist, write_ecapa
 
 
 def untrained(folder: Path) -> VoiceEmbedder:
@@ -18,9 +19,21 @@ def untrained(folder: Path) -> VoiceEmbedder:
     return load_voice("builtin", weights=str(folder))
 
 
+def artist(folder: Path) -> VoiceEmbedder:
+    write_artist(folder)
+    return load_voice(f"artist:{folder}")
+
+
+def ecapa(folder: Path) -> VoiceEmbedder:
+    write_ecapa(folder)
+    return load_voice(f"ecapa:{folder}")
+
+
 BACKENDS: dict[str, Callable[[Path], VoiceEmbedder]] = {
     "builtin": lambda folder: load_voice("builtin"),
     "builtin-untrained": untrained,
+    "artist": artist,
+    "ecapa": ecapa,
 }
 
 

@@ -87,7 +87,6 @@ def test_the_command_reads_the_file_apart_and_says_what_it_was(tmp_path: Path, c
     "change, config, tunables, said",
     [
         ({"class_head.weight": torch.zeros(2, 2)}, {}, S2A_TUNABLES, "an artist embedding"),
-        ({"rq.layers.0.x": torch.zeros(1)}, {}, S2A_TUNABLES, "a semantic tokenizer"),
         ({"cond_embeddings.snr.embed.weight": torch.zeros(1)}, {}, S2A_TUNABLES, "conditioning tables"),
         ({}, {}, {**S2A_TUNABLES, "rope": False}, "positions are sinusoidal"),
         ({}, {"stoks_len": 1500}, S2A_TUNABLES, "50 semantic tokens a second"),

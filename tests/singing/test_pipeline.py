@@ -4,12 +4,14 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from autosing.errors import AudioError, DataError, MismatchError
 from autosing.models.io import load_model, save_model
-from autosing.singing.pipeline import SHARES, Reference, Singer
+from autosing.singing.pipeline import SHARES, Singer
+from autosing.singing.reference import Reference
 from autosing.singing.request import SingRequest
 from autosing.song import audio
 from autosing.weights import weights_folder
@@ -79,18 +81,19 @@ def test_a_recording_that_cannot_be_used_is_named(singer: Singer, tmp_path: Path
 
 
 def test_four_seconds_are_enough_of_a_reference(singer: Singer, tone: Path) -> None:
-    reference = singer._reference(SingRequest("la", tone, start_seconds=6.0))
+    reference = singer.hearing.read(tone, 6.0, 30.0)
     assert reference.band.shape[-1] == 4 * reference.rate
     with pytest.raises(DataError, match=r"--start-time 6\.01 leaves less than 4 s"):
-        singer._reference(SingRequest("la", tone, start_seconds=6.01))
+        singer.hearing.read(tone, 6.01, 30.0)
 
 
 def test_alpha_is_a_share_however_many_singers_are_asked_for(singer: Singer, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, first, second = torch.eye(4)[:3]
-    embeddings = iter([own, first, second])
-    monkeypatch.setattr(singer, "_embed", lambda vocals, rate: next(embeddings))
-    monkeypatch.setattr(singer, "_separate", lambda wav, rate: wav)
-    reference = Reference(16000, torch.zeros(1, 16000), torch.zeros(1, 16000), has_voice=True)
+    embeddings = iter([first, second])
+    monkeypatch.setattr(singer.hearing, "embed", lambda vocals, rate: next(embeddings))
+    monkeypatch.setattr(singer.hearing, "separate", lambda wav, rate: wav)
+    silence = torch.zeros(1, 16000)
+    reference = Reference(16000, silence, silence, True, np.ones(50), own, torch.zeros(1, 4, 8))
     voice = singer._voice(SingRequest("la", tone, speaker_files=(tone, tone), speaker_alpha=0.5), reference)
     assert voice is not None
     asked = torch.nn.functional.normalize(first + second, dim=0)

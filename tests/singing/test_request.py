@@ -5,7 +5,7 @@ import torch
 
 from autosing.errors import ConfigError
 from autosing.singing.mix import PEAK, active_level, fade_edges, mix_tracks
-from autosing.singing.request import SingRequest
+from autosing.singing.request import SingRequest, halves
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def song(tmp_path):
         ({"lyrics": " \n [verse] \n"}, "--lyrics"),
         ({"length_seconds": 1.0}, "--length"),
         ({"temperature": 0.0}, "--temp"),
-        ({"candidates": 0}, "--batch-size"),
+        ({"candidates": 0}, "--candidates"),
         ({"speaker_alpha": 1.5}, "--spk-alpha"),
         ({"start_seconds": -1.0}, "--start-time"),
         ({"music_volume": float("nan")}, "--music-volume"),
@@ -46,10 +46,11 @@ def test_missing_files_are_named(song, tmp_path):
             SingRequest(**{"lyrics": "la la", "reference": song, **settings})
 
 
-def test_lines_govern_halves(song):
-    assert SingRequest("one", song).halves == (("one",), ())
-    assert SingRequest("one\ntwo", song).halves == (("one",), ("two",))
-    assert SingRequest("[verse]\none\\ntwo\n\nthree", song).halves == (("one", "two"), ("three",))
+def test_one_or_two_plain_lines_govern_halves(song):
+    assert halves(["one"]) == (("one",), ()) and halves(["one", "two"]) == (("one",), ("two",))
+    assert SingRequest("one", song).in_halves and SingRequest("[verse]\none\\ntwo", song).in_halves
+    assert not SingRequest("one\ntwo\nthree", song).in_halves and not SingRequest("[00:01.00]one\n[00:04.00]two", song).in_halves
+    assert SingRequest("one\ntwo", song).most_seconds == 30.0 < SingRequest("one\ntwo\nthree", song).most_seconds
 
 
 def test_mix_is_the_sum_and_never_clips():

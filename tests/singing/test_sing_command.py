@@ -10,6 +10,7 @@ from autosing.errors import AudioError
 from autosing.singing import pipeline
 from autosing.singing.request import SingRequest, Sung
 from autosing.song.alignment import Alignment, Word
+from autosing.song.lyrics import parse_lrc
 
 
 class Pretender:
@@ -20,16 +21,19 @@ class Pretender:
     def __init__(self, *_: object) -> None:
         type(self).made += 1
 
-    def sing(self, request: SingRequest, progress=None) -> Sung:
+    def sing(self, request: SingRequest, progress=None, listening=None) -> Sung:
         if progress is not None:
             progress(0.25, "t2s")
             progress(1.0, "align")
         if request.reference is not None and request.reference.read_bytes() == b"broken":
             raise AudioError("not_audio", "cannot be decoded")
         tone = torch.sin(torch.arange(16000) * 0.1)[None] * 0.1
+        if listening is not None:
+            listening(tone[:, :10000], 16000)
+            listening(tone[:, 10000:], 16000)
         report = {"seconds": 1.0, "stage_seconds": {"t2s": 0.0}, "word_scores": [0.5]}
         others = (tone,) * (request.candidates - 1)
-        return Sung(tone, tone, tone * 0, 16000, Alignment((Word("la", 0.1, 0.5, 0.9, 0),)), others, report)
+        return Sung(tone, tone, tone * 0, 16000, Alignment((Word("la", 0.1, 0.5, 0.9, 0),)), others, report, {"codes": torch.zeros(4, 8)})
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +92,27 @@ def test_songs_of_a_folder_never_share_an_output(tmp_path: Path) -> None:
     song(songs, "A.wav")
     assert command.main([str(songs), "--lyrics", "la", "--output-dir", str(out / "more")]) == 0
     assert sorted(p.name for p in (out / "more").iterdir()) == ["A.wav", "a.mp3", "b.wav"]
+
+
+def test_what_is_streamed_is_a_wav_of_the_mix(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    arguments = ["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out"), "--stream"]
+    assert command.main([*arguments, str(tmp_path / "mix.wav")]) == 0
+    whole = (tmp_path / "out" / "mix.wav").read_bytes()
+    assert (tmp_path / "mix.wav").read_bytes() == whole
+    capfdbinary.readouterr()
+    assert command.main([*arguments, "-"]) == 0
+    piped = capfdbinary.readouterr().out
+    assert piped[44:] == whole[44:] and piped[4:8] == b"\xff\xff\xff\xff"
+
+
+def test_how_sure_each_word_is_stands_in_the_lrc(tmp_path: Path) -> None:
+    assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path)]) == 0
+    text = (tmp_path / "lyrics.lrc").read_text()
+    assert "[#scores 1:0.90]" in text and parse_lrc(text).lines[0].text == "la"
+
+
+def test_lyrics_may_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.lrc").write_text("\ufeff[00:01.00]la", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("la\nla", encoding="utf-16")
+    assert command.read_lyrics(str(tmp_path / "a.lrc")) == "[00:01.00]la" and command.read_lyrics(str(tmp_path / "b.txt")) == "la\nla"
+    assert command.read_lyrics("la\nwords.txt") == "la\nwords.txt" and command.read_lyrics("la") == "la"

@@ -1,4 +1,4 @@
-"""The aligner Protocol. Letters: n samples, F recogniser frames."""
+"""The aligner and transcriber Protocols. Letters: n samples, F recogniser frames."""
 
 from typing import Protocol
 
@@ -24,4 +24,15 @@ class Aligner(Protocol):
 
     def activity(self, wav: Tensor) -> Tensor:
         """(n,) -> (F,) probability of singing, 50 frames a second."""
+        ...
+
+
+class Transcriber(Protocol):
+    """Recording -> lyrics nobody wrote down."""
+
+    name: str
+    sample_rate: int
+
+    def transcribe(self, wav: Tensor) -> Lyrics:
+        """(n,) float32 mono at `sample_rate` -> lines in order; a line that opens a stretch of singing has a stamp. No lines: nothing was sung."""
         ...

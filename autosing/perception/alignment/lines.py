@@ -1,0 +1,95 @@
+"""Lyric lines and the stamps of an LRC, for aligners that hear letters: words in order, the vote on the stamps' offset, and trust.
+
+An aligner finds the lines once without looking at the stamps. Where most lines then agree on an offset, that is the offset; the share of lines within a
+second of their stamps is the song's trust. Words that nobody sings (a dash, a note sign) stand where the word before them ends.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from autosing.errors import AlignmentError
+from autosing.song.alignment import Alignment, Token, Word
+from autosing.song.lyrics import Lyrics
+from autosing.tokens.specs import Seconds
+
+AGREE_SECONDS: Seconds = 1.0
+VOTE_SECONDS: Seconds = 0.5
+MAX_OFFSET: Seconds = 8.0
+SLACK: Seconds = 0.5
+"""How far a line may begin before its stamp, and end behind that of the next line."""
+
+
+class Heard(NamedTuple):
+    """When a word is sung; `letters` are its parts in order."""
+
+    start: Seconds
+    end: Seconds
+    score: float
+    letters: tuple[tuple[str, Seconds, Seconds, float], ...] = ()
+
+
+class Span(NamedTuple):
+    """Where a line must lie."""
+
+    start: Seconds
+    end: Seconds
+
+
+def require_words(lyrics: Lyrics) -> list[list[str]]:
+    """The words of each line.
+
+    Raises:
+        AlignmentError: code `no_lyrics`.
+    """
+    lines = [line.text.split() for line in lyrics.lines]
+    if not any(c.isalnum() for line in lines for word in line for c in word):
+        raise AlignmentError("no_lyrics", "the lyrics hold no sung word; add the words or leave the song out")
+    return lines
+
+
+def vote(starts: Sequence[Seconds | None], stamps: Sequence[Seconds | None]) -> tuple[Seconds, float | None]:
+    """When lines were heard to begin, and their stamps -> seconds to add to the stamps; share of stamped lines that then agree, None without stamps."""
+    stamped = [(heard, stamp) for heard, stamp in zip(starts, stamps, strict=True) if stamp is not None]
+    if not stamped:
+        return 0.0, None
+    away = np.array([heard - stamp for heard, stamp in stamped if heard is not None])
+    near = away[np.abs(away) <= MAX_OFFSET]
+    if not len(near):
+        return 0.0, 0.0
+    votes = (np.abs(near[:, None] - near) <= VOTE_SECONDS).sum(1)
+    most = near[int(votes.argmax())]
+    offset = float(near[np.abs(near - most) <= VOTE_SECONDS].mean()) if votes.max() > 1 else 0.0
+    return offset, float((np.abs(away - offset) <= AGREE_SECONDS).sum() / len(stamped))
+
+
+def spans(lyrics: Lyrics, offset: Seconds, seconds: Seconds) -> list[Span | None]:
+    """Where each stamped line lies: from its stamp to its end, or to the next line's stamp, with slack on both sides."""
+    stamps = [line.start for line in lyrics.lines]
+    found: list[Span | None] = []
+    for number, line in enumerate(lyrics.lines):
+        if line.start is None:
+            found.append(None)
+            continue
+        following = next((stamp for stamp in stamps[number + 1 :] if stamp is not None and stamp > line.start), seconds)
+        until = following if line.end is None else min(following, line.end)
+        found.append(Span(max(0.0, line.start + offset - SLACK), min(seconds, until + offset + SLACK)))
+    return found
+
+
+def to_alignment(lines: Sequence[Sequence[str]], heard: Sequence[Sequence[Heard | None]], trust: float | None, offset: Seconds) -> Alignment:
+    """Words with times, starts never decreasing; None = a word that is not sung."""
+    words: list[Word] = []
+    tokens: list[Token] = []
+    last_start = last_end = 0.0
+    for number, (line, times) in enumerate(zip(lines, heard, strict=True)):
+        for text, time in zip(line, times, strict=True):
+            start = max(last_start, time.start) if time else max(last_start, last_end)
+            end = max(start, time.end) if time else start
+            last_start, last_end = start, end
+            for letter, begin, until, score in time.letters if time else ():
+                begin = min(max(begin, start), end)
+                tokens.append(Token(letter, begin, min(max(until, begin), end), score, len(words)))
+            words.append(Word(text, start, end, time.score if time else 0.0, number))
+    return Alignment(tuple(words), tuple(tokens), trust, offset)

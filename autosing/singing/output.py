@@ -1,0 +1,95 @@
+"""Files of a song: all of them appear together or none does, and audio that is written while it grows."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from torch import Tensor
+
+from autosing.errors import ConfigError
+from autosing.song import audio
+
+HEADER_BYTES = 44  # of a plain wav file
+_UNKNOWN = 0xFFFFFFFF  # the length of a wav that is not yet known
+
+
+@contextlib.contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder; what is written there takes its place in `folder` at the end, or is gone if anything fails.
+
+    Raises:
+        ConfigError: it cannot be written, the disk being full for one.
+    """
+    folder = Path(folder)
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    draft = folder / f".sing.{os.getpid()}.tmp"
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        files = sorted(p for p in draft.rglob("*") if p.is_file())
+        for path in files:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        for path in files:
+            target = folder / path.relative_to(draft)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+    except OSError as error:
+        raise ConfigError(f"cannot write into '{folder}' ({error.strerror or error}); make room, or name another --output-dir") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        for path in missing:
+            with contextlib.suppress(OSError):  # not empty: something was written
+                path.rmdir()
+
+
+class WavStream:
+    """A 16-bit wav that can be played while it is written."""
+
+    def __init__(self, file: BinaryIO, is_pipe: bool):
+        """`is_pipe`: it cannot be gone back in, so its length stays unknown."""
+        self._file, self._is_pipe = file, is_pipe
+        self._bytes = 0
+        self._begun = False
+
+    def write(self, piece: Tensor, rate: int) -> None:
+        """Append (C, n) at `rate` Hz.
+
+        Raises:
+            ConfigError: it cannot be written, or its reader is gone.
+        """
+        data = audio.encode(piece, rate, "wav")
+        with _told():
+            if not self._begun:
+                self._file.write(_with_length(data[:HEADER_BYTES], None))
+                self._begun = True
+            self._file.write(data[HEADER_BYTES:])
+            self._file.flush()
+        self._bytes += len(data) - HEADER_BYTES
+
+    def finish(self) -> None:
+        """Set the length."""
+        with _told():
+            if self._begun and not self._is_pipe:
+                self._file.seek(0)
+                header = self._file.read(HEADER_BYTES)
+                self._file.seek(0)
+                self._file.write(_with_length(header, self._bytes))
+                self._file.seek(0, os.SEEK_END)
+            self._file.flush()
+
+
+def _with_length(header: bytes, length: int | None) -> bytes:
+    whole, data = (_UNKNOWN, _UNKNOWN) if length is None else (length + HEADER_BYTES - 8, length)
+    return header[:4] + whole.to_bytes(4, "little") + header[8:40] + data.to_bytes(4, "little")
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"--stream: cannot be written ({error.strerror or error}); make room, or read it to the end") from error

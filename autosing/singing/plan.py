@@ -1,0 +1,298 @@
+"""When each line is sung: lyrics of any number of lines, laid over the time that is there. Pure values; no model, no audio.
+
+Lines with stamps stay where their stamps say. Lines without are laid over the phrases that are sung in the reference: a line takes one or
+several phrases in a row, such that their length fits what its sounds take, verses begin after rests, and a chorus goes where the music is
+loud. Where nothing is sung, lines follow each other at an easy pace. Times are seconds from where the song that is sung begins.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+from unicodedata import category
+
+import numpy as np
+
+from autosing.errors import ConfigError
+from autosing.song.lyrics import Line, Lyrics, parse_lrc, parse_raw
+from autosing.tokens.pronounce import UNKNOWN_PHONE
+from autosing.tokens.specs import Seconds
+from autosing.tokens.text import expected_seconds
+
+ACTIVITY_RATE = 50  # frames a second of an aligner's activity
+SUNG_STRETCH = 1.6  # a sung sound at an easy pace lasts about this much longer than a spoken one
+USUAL_PACE = 0.66  # of the time at an easy pace, what a line takes in songs people sing
+FASTEST_SOUNDS = 14.0  # sounds a second that nobody sings over many lines, and that cannot be followed
+LEAST_GAP: Seconds = 0.3  # a shorter silence does not part two phrases, a shorter sound is none
+REST: Seconds = 1.5  # a silence from which a verse or chorus may begin
+CLOSE: Seconds = 0.2  # lines stamped closer together are one line
+TAIL: Seconds = 2.0  # that a song whose length nobody gave goes on after its last line
+MOST_PHRASES = 8  # that one line takes
+LOUD_SECTIONS = re.compile(r"(chorus|hook|refrain|drop)", re.I)
+SOFT_SECTIONS = re.compile(r"(verse|bridge|intro|outro)", re.I)
+
+
+class LyricLine(NamedTuple):
+    """A line to sing, without time. `opens`: it is the first of its verse or chorus."""
+
+    text: str
+    section: str | None
+    opens: bool
+
+
+class PlacedLine(NamedTuple):
+    """A line with its time: it begins at `start`, its words should be sung by `end`; `word_starts`: as in `Line`."""
+
+    text: str
+    start: Seconds
+    end: Seconds
+    section: str | None = None
+    word_starts: tuple[Seconds | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is sung when. `lines` in order of time, `seconds` the length of the song, `notes` what a person should know about it."""
+
+    lines: tuple[PlacedLine, ...]
+    seconds: Seconds
+    notes: tuple[str, ...] = ()
+
+
+Need = Callable[[str], Seconds]
+"""How long the sounds of a line take when they are sung at an easy pace."""
+
+
+def need_of(pronounce: Callable[[str], Sequence[str]]) -> Need:
+    """`Need` by a text front end's `pronounce`."""
+    return lambda text: max(0.4, SUNG_STRETCH * sum(expected_seconds(sound) for word in text.split() for sound in pronounce(word)))
+
+
+def read_lyrics(text: str) -> Lyrics:
+    """LRC where the text has stamped lines, else plain lines."""
+    timed = parse_lrc(text)
+    return timed if timed.lines else parse_raw(text)
+
+
+def openings(text: str) -> tuple[bool, ...]:
+    """For each sung line of unstamped `text` whether it opens a verse or chorus: a tag or an empty line comes before it."""
+    found: list[bool] = []
+    opens = True
+    for raw in text.splitlines():
+        *sung, probe = parse_raw(raw + "\nla").lines  # the section that `raw` names is that of what follows
+        opens = opens or probe.section is not None or not raw.strip()
+        for _ in sung:
+            found.append(opens)
+            opens = False
+    return tuple(found)
+
+
+def place_stamped(lyrics: Lyrics, start: Seconds, seconds: Seconds | None, need: Need) -> Plan:
+    """Lines with stamps, for a song that begins `start` seconds into the time of the stamps.
+
+    Args:
+        seconds: how much there is; None = up to the end of the last line and a little more.
+
+    Raises:
+        ConfigError: no line begins in that time.
+    """
+    inside, outside = [], []
+    for line in lyrics.lines:
+        assert line.start is not None
+        within = line.start - start >= -1e-6 and (seconds is None or line.start - start < seconds - CLOSE)
+        (inside if within else outside).append(line)
+    if not inside:
+        raise ConfigError(
+            f"--lyrics: no line begins between {start:g} and {'the end' if seconds is None else f'{start + seconds:g}'} s, the first at "
+            f"{lyrics.lines[0].start:g} s; give other stamps, --start-time or --length"
+        )
+    moved = _merge([_moved(line, -start) for line in inside])
+    placed, notes = [], []
+    for line, following in zip(moved, [*moved[1:], None], strict=True):
+        assert line.start is not None
+        until = following.start if following else seconds if seconds is not None else math.inf
+        assert until is not None
+        end = min(until, line.end if line.end is not None and line.end > line.start else line.start + 1.3 * need(line.text))
+        if need(line.text) > SUNG_STRETCH * 2.2 * (until - line.start):
+            notes.append(f"the line '{_short(line.text)}' has {until - line.start:.2f} s, too little for all of its words")
+        placed.append(PlacedLine(line.text, line.start, end, line.section, line.word_starts))
+    if outside:
+        notes.append(f"{len(outside)} of {len(lyrics.lines)} lines lie outside the time that is sung, such as '{_short(outside[0].text)}'")
+    return Plan(tuple(placed), seconds if seconds is not None else placed[-1].end + TAIL, tuple(notes))
+
+
+def _moved(line: Line, by: Seconds) -> Line:
+    move = lambda t: None if t is None else t + by  # noqa: E731
+    starts = None if line.word_starts is None else tuple(move(t) for t in line.word_starts)
+    return line._replace(start=max(0.0, (line.start or 0.0) + by), end=move(line.end), word_starts=starts)
+
+
+def _merge(lines: Sequence[Line]) -> list[Line]:
+    """Lines that begin all but together, as two singers' do, become one."""
+    merged: list[Line] = []
+    for line in lines:
+        if merged and (line.start or 0.0) - (merged[-1].start or 0.0) < CLOSE:
+            before = merged[-1]
+            merged[-1] = before._replace(text=f"{before.text} {line.text}", end=line.end, word_starts=None)
+        else:
+            merged.append(line)
+    return merged
+
+
+def phrases_of(activity: np.ndarray, rate: float = ACTIVITY_RATE) -> list[tuple[Seconds, Seconds]]:
+    """(F,) probability of singing -> (start, end) of every sung phrase."""
+    sung = np.concatenate([[False], np.asarray(activity) > 0.5, [False]])
+    edges = np.flatnonzero(sung[1:] != sung[:-1]).reshape(-1, 2) / rate
+    phrases: list[tuple[Seconds, Seconds]] = []
+    for start, end in edges.tolist():
+        if phrases and start - phrases[-1][1] < LEAST_GAP:
+            phrases[-1] = (phrases[-1][0], end)
+        else:
+            phrases.append((start, end))
+    return [(start, end) for start, end in phrases if end - start >= LEAST_GAP]
+
+
+def place_on_phrases(
+    lines: Sequence[LyricLine],
+    phrases: Sequence[tuple[Seconds, Seconds]],
+    seconds: Seconds,
+    need: Need,
+    loudness: Callable[[Seconds], float] = lambda _: 0.0,
+    fill: bool = True,
+) -> tuple[PlacedLine, ...]:
+    """Lay lines over the phrases of a reference by dynamic programming.
+
+    Args:
+        phrases: what is sung in the reference; none = `place_evenly`.
+        loudness: of the music after a time, in standard deviations.
+        fill: spread the lines over all phrases; else they are sung as soon as they fit, and the song may end after the last.
+    """
+    needs = [USUAL_PACE * need(line.text) for line in lines]
+    pieces = _cut(phrases, len(lines), float(np.median(needs)))
+    if len(pieces) < len(lines):
+        return place_evenly(lines, 0.0, seconds, need, spread=fill)
+    n, m = len(lines), len(pieces)
+    starts, ends = np.array(pieces).T
+    rests = np.concatenate([[np.inf], starts[1:] - ends[:-1]])
+    skipped = np.concatenate([[0.0], np.cumsum(ends - starts)])  # sung seconds before each piece
+    best = np.full((n + 1, m + 1), np.inf)  # [i, j]: i lines laid over the first j pieces, the last of which is the i-th line's
+    came = np.zeros((n + 1, m + 1, 2), dtype=np.int64)
+    best[0, 0] = 0.0
+    for i, line in enumerate(lines):
+        for first in range(i, m):
+            before = best[i, : first + 1] + 0.12 * (skipped[first] - skipped[: first + 1])
+            came_from = int(np.argmin(before))
+            opening = _opening(line, float(rests[first]), loudness(float(starts[first])))
+            longest_rest = 0.0
+            for last in range(first, min(first + MOST_PHRASES, m)):
+                ratio = math.log((ends[last] - starts[first]) / needs[i])
+                longest_rest = max(longest_rest, float(rests[last]) if last > first else 0.0)
+                fit = (ratio * ratio) * (2.0 if ratio < 0 else 0.6) + 0.4 * max(0.0, longest_rest - 0.7)
+                cost = before[came_from] + opening + fit
+                if cost < best[i + 1, last + 1]:
+                    best[i + 1, last + 1] = cost
+                    came[i + 1, last + 1] = came_from, first
+    tails = best[n] + (0.12 if fill else 0.0) * (skipped[m] - skipped)
+    upto = int(np.argmin(tails))
+    spans: list[tuple[int, int]] = []
+    for i in range(n, 0, -1):
+        before_piece, first = came[i, upto]
+        spans.append((int(first), upto - 1))
+        upto = int(before_piece)
+    spans.reverse()
+    following = [float(starts[first]) for first, _ in spans[1:]] + [seconds]
+    return tuple(
+        PlacedLine(line.text, float(starts[first]), float(min(until, max(ends[last], starts[first] + wanted / USUAL_PACE))), line.section)
+        for line, (first, last), until, wanted in zip(lines, spans, following, needs, strict=True)
+    )
+
+
+def _opening(line: LyricLine, rest: Seconds, loud: float) -> float:
+    """Cost of beginning `line` after `rest` where the music is `loud`."""
+    if not line.opens:
+        return 0.15 if REST < rest < math.inf else 0.0
+    towards = 0.6 if LOUD_SECTIONS.match(line.section or "") else -0.3 if SOFT_SECTIONS.match(line.section or "") else 0.0
+    return (0.0 if rest > REST else 0.3) - towards * max(-1.5, min(1.5, loud))
+
+
+def _cut(phrases: Sequence[tuple[Seconds, Seconds]], least: int, usual: Seconds) -> list[tuple[Seconds, Seconds]]:
+    """Phrases with the long ones cut into even parts: into those of a usual line, and further until there are `least`."""
+    parts = [max(1, round((end - start) / (1.3 * usual))) for start, end in phrases]
+    while phrases and sum(parts) < least:
+        longest = max(range(len(parts)), key=lambda i: (phrases[i][1] - phrases[i][0]) / parts[i])
+        if phrases[longest][1] - phrases[longest][0] < (parts[longest] + 1) * LEAST_GAP:
+            break
+        parts[longest] += 1
+    pieces: list[tuple[Seconds, Seconds]] = []
+    for (start, end), count in zip(phrases, parts, strict=True):
+        pieces += pairwise(np.linspace(start, end, count + 1).tolist())
+    return pieces
+
+
+def place_evenly(lines: Sequence[LyricLine], start: Seconds, end: Seconds, need: Need, spread: bool = True) -> tuple[PlacedLine, ...]:
+    """One line after the other from `start` to `end`, each with time in proportion to its sounds and a breath after it.
+
+    Args:
+        spread: take all of the time; else no more than an easy pace does.
+    """
+    breaths = [0.25 * need(line.text) + (0.8 if line.opens else 0.2) for line in lines]  # before each line
+    breaths[0] *= 0.5
+    wanted = sum(breaths) + sum(need(line.text) for line in lines)
+    stretch = (end - start) / wanted
+    if not spread:
+        stretch = min(1.0, stretch)
+    placed, now = [], start
+    for line, breath in zip(lines, breaths, strict=True):
+        begin = now + breath * stretch
+        now = begin + need(line.text) * stretch
+        placed.append(PlacedLine(line.text, begin, now, line.section))
+    return tuple(placed)
+
+
+def singable(lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]]) -> tuple[Lyrics, str]:
+    """The lyrics without what has no sound in the model's alphabet, and a sentence on what that is ("" if nothing).
+
+    A word loses the letters that cannot be sung, a line its words without sound, the lyrics their lines without words.
+    """
+    characters = {c for line in lyrics.lines for c in line.text if not c.isspace()}
+    without_sound = {c for c in characters if UNKNOWN_PHONE in pronounce(c) or category(c) in ("So", "Cs", "Co", "Cn")}
+    strange = [c for c in dict.fromkeys("".join(line.text for line in lyrics.lines)) if c in without_sound]
+    lines = []
+    for line in lyrics.lines:
+        words, starts = [], []
+        for word, start in zip(line.text.split(), line.word_starts or [None] * len(line.text), strict=False):
+            rest = "".join(c for c in word if c not in without_sound)
+            if pronounce(rest):
+                words.append(rest)
+                starts.append(start)
+        if words:
+            timed = tuple(starts) if any(start is not None for start in starts) else None
+            lines.append(line._replace(text=" ".join(words), word_starts=timed))
+    if not strange:
+        return Lyrics(tuple(lines), lyrics.tags), ""
+    named = " ".join(strange[:12]) + (f" and {len(strange) - 12} more" if len(strange) > 12 else "")
+    return Lyrics(tuple(lines), lyrics.tags), f"this model has no sound for {len(strange)} of the lyrics' characters: {named}"
+
+
+def check_amount(lines: Sequence[str], seconds: Seconds, pronounce: Callable[[str], Sequence[str]]) -> None:
+    """Refuse more words than the time holds.
+
+    Raises:
+        ConfigError: says how many would fit.
+    """
+    words = [word for line in lines for word in line.split()]
+    most = int(FASTEST_SOUNDS * seconds)
+    sounds = 0
+    for held, word in enumerate(words):
+        sounds += len(pronounce(word))
+        if sounds > most:
+            raise ConfigError(
+                f"--lyrics: {len(words)} words do not fit into {seconds:.1f} s, which hold about {held} of them sung fast; "
+                "give fewer words, or more time with --length"
+            )
+
+
+def _short(text: str, longest: int = 40) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,212 @@
+"""Recordings as a sing request uses them: the stretch that is sung over, taken apart, and whose voice is in it.
+
+What was heard is kept by content (cache.py), so nothing here may depend on whether it was: what a cache would round is rounded always.
+Letters: C channels, n samples, K codec levels, T finest codec frames, D width, F frames of activity.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import autosing
+from autosing.errors import AudioError, ConfigError, DataError
+from autosing.models.io import resolve, weights_file
+from autosing.perception.alignment.base import Aligner
+from autosing.perception.codec.base import Codec
+from autosing.perception.separation.base import Separator
+from autosing.perception.voice.base import VoiceEmbedder
+from autosing.singing.cache import Cache, Tensors
+from autosing.singing.request import SHORTEST_SECONDS
+from autosing.song import audio
+from autosing.store import sha256_of
+from autosing.tokens.specs import Seconds
+
+CONTEXT_SECONDS: Seconds = 2.0  # the separator hears this much around the stretch that is sung over
+VOICE_WINDOW_SECONDS: Seconds = 10.0
+VOICE_SECONDS: Seconds = 60.0  # of a singer's recording, how much is listened to
+PIECE_SECONDS: Seconds = 30.0  # a voice is looked for in pieces of this length
+SEARCH_SECONDS: Seconds = 600.0  # and no further
+SINGING_SHARE = 0.15  # below this share of frames with singing, a recording has no voice to copy
+HIGHEST_RATE = 48_000  # nothing of a voice lies above what this rate holds
+FINE = 16_384  # a stem is kept in steps of 1 / FINE, up to twice full scale
+
+
+class Reference(NamedTuple):
+    """The stretch of the reference.
+
+    Attributes:
+        rate: Hz of both stems, and of what is written.
+        vocals, band: (C, n), its stems.
+        has_voice: somebody sings in it.
+        activity: (F,) probability of singing.
+        voice: (D,) who sings; None without voice.
+        codes: (1, K, T) of the band.
+    """
+
+    rate: int
+    vocals: Tensor
+    band: Tensor
+    has_voice: bool
+    activity: np.ndarray
+    voice: Tensor | None
+    codes: Tensor
+
+    @property
+    def seconds(self) -> Seconds:
+        return self.band.shape[-1] / self.rate
+
+    def cut(self, seconds: Seconds, codes: int) -> "Reference":
+        """Its first `seconds`, with as many frames of `codes`."""
+        n = round(seconds * self.rate)
+        return self._replace(vocals=self.vocals[:, :n], band=self.band[:, :n], codes=self.codes[..., :codes])
+
+
+class Hearing:
+    """Separator, aligner, voice embedder and the accompaniment's codec, and what they have heard before."""
+
+    def __init__(
+        self, separator: Separator, aligner: Aligner, voice: VoiceEmbedder, band_codec: Codec, lowest_rate: int, cache: Cache,
+        device: torch.device,
+    ):  # fmt: skip
+        """`lowest_rate`: recordings of a lower rate are brought up to it, for the voice that is sung to keep its highs."""
+        self.separator, self.aligner, self.voice, self.band_codec = separator, aligner, voice, band_codec
+        self.lowest_rate, self.cache, self.device = lowest_rate, cache, device
+        self._ears: dict[str, object] | None = None
+
+    def read(self, path: Path, start: Seconds, length: Seconds) -> Reference:
+        """Up to `length` seconds of the recording from `start`.
+
+        Raises:
+            AudioError: it cannot be used; names the file.
+            DataError: too little of it is left.
+            ConfigError: it cannot be read.
+        """
+        data, song = self._decode(path)
+        if song.seconds - start < SHORTEST_SECONDS - 1e-6:  # what rounding takes off is not missed
+            raise DataError(
+                f"--start-time {start:g} leaves less than {SHORTEST_SECONDS:g} s of '{path}', which lasts {song.seconds:.1f} s; "
+                "give an earlier start or a longer recording"
+            )
+        rate, end = song.sample_rate, min(song.seconds, start + length)
+        before, after = max(0.0, start - CONTEXT_SECONDS), min(song.seconds, end + CONTEXT_SECONDS)
+        wide = song.samples[:, int(before * rate) : int(after * rate)]
+        inner = slice(int((start - before) * rate), int((end - before) * rate))
+
+        def listen() -> Tensors:
+            stem = self.separate(wide, rate)[:, inner]
+            rounded = (stem * FINE).round().clamp(-32768, 32767).to(torch.int16)
+            vocals = rounded.float() / FINE
+            band = wide[:, inner] - vocals
+            heard = self.aligner.activity(audio.resample(audio.mono(vocals), rate, self.aligner.sample_rate))
+            return {"vocals": rounded, "activity": heard.float(), "codes": self.band_codes(band, rate).cpu(), "voice": self.embed(vocals, rate)}
+
+        heard = self.cache.get(self._key("reference", data, start=start, end=end), listen)
+        vocals = heard["vocals"].float() / FINE
+        sung = _is_sung(heard["activity"])
+        voice, codes = heard["voice"] if sung else None, heard["codes"].to(self.device)
+        return Reference(rate, vocals, wide[:, inner] - vocals, sung, heard["activity"].numpy(), voice, codes)
+
+    def silence(self, length: Seconds) -> Tensor:
+        """(1, K, T) codes of no band at all."""
+        spec = self.band_codec.spec
+        return self.band_codec.encode(torch.zeros(1, 1, spec.frames(length) * spec.hop, device=self.device))
+
+    def singers(self, paths: Sequence[Path]) -> Tensor:
+        """(D,) the voice between those of several recordings, each counting alike.
+
+        Raises:
+            AudioError, ConfigError: one cannot be used.
+        """
+        voices = [self._singer(path) for path in paths]
+        return torch.nn.functional.normalize(torch.stack(voices).mean(0), dim=0)
+
+    def voice_in(self, path: Path) -> Tensor | None:
+        """(D,) whoever is first heard singing in a recording; None where nobody is in its first `SEARCH_SECONDS`."""
+        data, song = self._decode(path)
+        width, rate = int(PIECE_SECONDS * song.sample_rate), song.sample_rate
+
+        def listen() -> Tensors:
+            for piece in song.samples[:, : int(SEARCH_SECONDS * rate)].split(width, 1):
+                vocals = self.separate(piece, rate)
+                if _is_sung(self.aligner.activity(audio.resample(audio.mono(vocals), rate, self.aligner.sample_rate))):
+                    return {"voice": self.embed(vocals, rate)}
+            return {"voice": torch.zeros(0)}
+
+        voice = self.cache.get(self._key("voice", data), listen)["voice"]
+        return voice if len(voice) else None
+
+    def _singer(self, path: Path) -> Tensor:
+        data, song = self._decode(path)
+        stretch = song.samples[:, : int(VOICE_SECONDS * song.sample_rate)]
+
+        def listen() -> Tensors:
+            return {"voice": self.embed(self.separate(stretch, song.sample_rate), song.sample_rate)}
+
+        return self.cache.get(self._key("singer", data), listen)["voice"]
+
+    def vocals_of(self, path: Path, length: Seconds) -> tuple[Tensor, int]:
+        """(C, n) the separated first `length` seconds of a recording, and their rate."""
+        _, song = self._decode(path)
+        return self.separate(song.samples[:, : int(length * song.sample_rate)], song.sample_rate), song.sample_rate
+
+    def separate(self, wav: Tensor, rate: int) -> Tensor:
+        """(C, n) at `rate` -> its vocals (C, n) at `rate`; what lies above the separator's band stays with the instrumental."""
+        stems = self.separator.separate(audio.resample(wav, rate, self.separator.sample_rate).to(self.device))
+        vocals = audio.resample(stems.vocals.cpu(), self.separator.sample_rate, rate)
+        missing = wav.shape[-1] - vocals.shape[-1]
+        return torch.nn.functional.pad(vocals, (0, max(0, missing)))[:, : wav.shape[-1]]
+
+    def band_codes(self, band: Tensor, rate: int) -> Tensor:
+        """(C, n) -> (1, K, T) codes of the instrumental."""
+        spec = self.band_codec.spec
+        n = spec.frames(band.shape[-1] / rate) * spec.hop
+        wav = audio.resample(audio.mono(band), rate, spec.sample_rate)
+        wav = torch.nn.functional.pad(wav, (0, max(0, n - wav.shape[-1])))[:n]
+        return self.band_codec.encode(wav[None, None].to(self.device))
+
+    def embed(self, vocals: Tensor, rate: int) -> Tensor:
+        """(C, n) vocals -> (D,) unit vector, the mean over windows."""
+        wav = audio.resample(audio.mono(vocals), rate, self.voice.spec.sample_rate).to(self.device)
+        width = int(VOICE_WINDOW_SECONDS * self.voice.spec.sample_rate)
+        pieces = [p for p in wav.split(width) if p.shape[0] >= self.voice.spec.sample_rate] or [wav]
+        return torch.nn.functional.normalize(torch.stack([self.voice.embed(p[None])[0] for p in pieces]).mean(0), dim=0)
+
+    def _decode(self, path: Path) -> tuple[bytes, audio.Audio]:
+        data, song = decode(path)
+        rate = min(HIGHEST_RATE, max(self.lowest_rate, song.sample_rate))
+        return data, audio.Audio(audio.resample(song.samples, song.sample_rate, rate), rate)
+
+    def _key(self, what: str, data: bytes, **settings: object) -> Mapping[str, object]:
+        if self._ears is None:
+            weights = {kind: sha256_of(weights_file(resolve("builtin", kind))) for kind in ("separator", "recogniser", "voice", "codec_band")}
+            names = [self.separator.name, self.aligner.name, asdict(self.voice.spec), asdict(self.band_codec.spec)]
+            self._ears = {"weights": weights, "ears": names, "autosing": autosing.__version__, "torch": torch.__version__,
+                          "device": str(self.device), "threads": torch.get_num_threads()}  # fmt: skip
+        return {"what": what, "recording": sha256(data).hexdigest(), **settings, **self._ears}
+
+
+def _is_sung(activity: Tensor) -> bool:
+    """Whether somebody sings in it, by (F,) probabilities."""
+    return bool(len(activity)) and float((activity > 0.5).float().mean()) >= SINGING_SHARE
+
+
+def decode(path: Path) -> tuple[bytes, audio.Audio]:
+    """The bytes of a recording, and the recording, which is not silent.
+
+    Raises:
+        AudioError: it cannot be used; names the file.
+        ConfigError: it cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        return data, audio.require_sound(audio.decode(data))
+    except AudioError as error:
+        raise AudioError(error.code, f"'{path}': {error}") from error
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read ({error.strerror})") from error

@@ -1,0 +1,119 @@
+"""When each line is sung: stamps hold, plain lines fit the phrases of a reference, tags steer."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from autosing.errors import ConfigError
+from autosing.singing.plan import (
+    LyricLine,
+    check_amount,
+    need_of,
+    openings,
+    phrases_of,
+    place_evenly,
+    place_on_phrases,
+    place_stamped,
+    read_lyrics,
+    singable,
+)
+from autosing.song.lyrics import Line, Lyrics
+from autosing.tokens.pronounce import UNKNOWN_PHONE
+
+
+def spell(word: str) -> tuple[str, ...]:
+    """A phone a letter; Latin alone."""
+    return tuple("AA" if c.isascii() else UNKNOWN_PHONE for c in word if c.isalpha())
+
+
+need = need_of(spell)
+
+
+def lines(*texts: str, opens: tuple[int, ...] = (0,), section: str | None = None) -> list[LyricLine]:
+    return [LyricLine(text, section, number in opens) for number, text in enumerate(texts)]
+
+
+def test_stamped_lines_stay_where_they_are() -> None:
+    plan = place_stamped(read_lyrics("[00:01.00]one two\n[00:04.50]three\n[00:06.00]\n[01:00.00]late"), 0.0, 30.0, need)
+    assert [line.start for line in plan.lines] == [1.0, 4.5]
+    assert plan.lines[0].end <= 4.5 and plan.lines[1].end == 6.0
+    assert any("late" in note for note in plan.notes)
+
+
+def test_stamps_are_of_the_reference_and_words_keep_theirs() -> None:
+    plan = place_stamped(read_lyrics("[00:11.00]<00:11.00>one <00:12.50>two"), 10.0, None, need)
+    assert plan.lines[0].start == pytest.approx(1.0) and plan.lines[0].word_starts == pytest.approx((1.0, 2.5))
+    with pytest.raises(ConfigError, match="no line begins between 20 and the end s, the first at 11 s"):
+        place_stamped(read_lyrics("[00:11.00]one"), 20.0, None, need)
+
+
+def test_lines_of_one_moment_become_one_and_haste_is_told() -> None:
+    plan = place_stamped(read_lyrics("[00:01.00]one\n[00:01.05]two\n[00:01.50]a great many words for so little time\n[00:02.00]end"), 0, 30.0, need)
+    assert plan.lines[0].text == "one two" and any("a great many" in note for note in plan.notes)
+
+
+def test_phrases_are_what_is_sung_without_short_gaps() -> None:
+    activity = np.zeros(500)
+    activity[50:100] = activity[105:150] = activity[300:400] = 1.0
+    activity[450:455] = 1.0
+    assert phrases_of(activity) == [(1.0, 3.0), (6.0, 8.0)]
+    assert phrases_of(np.zeros(0)) == []
+
+
+def test_each_line_takes_a_phrase_of_its_length() -> None:
+    short, long = "la la la", "la la la la la la la la la la la la"
+    phrases = [(2.0, 2.0 + need(short)), (8.0, 8.0 + need(long)), (14.0, 14.0 + need(short)), (20.0, 20.0 + need(long))]
+    placed = place_on_phrases(lines(short, long, short, long), phrases, 30.0, need)
+    assert [line.start for line in placed] == [2.0, 8.0, 14.0, 20.0]
+    placed = place_on_phrases(lines(long, long), phrases, 30.0, need)  # a line that is too long for a phrase passes over it
+    assert [line.start for line in placed] == [8.0, 20.0]
+
+
+def test_one_line_may_take_two_phrases_and_two_lines_one() -> None:
+    line = "la la la la la la la la"
+    half = need(line) / 2
+    placed = place_on_phrases(lines(line), [(1.0, 1.0 + half), (1.4 + half, 1.4 + 2 * half)], 10.0, need)
+    assert placed[0].start == 1.0 and placed[0].end >= 1.4 + 2 * half - 1e-6
+    placed = place_on_phrases(lines(line, line, line), [(1.0, 1.0 + 3 * need(line))], 20.0, need)
+    assert [one.start for one in placed] == pytest.approx([1.0, 1.0 + need(line), 1.0 + 2 * need(line)], abs=0.35 * need(line))
+    assert all(a.end <= b.start + 1e-6 for a, b in pairwise(placed))
+
+
+def test_a_verse_waits_for_a_rest_and_a_chorus_for_loud_music() -> None:
+    length = need("la la la la")
+    phrases = [(t, t + length) for t in (0.0, length + 0.5, 2 * length + 1.0, 20.0, 20.5 + length)]
+    text = ["la la la la"] * 3
+    plain = place_on_phrases(lines(*text), phrases, 40.0, need, fill=False)
+    steered = place_on_phrases(lines(*text, opens=(0, 2)), phrases, 40.0, need, fill=False)
+    assert plain[2].start == pytest.approx(2 * length + 1.0) and steered[2].start == 20.0
+    loud = lambda t: 1.5 if t >= 20.0 else -1.5  # noqa: E731
+    evenly = [(t, t + length) for t in (0.0, 10.0, 20.0)]
+    for section, start in (("verse", 0.0), ("chorus", 20.0), (None, 0.0)):
+        assert place_on_phrases(lines("la la la la", section=section), evenly, 30.0, need, loud, fill=False)[0].start == start
+
+
+def test_tags_and_empty_lines_open_verses() -> None:
+    assert openings("[verse]\none\ntwo\n\nthree\n[chorus] four\n[chorus]\nfive") == (True, False, True, True, True)
+
+
+def test_without_phrases_lines_follow_each_other() -> None:
+    placed = place_evenly(lines("la la", "la la la la", "la"), 0.0, 30.0, need, spread=False)
+    assert all(a.end < b.start for a, b in pairwise(placed)) and placed[-1].end < 15.0
+    assert place_evenly(lines("la la", "la"), 0.0, 30.0, need)[-1].end == pytest.approx(30.0, abs=2.0)
+    few = [(1.0, 1.5)]
+    assert place_on_phrases(lines("la", "la"), few, 60.0, need, fill=False)[-1].end < 10.0 < place_on_phrases(lines("la", "la"), few, 60.0, need)[-1].end
+
+
+def test_what_has_no_sound_is_named_and_left_out() -> None:
+    lyrics = Lyrics((Line("l爱a la 😀", 1.0, None, None, (1.0, 2.0, 3.0)), Line("שלום")))
+    kept, note = singable(lyrics, spell)
+    assert [line.text for line in kept.lines] == ["la la"] and kept.lines[0].word_starts == (1.0, 2.0)
+    assert "爱" in note and "😀" in note and "ש" in note
+    assert singable(Lyrics((Line("la"),)), spell) == (Lyrics((Line("la"),)), "")
+
+
+def test_more_words_than_the_time_holds_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"10000 words do not fit into 15\.0 s, which hold about \d+"):
+        check_amount(["la la la la"] * 2500, 15.0, spell)
+    check_amount(["la la la la"] * 10, 15.0, spell)

@@ -1,0 +1,122 @@
+"""Songs of several windows with the shipped weights: no seam, in time, the same again, heard while it grows, changed in one passage."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from autosing.cli import sing as command
+from autosing.errors import ConfigError, DataError, MismatchError
+from autosing.singing.passage import Earlier, replace_passage
+from autosing.singing.pipeline import Singer
+from autosing.singing.request import SingRequest, Sung
+from autosing.singing.score import IN_TIME, line_starts
+from autosing.song import audio
+
+TEXT = "[00:00.50]sing the morning song\n[00:04.20]carry me along\n[00:08.40]<00:08.40>over <00:09.60>every hill"
+STARTS = (0.5, 4.2, 8.4)
+RATE = 24000
+
+
+@pytest.fixture(scope="module")
+def singer() -> Singer:
+    return Singer()
+
+
+@pytest.fixture(scope="module")
+def streamed(singer: Singer) -> tuple[Sung, list[torch.Tensor]]:
+    """Twelve seconds sung in windows of eight at most, and the pieces in which they were heard."""
+    pieces: list[torch.Tensor] = []
+    request = SingRequest(TEXT, tts=True, length_seconds=12.0, candidates=1, stream=True)
+    return singer.sing(request, listening=lambda piece, rate: pieces.append(piece)), pieces
+
+
+def test_lines_begin_when_their_stamps_say(streamed: tuple[Sung, list[torch.Tensor]]) -> None:
+    sung, _ = streamed
+    starts = line_starts(sung.alignment)
+    assert [abs(starts[line] - planned) <= IN_TIME for line, planned in enumerate(STARTS)] == [True] * 3
+    words = {word.text: word.start for word in sung.alignment.words}
+    assert abs(words["every"] - 9.6) <= IN_TIME
+    assert sung.report["timing"]["in_time"] == 1.0 and sung.mix.shape[1] == pytest.approx(12.0 * RATE, abs=0.1 * RATE)
+
+
+def test_a_song_of_windows_has_no_seam(streamed: tuple[Sung, list[torch.Tensor]]) -> None:
+    sung, _ = streamed
+    windows = sung.report["windows"]
+    assert len(windows) >= 2 and windows[-1]["end"] == 12.0
+    steps = sung.vocals[0].diff().abs()
+    for window in windows[1:]:
+        cut = int(window["start"] * RATE)
+        near = slice(cut - RATE // 10, cut + RATE // 10)
+        assert float(steps[near].max()) <= float(steps.max()) * 1.001 < 0.5
+        assert float(steps[near].max()) <= 4 * float(torch.cat([steps[near.start - RATE : near.start], steps[near.stop : near.stop + RATE]]).max())
+
+
+def test_what_is_heard_while_it_grows_is_the_mix(streamed: tuple[Sung, list[torch.Tensor]]) -> None:
+    sung, pieces = streamed
+    assert len(pieces) == len(sung.report["windows"]) and torch.equal(torch.cat(pieces, 1), sung.mix)
+    stages = sum(sung.report["stage_seconds"].values())
+    assert 0 < sung.report["first_audio_seconds"] < stages
+
+
+def test_the_same_seed_sings_the_same_bytes(singer: Singer) -> None:
+    sing = lambda seed: singer.sing(SingRequest("la la\nla la\nli li", tts=True, length_seconds=4.0, candidates=2, seed=seed))  # noqa: E731
+    first, again = sing(3), sing(3)
+    for name in ("mix", "vocals", "accompaniment"):
+        assert audio.encode(getattr(first, name), RATE, "wav") == audio.encode(getattr(again, name), RATE, "wav")
+    assert first.report["words"] == again.report["words"] and torch.equal(first.others[0], again.others[0])
+    errors = first.report["phone_errors"]
+    assert errors[first.report["chosen"]] == min(errors)
+
+
+@pytest.fixture
+def folder(streamed: tuple[Sung, list[torch.Tensor]], tmp_path: Path) -> Path:
+    command._write_song(tmp_path / "out", streamed[0], "a song")
+    return tmp_path / "out"
+
+
+def samples(folder: Path, name: str) -> torch.Tensor:
+    return audio.decode((folder / f"{name}.wav").read_bytes()).samples
+
+
+def test_a_passage_is_sung_again_and_every_other_sample_stays(singer: Singer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autosing.singing.pipeline.Singer", lambda *_: singer)
+    before = {name: samples(folder, name) for name in ("mix", "vocals", "accompaniment")}
+    arguments = ["--output-dir", str(folder), "--replace", "4.0-7.5", "--lyrics", "take me home", "--candidates", "1", "--seed", "7"]
+    assert command.main(arguments) == 0
+    first, last = int(4.0 * RATE), int(7.5 * RATE)
+    for name, old in before.items():
+        new = samples(folder, name)
+        assert torch.equal(new[:, :first], old[:, :first]) and torch.equal(new[:, last:], old[:, last:])
+        assert torch.equal(new, old) == (name == "accompaniment")
+    earlier = Earlier.read(folder)
+    texts = [word.text for word in earlier.words]
+    assert "take" in texts and "along" not in texts and texts[-1] == "hill"
+    assert [line.text for line in earlier.plan] == ["sing the morning song", "take me home", "over every hill"]
+    assert earlier.report["replaced"][0]["from"] == 4.0 and len(earlier.tokens["semantic"]) == 300
+
+
+def test_every_sample_that_is_read_is_written_again(folder: Path) -> None:
+    every = torch.arange(-32768, 32768)[None] / 32768
+    data = audio.encode(every + 0.25 / 32768, RATE, "wav")
+    assert torch.equal(audio.decode(data).samples, every)
+    (folder / "mix.wav").write_bytes(data)
+    assert audio.encode(Earlier.read(folder).wavs["mix"], RATE, "wav") == data
+
+
+def test_passages_that_are_none_are_refused(singer: Singer, folder: Path) -> None:
+    earlier = Earlier.read(folder)
+    for begin, end in ((5.0, 4.0), (4.0, 4.2), (-1.0, 3.0), (10.0, 13.0)):
+        with pytest.raises(ConfigError, match="no passage of"):
+            earlier.check(begin, end)
+    again = lambda text, song=earlier: replace_passage(singer, song, 1.0, 2.0, text, candidates=1, temperature=0.7, seed=0, strict=False)  # noqa: E731
+    with pytest.raises(ConfigError, match="no word to sing"):
+        again("...")
+    with pytest.raises(ConfigError, match="do not fit"):
+        again("la " * 50)
+    earlier.report["models"]["t2s"]["sha256"] = "another"
+    with pytest.raises(MismatchError, match="t2s model is not the one"):
+        again("la")
+    (folder / "song.safetensors").write_bytes(b"cut")
+    with pytest.raises(DataError, match="cannot be read"):
+        Earlier.read(folder)
