@@ -132,8 +132,9 @@ def replace_passage(
     sung_to = min(steps, singer.grid.ceil(last / rate))
     for window in plan_windows(song_text.lines, first, sung_to, singer.grid, singer.window_seconds):
         song, _, figures = singer.sing_window(
-            song_text, window, song, tokens["band"], tokens.get("voice"), (steps, frames), generator, candidates=candidates, temperature=temperature
-        )
+            song_text, window, song, tokens["band"], tokens.get("voice"), (steps, frames), generator, candidates=candidates,
+            temperature=temperature, passes=earlier.report["request"].get("steps"),
+        )  # fmt: skip
         told.append(figures)
     semantic = torch.cat([song.semantic[:last], tokens["semantic"][last:]])
     codes = torch.cat([song.codes[:, :last_frame], tokens["codes"][:, last_frame:]], 1)
