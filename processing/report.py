@@ -147,11 +147,12 @@ def gather(dataset: Dataset, lines: int = 20, seen: Callable[[int, int], None] =
     for done, partition in enumerate(partitions):
         seen(done, total)
         manifest = Manifest(dataset.folder(partition), partition, FileHashes())
-        refused = {}
+        refused: dict[str, str] = {}
         for step in sorted(manifest.rejected, key=sort_key):
             for row in manifest.rejected[step]:
                 rejected.append((step, row))
-                refused.setdefault(row.id, row.code)
+                if row.code != "duplicate_id":  # said of a row; the song of that id is the first that has it
+                    refused.setdefault(row.id or "", row.code)
         found = list(_windows(dataset, partition, copy_of))
         rows += found
         aligned = dict(_alignments(dataset, partition))
@@ -178,7 +179,7 @@ def gather(dataset: Dataset, lines: int = 20, seen: Callable[[int, int], None] =
                     signal_to_bleed=_median(row["signal_to_bleed"] for row in mine),
                     clipped_share=max((row["clipped_share"] for row in mine if row["clipped_share"] is not None), default=None),
                     duplicate_of=copy_of.get(facts["id"]),
-                    refused=refused.get(facts["id"]),
+                    refused=refused.get(facts["id"]) or refused.get(facts["id"][:64]),  # an id too long is shortened there
                 )
             )
             candidates += _lines(facts["id"], partition, alignment)
