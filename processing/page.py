@@ -173,7 +173,7 @@ def _tryout(report: Report) -> str:
     stride = -(-len(report.rows) // MAX_ROWS)
     names = [measure.name for measure in MEASURES]
     data = [
-        [*(None if row[name] is None else round(row[name], 4) for name in names), round(row["seconds"], 1), row["duplicate_of"] is not None]
+        [*(None if row[name] is None else round(row[name], 4) for name in names), round(row["seconds"], 2), row["duplicate_of"] is not None]
         for row in report.rows[::stride]
     ]
     sliders = "".join(
@@ -229,7 +229,7 @@ def _line(line: Line, label: str) -> str:
         if second < line.seconds * 0.95
     )
     players = "".join(
-        f'<label>{what} <audio controls preload=none aria-label="{what}, line {label}" src="data:{_MIME[CLIP_FORMAT]};base64,{base64.b64encode(clip).decode()}"></audio></label>'
+        f'<label>{what} <audio controls preload=metadata aria-label="{what}, line {label}" src="data:{_MIME[CLIP_FORMAT]};base64,{base64.b64encode(clip).decode()}"></audio></label>'
         for what, clip in (("song", line.song_clip), ("vocals", line.vocals_clip))
         if clip
     )
