@@ -58,7 +58,7 @@ _FIXED = pa.schema(
         *JUDGED,
     ]
 )
-_OURS = {"id", "audio", "lrc_lyrics", "raw_lyrics", "artist", "source"}
+_OURS = {"id", "audio", "audio_hash", "lrc_lyrics", "raw_lyrics", "artist", "source"}
 _KEPT_TYPES: tuple[Callable[[pa.DataType], bool], ...] = (
     pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_string, pa.types.is_large_string,
     pa.types.is_date, pa.types.is_time, pa.types.is_timestamp, pa.types.is_duration,

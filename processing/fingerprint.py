@@ -17,7 +17,7 @@ _READS = {
     "separator": ("separator",),
     "aligner": ("recogniser", "lexicon", "g2p"),
     "codec": ("codec", "codec_band", "pitch"),
-    "semantic tokenizer": ("semantic", "recogniser"),
+    "semantic tokenizer": ("semantic", "semantic/recogniser"),
     "voice embedder": ("voice",),
 }
 """What a builtin backend of each kind reads of `autosing/weights`."""

@@ -1,46 +1,48 @@
-"""A folder of songs -> `index.parquet`: audio files with lyrics of the same name, found recursively.
+"""Songs in any known format -> `index.parquet`, streaming: one song, one row group and one partition's changes are in memory.
 
-Lyrics of `a/b.mp3` are `a/b.lrc` and `a/b.txt`; or a file of that name anywhere under a lyrics folder; or, where a folder holds a single
-audio file, its only `.lrc`, and its only `lyrics*.txt`. The artist is the tag's, or that of an "Artist - Title" name, or the folder's.
-Ids are made from the relative path, safe in file names, and stay with their file: `source`, the path from the imported folder's own name on
-(so folders brought into one dataset need different names, and `sources.json` of the dataset remembers which folder each name stands
-for). Importing again adds new songs in new partitions, rewrites only partitions whose
-files changed, and otherwise does nothing. Audio is stored as it is and not decoded; what is wrong with it is found by the first step.
+A reader of `formats/` gives the songs one after the other. Each is known by its `source`, the path from the imported folder's own name on
+(so folders brought into one dataset need different names, and `sources.json` remembers which folder each name stands for). Importing
+again adds new songs in new partitions, rewrites only partitions whose songs changed, and otherwise does nothing; what a killed import
+had committed is not done again. Audio is stored as it is and not decoded; what is wrong with it is found by the first step.
 
-What cannot be read (a link to nothing, a file without permission, lyrics in another encoding than said) is left out, named with the reason,
-and hinders nothing else. Lyrics are UTF-8, or UTF-16, or what `lyrics_encoding` says, else they are taken for Windows-1252 and reported.
+An id that the source gives is kept, and refused where another song has it; else the id is the audio's content hash (`audio_hash`: the first
+24 digits of the file's SHA-256). It stays with its song from then on. A song whose audio is in the dataset already is left out. What is
+left out, for this or any other reason, is named with a code and the reason in `import-<name>.jsonl`, and hinders nothing else.
 """
 
 import contextlib
 import hashlib
 import itertools
 import json
-import os
 import re
-import stat
+import sqlite3
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
 from autosing.errors import ConfigError, DataError
-from autosing.song.lyrics import parse_lrc
 from autosing.store import Dataset, TableReader, TableWriter, atomic_path, locked, remove_temporaries
+from processing.formats import READERS
+from processing.formats.base import TEXT_COLUMNS, Entry, LeftOut, Options, Reader, Song, Survey, Unusable
+from processing.formats.columns import common, fit, plain
+from processing.formats.files import AUDIO_SUFFIXES as AUDIO_SUFFIXES
+from processing.formats.files import check_encoding, decodable
+from processing.formats.naming import who
+from processing.formats.table import check_columns
+from processing.index import id_fault
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
-UNREADABLE_SUFFIXES = (".m4a", ".aac", ".wma", ".mp4", ".mka", ".webm")
-MAX_FILE_BYTES = 1 << 30
-"""Larger files are left out: a Parquet cell must stay below 2 GiB, and nothing that long is accepted anyway."""
 SOURCES_FILE = "sources.json"
 SOURCES_FORMAT = "autosing-sources/1"
 INDEX_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("audio", pa.binary()),
+        ("audio_hash", pa.string()),
         ("lrc_lyrics", pa.string()),
         ("raw_lyrics", pa.string()),
         ("artist", pa.string()),
@@ -48,156 +50,382 @@ INDEX_SCHEMA = pa.schema(
         ("source", pa.string()),
     ]
 )
-_PLAIN_NAMES = {"audio", "song", "mix", "mixture", "fullmix", "full_mix", "track", "music", "songs", "tracks", "albums"}
-_PLAIN_NAMES |= {s[1:] for s in AUDIO_SUFFIXES + UNREADABLE_SUFFIXES}
-_ULTRASTAR = re.compile(r"^\s*#(TITLE|ARTIST|BPM|GAP|MP3):", re.M | re.I)
+_SHOWN = 20
+_CHANGED_BYTES = 256 << 20
+"""Changed songs wait in memory up to this, so that a partition is rewritten once."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did: numbers of songs, the partitions written, (path, reason) of files left out, lyrics that were not Unicode."""
+    """What an import did.
+
+    Attributes:
+        added, changed, unchanged, with_lyrics: songs; `with_lyrics` of those added.
+        partitions: written.
+        codes: code -> how often something was left out for it.
+        left_out: the first of them.
+        not_unicode: the first texts that were read as Windows-1252.
+        report: the file with all of it, a JSON object a line.
+    """
 
     added: int
     changed: int
     unchanged: int
     with_lyrics: int
     partitions: tuple[int, ...]
-    left_out: tuple[tuple[str, str], ...]
-    not_unicode: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Found:
-    source: str  # "/"-path from the imported folder's name on
-    relative: PurePosixPath  # below that folder
-    path: Path
-    lyrics: tuple[tuple[str, Path], ...]  # each with the name it is called by in reports
-
-
-class _Unreadable(Exception):
-    """A file cannot be read; says why. Never leaves this module."""
-
-
-class _Rows:
-    """Makes the rows of songs, and keeps what could not be read on the way."""
-
-    def __init__(self, encoding: str | None, left_out: list[tuple[str, str]]):
-        self.left_out = left_out
-        self.not_unicode: list[str] = []
-        self._encoding = encoding
-
-    def fresh(self, items: Iterable[_Found]) -> Iterator[tuple[_Found, dict[str, Any] | None]]:
-        """Each song with its row; None where its audio cannot be read."""
-        for item in items:
-            row, _ = self.row(item)
-            yield item, row
-
-    def row(self, item: _Found) -> tuple[dict[str, Any] | None, bool]:
-        """-> the row without an id, None where the audio cannot be read; whether all of it could be read."""
-        try:
-            audio = _bytes(item.path)
-        except _Unreadable as error:
-            self.left_out.append((str(item.relative), str(error)))
-            return None, False
-        lrc, raw, whole = None, None, True
-        for name, path in item.lyrics:
-            try:
-                text, unicode = decode_text(_bytes(path), self._encoding)
-            except _Unreadable as error:
-                self.left_out.append((name, str(error)))
-                whole = False
-                continue
-            if not unicode:
-                self.not_unicode.append(name)
-            if path.suffix.lower() == ".lrc" or len(parse_lrc(text).lines) > 1:
-                lrc = lrc or text
-            elif not _ULTRASTAR.search(text):
-                raw = text
-        artist, title = _who(item)
-        row = {"audio": audio, "lrc_lyrics": lrc, "raw_lyrics": raw, "artist": artist, "title": title, "source": item.source}
-        return row, whole
+    codes: Mapping[str, int]
+    left_out: tuple[LeftOut, ...]
+    not_unicode: tuple[str, ...]
+    report: Path
 
 
 def import_songs(
-    folder: Path,
+    source: Path,
     dataset: Dataset,
     partition_size: int = 64,
-    lyrics_folder: Path | None = None,
+    options: Options | None = None,
     seen: Callable[[int, int], None] = lambda done, total: None,
     moved: bool = False,
-    lyrics_encoding: str | None = None,
+    file_format: str = "auto",
+    keep_duplicates: bool = False,
 ) -> Imported:
-    """Bring a folder of songs into a dataset.
+    """Bring songs into a dataset.
 
     Args:
-        folder: searched recursively, hidden files left out.
+        source: a folder or file of one of the formats.
         dataset: created if missing.
         partition_size: songs a partition.
-        lyrics_folder: where lyrics of the same name are also looked for.
-        seen: told how many of how many files are done.
+        options: what else is known about the source; its `encoding` is remembered for the source.
+        seen: told how many of about how many songs are done.
         moved: the folder is the one imported before under the same name from another place.
-        lyrics_encoding: of lyrics that are neither UTF-8 nor UTF-16, such as "gbk"; remembered for this folder. None = as remembered.
+        file_format: a name of `READERS`; "auto" = the first that recognises the source.
+        keep_duplicates: bring in songs too whose audio is in the dataset already.
 
     Raises:
-        ConfigError: no such folder or encoding, or a size below 1.
-        DataError: no audio file in it; another folder of the same name was imported before; the dataset cannot be written.
+        ConfigError: no such source, format or encoding, or a size below 1.
+        DataError: no song in it; another folder of the same name was imported before; the dataset cannot be written.
     """
+    options = options or Options()
     if partition_size < 1:
         raise ConfigError(f"--partition-size must be at least 1, found {partition_size}")
-    for path in (folder, lyrics_folder):
+    if not source.exists():
+        raise ConfigError(f"there is no folder or file '{source}'")
+    for path in (options.lyrics_folder, options.audio_folder):
         if path is not None and not path.is_dir():
             raise ConfigError(f"there is no folder '{path}'")
-    _check_encoding(lyrics_encoding)
-    found, left_out = _search(folder, lyrics_folder)
-    if not found:
-        why = f" ({len(left_out)} left out, such as '{left_out[0][0]}': {left_out[0][1]})" if left_out else ""
-        raise DataError(f"no audio file under '{folder}'{why}; it must hold {', '.join(s[1:] for s in AUDIO_SUFFIXES)} files")
+    check_encoding(options.encoding)
+    check_columns(options.columns)
+    reader = _reader(source, file_format)
+    root = source if source.is_dir() else source.parent
+    options = replace(options, encoding=options.encoding or _sources(dataset).get(_base_name(root), {}).get("lyrics_encoding"))
+    survey = reader.survey(source, options)
+    if not survey.songs:
+        raise _nothing(source, reader.entries(source, options))
     try:
         dataset.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make the dataset '{dataset.path}' ({error.strerror}); name a folder that is there or can be made") from error
-    with locked(dataset.path):
-        rows = _Rows(_remember(dataset, folder, moved, lyrics_encoding), left_out)
-        return _import(found, rows, dataset, partition_size, seen)
+    with locked(dataset.path), contextlib.ExitStack() as stack:
+        _remember(dataset, root, moved, options.encoding)
+        known = stack.enter_context(_Known(dataset, survey.columns))
+        report = stack.enter_context(_Report(dataset, _base_name(root)))
+        work = _Import(dataset, reader, source, options, survey, partition_size, keep_duplicates, known, report)
+        return work.run(seen)
 
 
-def _import(found: list[_Found], rows: _Rows, dataset: Dataset, partition_size: int, seen: Callable[[int, int], None]) -> Imported:
-    by_source = {f.source: f for f in found}
-    taken: set[str] = set()
-    known: set[str] = set()
-    changed, written = 0, []
-    for number in _partitions(dataset):
-        sources, ids, changes = _refresh(dataset, number, by_source, rows)
-        known |= sources
-        taken |= ids
-        changed += changes
-        written += [number] if changes else []
-        seen(len(known & by_source.keys()), len(found))
-    fresh = [f for f in found if f.source not in known]
-    added = with_lyrics = 0
-    behind = itertools.count(len(found) - len(fresh) + 1)
+def _reader(source: Path, name: str) -> Reader:
+    if name != "auto":
+        return READERS.get(name)
+    for known in READERS.names():
+        reader: Reader = READERS.get(known)
+        if reader.recognises(source):
+            return reader
+    raise DataError(f"'{source}' is of no known format; give --format with one of: {', '.join(READERS.names())}")
 
-    def readable() -> Iterator[dict[str, Any]]:
-        nonlocal added, with_lyrics
-        for item, row in rows.fresh(fresh):
-            seen(next(behind), len(found))
-            if row is not None:
-                row["id"] = _new_id(item, taken)
-                taken.add(row["id"])
-                added += 1
-                with_lyrics += bool(row["lrc_lyrics"] or row["raw_lyrics"])
+
+def _nothing(source: Path, entries: Iterator[Entry | LeftOut]) -> DataError:
+    left_out = [item for item in itertools.islice(entries, 1000) if isinstance(item, LeftOut)]
+    why = f" ({len(left_out)} left out, such as '{left_out[0].path}': {left_out[0].reason})" if left_out else ""
+    kinds = ", ".join(s[1:] for s in AUDIO_SUFFIXES)
+    return DataError(f"no audio file under '{source}'{why}; it must hold {kinds} files, or a table that names some")
+
+
+def audio_hash(audio: bytes) -> str:
+    """24 hexadecimal digits that say which audio this is."""
+    return hashlib.sha256(audio).hexdigest()[:24]
+
+
+class _Known:
+    """The songs that the dataset holds. In a database of SQLite's own on disk, so that memory does not grow with them."""
+
+    def __init__(self, dataset: Dataset, columns: Mapping[str, pa.DataType]):
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            "CREATE TABLE songs (source TEXT, id TEXT, folded TEXT, audio TEXT, digest TEXT, partition INTEGER, now INTEGER);"
+            "CREATE INDEX by_source ON songs (source); CREATE INDEX by_id ON songs (folded); CREATE INDEX by_audio ON songs (audio);"
+            "BEGIN"
+        )
+        self.compared = (*(name for name in INDEX_SCHEMA.names if name not in ("id", "source", "audio", "audio_hash")), *columns)
+        for partition in _partitions(dataset):
+            with TableReader(dataset.table(partition, "index")) as reader:
+                names = [n for n in ("id", "source", "audio_hash", *self.compared) if n in reader.schema.names]
+                if "audio_hash" not in names:
+                    names.append("audio")  # of another writer, or an import before there was this column
+                for row in reader.rows(names):
+                    self.add(row, row.get("audio_hash") or audio_hash(row.get("audio") or b""), partition, now=False)
+
+    def add(self, row: Mapping[str, Any], audio: str, partition: int, now: bool) -> None:
+        identity = row.get("id")
+        values = (row.get("source"), identity, _folded(identity), audio, self.digest(row), partition, now)
+        self._database.execute("INSERT INTO songs VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def digest(self, row: Mapping[str, Any]) -> str:
+        """Of everything but the id and the audio."""
+        values = {name: value for name in self.compared if (value := _comparable(row.get(name))) is not None}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+    def of_source(self, source: str) -> tuple[str, str, str, int, bool] | None:
+        """-> id, audio hash, digest, partition, whether it was seen in this run already."""
+        return self._first("SELECT id, audio, digest, partition, now FROM songs WHERE source = ? LIMIT 1", source)
+
+    def saw(self, source: str) -> None:
+        self._database.execute("UPDATE songs SET now = 1 WHERE source = ?", (source,))
+
+    def changed(self, source: str, identity: str) -> None:
+        self._database.execute("UPDATE songs SET id = ?, folded = ? WHERE source = ?", (identity, _folded(identity), source))
+
+    def named(self, identity: str) -> str | None:
+        """Which song has this id."""
+        found = self._first("SELECT coalesce(source, id) FROM songs WHERE folded = ? LIMIT 1", _folded(identity))
+        return found and found[0]
+
+    def sounding(self, audio: str) -> str | None:
+        """Which song has this audio."""
+        found = self._first("SELECT coalesce(source, id, '?') FROM songs WHERE audio = ? LIMIT 1", audio)
+        return found and found[0]
+
+    def _first(self, query: str, value: str | None) -> Any:
+        return self._database.execute(query, (value,)).fetchone()
+
+    def __enter__(self) -> "_Known":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._database.close()
+
+
+class _Report:
+    """`import-<name>.jsonl` of a dataset, one line a song or file; appears when the import ends, even by an error of the user's."""
+
+    def __init__(self, dataset: Dataset, name: str):
+        safe = re.sub(r"[^\w.-]+", "_", name)[:60] or "songs"
+        self.path = dataset.path / f"import-{safe}.jsonl"
+        self.codes: Counter[str] = Counter()
+        self.left_out: list[LeftOut] = []
+        self.not_unicode: list[str] = []
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "_Report":
+        remove_temporaries(self.path.parent)
+        temporary = self._stack.enter_context(atomic_path(self.path))
+        self._file = self._stack.enter_context(open(temporary, "w", encoding="utf-8"))
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._file.flush()
+        if isinstance(error, DataError):
+            kind = error = trace = None
+        self._stack.__exit__(kind, error, trace)
+
+    def song(self, state: str, path: str, identity: str | None) -> None:
+        self._line({"state": state, "path": path, "id": identity})
+
+    def leave_out(self, item: LeftOut) -> None:
+        self.codes[item.code] += 1
+        if len(self.left_out) < _SHOWN:
+            self.left_out.append(item)
+        self._line({"state": "left_out", **item._asdict()})
+
+    def note(self, path: str) -> None:
+        if len(self.not_unicode) < _SHOWN and path not in self.not_unicode:
+            self.not_unicode.append(path)
+
+    def _line(self, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+@dataclass
+class _Import:
+    """The work of one import."""
+
+    dataset: Dataset
+    reader: Reader
+    source: Path
+    options: Options
+    survey: Survey
+    partition_size: int
+    keep_duplicates: bool
+    known: _Known
+    report: _Report
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    with_lyrics: int = 0
+    written: set[int] = field(default_factory=set)
+    _waiting: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)  # partition -> source -> what to set
+    _waiting_bytes: int = 0
+
+    def run(self, seen: Callable[[int, int], None]) -> Imported:
+        self._base = _base_name(self.source if self.source.is_dir() else self.source.parent)
+        schema = _extended(INDEX_SCHEMA, self.survey.columns)
+        fresh = self._fresh(seen)
+        numbers = itertools.count()
+        for first in fresh:
+            number = next(n for n in numbers if not self.dataset.folder(n).exists())
+            with _new_partition(self.dataset, number, schema) as writer:
+                for row in itertools.chain([first], itertools.islice(fresh, self.partition_size - 1)):
+                    self.known.add(row, row["audio_hash"], number, now=True)
+                    writer.write(row)
+            self.written.add(number)
+        self._rewrite()
+        report = self.report
+        if not (self.added or self.changed or self.unchanged):
+            first = report.left_out[0]
+            raise DataError(f"no song of '{self.source}' can be used: {sum(report.codes.values())} left out, such as '{first.path}': {first.reason}")
+        return Imported(
+            self.added, self.changed, self.unchanged, self.with_lyrics, tuple(sorted(self.written)), dict(sorted(report.codes.items())),
+            tuple(sorted(report.left_out)), tuple(sorted(report.not_unicode)), report.path,
+        )  # fmt: skip
+
+    def _fresh(self, seen: Callable[[int, int], None]) -> Iterator[dict[str, Any]]:
+        """The rows to add; what was known is compared on the way."""
+        done = 0
+        for item in self.reader.entries(self.source, self.options):
+            if isinstance(item, LeftOut):
+                self.report.leave_out(item)
+                continue
+            done += 1
+            seen(min(done, self.survey.songs), self.survey.songs)
+            try:
+                song = item.load()
+                row = self._row(item.key, song)
+            except Unusable as error:
+                self.report.leave_out(LeftOut(item.key, error.code, error.reason))
+                continue
+            for part in song.left_out:
+                self.report.leave_out(part)
+            for path in song.not_unicode:
+                self.report.note(path)
+            old = self.known.of_source(row["source"])
+            if old is not None and old[4]:
+                if not self.keep_duplicates or (row["audio_hash"] == old[1] and self.known.digest(row) == old[2]):
+                    self.report.leave_out(LeftOut(item.key, "duplicate", "is named more than once; the first counts"))
+                    continue
+                row["source"] = next(s for n in itertools.count(2) if self._unseen(s := f"{row['source']}#{n}"))
+                old = self.known.of_source(row["source"])
+            if old is not None:
+                self._compare(item.key, row, song, *old[:4])
+            elif fault := self._fault(row):
+                self.report.leave_out(LeftOut(item.key, *fault))
+            else:
+                self.added += 1
+                self.with_lyrics += bool(row["lrc_lyrics"] or row["raw_lyrics"])
+                self.report.song("added", item.key, row["id"])
                 yield row
 
-    songs = readable()
-    for first in songs:
-        number = next(n for n in itertools.count() if not dataset.folder(n).exists())
-        with _new_partition(dataset, number) as writer:
-            for row in itertools.chain([first], itertools.islice(songs, partition_size - 1)):
-                writer.write(row)
-        written.append(number)
-    unchanged = len(found) - len(fresh) - changed
-    left_out, not_unicode = tuple(sorted(set(rows.left_out))), tuple(sorted(set(rows.not_unicode)))
-    return Imported(added, changed, unchanged, with_lyrics, tuple(written), left_out, not_unicode)
+    def _unseen(self, source: str) -> bool:
+        old = self.known.of_source(source)
+        return old is None or not old[4]
+
+    def _row(self, key: str, song: Song) -> dict[str, Any]:
+        """The row of a song; its id is None where the source gives none."""
+        columns = {name: fit(song.columns[name], kind) for name, kind in self.survey.columns.items() if name in song.columns}
+        row: dict[str, Any] = {name: song.columns.get(name) or None for name in TEXT_COLUMNS}
+        if "artist" not in song.columns or "title" not in song.columns:
+            artist, title = who(song.audio, PurePosixPath(key))
+            row["artist"] = song.columns.get("artist", artist)
+            row["title"] = song.columns.get("title", title)
+        return {**columns, **row, "audio": song.audio, "audio_hash": audio_hash(song.audio), "source": f"{self._base}/{key}"}
+
+    def _fault(self, row: dict[str, Any]) -> tuple[str, str] | None:
+        """Why a new row cannot be added; else it has its id afterwards."""
+        twin = self.known.sounding(row["audio_hash"])
+        if twin is not None and not self.keep_duplicates:
+            return "duplicate", f"has the same audio as '{twin}'; --keep-duplicates brings in both"
+        if row["id"] is not None:
+            return self._id_taken(row["id"])
+        names = itertools.chain([row["audio_hash"]], (f"{row['audio_hash']}-{n}" for n in itertools.count(2)))
+        row["id"] = next(name for name in names if self.known.named(name) is None)
+        return None
+
+    def _id_taken(self, identity: str) -> tuple[str, str] | None:
+        if fault := id_fault(identity):
+            return fault[0], f"{fault[1]}; give it another"
+        owner = self.known.named(identity)
+        return None if owner is None else ("duplicate_id", f"its id '{identity}' is that of '{owner}'; give one of them another")
+
+    def _compare(self, key: str, row: dict[str, Any], song: Song, identity: str, audio: str, digest: str, partition: int) -> None:
+        self.known.saw(row["source"])
+        new_id = row["id"] not in (None, identity)
+        if new_id and (fault := self._id_taken(row["id"])):
+            self.report.leave_out(LeftOut(key, *fault))
+            self.unchanged += 1
+            return
+        same = not new_id and row["audio_hash"] == audio and self.known.digest(row) == digest
+        if same or song.left_out:  # a song that cannot be read whole stays as it was
+            self.unchanged += 1
+            self.report.song("unchanged", key, identity)
+            return
+        self.changed += 1
+        row["id"] = row["id"] or identity
+        self.known.changed(row["source"], row["id"])
+        self.report.song("changed", key, row["id"])
+        self._waiting.setdefault(partition, {})[row["source"]] = row
+        self._waiting_bytes += len(row["audio"])
+        if self._waiting_bytes > _CHANGED_BYTES:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Write the partitions that have changed songs."""
+        for partition, rows in sorted(self._waiting.items()):
+            path = self.dataset.table(partition, "index")
+            with TableReader(path) as reader:
+                schema = _extended(reader.schema.remove_metadata(), self.survey.columns)
+                kinds = {name: schema.field(name).type for name in self.survey.columns}
+                with locked(self.dataset.folder(partition)), TableWriter(path, schema) as writer:
+                    for old in reader.rows(reader.schema.names):
+                        new = {**old, **rows.get(old["source"], {})}
+                        new |= {name: fit(new.get(name), kind) for name, kind in kinds.items()}
+                        writer.write({name: new.get(name) for name in schema.names})
+            self.written.add(partition)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+
+
+def _extended(schema: pa.Schema, columns: Mapping[str, pa.DataType]) -> pa.Schema:
+    for name, kind in columns.items():
+        place = schema.get_field_index(name)
+        if place < 0:
+            schema = schema.append(pa.field(name, kind))
+        elif schema.field(place).type != kind:
+            schema = schema.set(place, pa.field(name, common(schema.field(place).type, kind)))
+    return schema
+
+
+def _comparable(value: Any) -> Any:
+    value = plain(value)
+    if value == "":
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: inner for name, old in value.items() if (inner := _comparable(old)) is not None}
+    return [_comparable(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _folded(identity: str | None) -> str | None:
+    return None if identity is None else unicodedata.normalize("NFC", identity)
 
 
 def _partitions(dataset: Dataset) -> list[int]:
@@ -215,10 +443,10 @@ def _partitions(dataset: Dataset) -> list[int]:
 
 
 @contextlib.contextmanager
-def _new_partition(dataset: Dataset, number: int) -> Iterator[TableWriter]:
+def _new_partition(dataset: Dataset, number: int, schema: pa.Schema) -> Iterator[TableWriter]:
     """The index of a partition that is not there yet; of a failed one nothing remains."""
     try:
-        with TableWriter(dataset.table(number, "index"), INDEX_SCHEMA) as writer:
+        with TableWriter(dataset.table(number, "index"), schema) as writer:
             yield writer
     except BaseException:
         with contextlib.suppress(OSError):
@@ -226,21 +454,26 @@ def _new_partition(dataset: Dataset, number: int) -> Iterator[TableWriter]:
         raise
 
 
-def _remember(dataset: Dataset, folder: Path, moved: bool, encoding: str | None) -> str | None:
-    """Note which folder its name stands for in `source`, and refuse another one of that name, whose songs would replace the first's.
+def _sources(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Folder's name -> where it is and the encoding of its texts.
 
-    Returns:
-        The encoding of the folder's lyrics: the one given, else the one given before.
+    Raises:
+        DataError: the file that remembers it is damaged.
     """
     path = dataset.path / SOURCES_FILE
     try:
-        sources = dict(json.loads(path.read_text(encoding="utf-8"))["sources"]) if path.exists() else {}
-        name, place = _base_name(folder), _decodable(str(folder.resolve()))
-        known = sources.get(name, {"folder": place, "lyrics_encoding": None})
-        about = {"folder": place, "lyrics_encoding": encoding or known["lyrics_encoding"]}
-        before = known["folder"]
+        found = dict(json.loads(path.read_text(encoding="utf-8"))["sources"]) if path.exists() else {}
+        return {name: {key: about[key] for key in ("folder", "lyrics_encoding")} for name, about in found.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"'{path}' is damaged ({error}); delete it, then import each folder from where it was") from error
+
+
+def _remember(dataset: Dataset, folder: Path, moved: bool, encoding: str | None) -> None:
+    """Note which folder its name stands for in `source`, and refuse another one of that name, whose songs would replace the first's."""
+    sources = _sources(dataset)
+    name, place = _base_name(folder), decodable(str(folder.resolve()))
+    about = {"folder": place, "lyrics_encoding": encoding}
+    before = sources.get(name, about)["folder"]
     if before != place and not moved:
         raise DataError(
             f"'{name}' of '{dataset.path}' stands for '{before}', not for '{place}'; rename one of the two folders, or give --moved if it "
@@ -248,215 +481,9 @@ def _remember(dataset: Dataset, folder: Path, moved: bool, encoding: str | None)
         )
     if sources.get(name) != about:
         text = json.dumps({"format": SOURCES_FORMAT, "sources": {**sources, name: about}}, indent=1, sort_keys=True, ensure_ascii=False)
-        with atomic_path(path) as temporary:
+        with atomic_path(dataset.path / SOURCES_FILE) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-    return about["lyrics_encoding"]
 
 
 def _base_name(folder: Path) -> str:
-    return _decodable(folder.resolve().name)
-
-
-def _refresh(dataset: Dataset, number: int, by_source: dict[str, _Found], rows: _Rows) -> tuple[set[str], set[str], int]:
-    """Compare a partition with the files it came from; rewrite it if some changed. -> sources, ids, changes
-
-    A song that cannot be read whole stays as it was.
-    """
-    path = dataset.table(number, "index")
-    with TableReader(path) as reader:
-        names = reader.schema.names
-        if "source" not in names:
-            return set(), {i for i in reader.column("id") if i is not None}, 0
-        compared = [name for name in INDEX_SCHEMA.names if name not in ("id", "source") and name in names]
-        changed: dict[str, dict[str, Any]] = {}
-        sources: set[str] = set()
-        ids: set[str] = set()
-        for old in reader.rows(["id", "source", *compared]):
-            ids.add(old["id"])
-            sources.add(old["source"])
-            item = by_source.get(old["source"])
-            if item is not None:
-                new, whole = rows.row(item)
-                if new is not None and whole and any(new[name] != old[name] for name in compared):
-                    changed[old["source"]] = {name: new[name] for name in compared}
-                del new
-        if changed:
-            with locked(dataset.folder(number)), TableWriter(path, reader.schema.remove_metadata()) as writer:
-                for row in reader.rows(names):
-                    writer.write({**row, **changed.get(row["source"], {})})
-    return sources, ids, len(changed)
-
-
-def _search(folder: Path, lyrics_folder: Path | None) -> tuple[list[_Found], list[tuple[str, str]]]:
-    left_out: list[tuple[str, str]] = []
-    elsewhere: dict[str, list[tuple[str, Path]]] = defaultdict(list)
-    for path in _files(lyrics_folder, left_out) if lyrics_folder else ():
-        if path.suffix.lower() in (".lrc", ".txt"):
-            elsewhere[_stem(path)].append((_decodable(str(path)), path))
-    by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in _files(folder, left_out):
-        by_folder[path.parent].append(path)
-    found: list[_Found] = []
-    for paths in by_folder.values():
-        audio = [p for p in paths if p.suffix.lower() in AUDIO_SUFFIXES]
-        texts = [(_below(folder, p), p) for p in paths if p.suffix.lower() in (".lrc", ".txt")]
-        for path in paths:
-            relative = _below(folder, path)
-            if path.suffix.lower() in UNREADABLE_SUFFIXES:
-                left_out.append((relative, f"{path.suffix} cannot be read; convert it to flac, ogg or mp3"))
-            if path not in audio:
-                continue
-            try:
-                size = _size(path)
-            except _Unreadable as error:
-                left_out.append((relative, str(error)))
-                continue
-            if size > MAX_FILE_BYTES:
-                left_out.append((relative, f"larger than {MAX_FILE_BYTES >> 20} MiB; cut it"))
-                continue
-            same = [(name, p) for name, p in texts if _stem(p) == _stem(path)]
-            lyrics = same or elsewhere.get(_stem(path), [])
-            if not lyrics and len(audio) == 1:
-                lyrics = _lone([text for text in texts if text[1].suffix.lower() == ".lrc"]) + _lone(
-                    [text for text in texts if text[1].suffix.lower() == ".txt" and text[1].name.lower().startswith("lyrics")]
-                )
-            lyrics = sorted(lyrics, key=lambda text: text[1])
-            found.append(_Found(f"{_base_name(folder)}/{relative}", PurePosixPath(relative), path, tuple(lyrics)))
-    return sorted(found, key=lambda f: f.source), sorted(left_out)
-
-
-def _below(folder: Path, path: Path) -> str:
-    return _decodable(path.relative_to(folder).as_posix())
-
-
-def _stem(path: Path) -> str:
-    """The name without its ending; names that differ only in how Unicode composes them are one."""
-    return unicodedata.normalize("NFC", path.stem)
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file.
-
-    Raises:
-        _Unreadable: a link to nothing, a pipe, ...
-    """
-    try:
-        about = path.stat()
-    except OSError as error:
-        raise _Unreadable(f"cannot be read ({error.strerror})") from error
-    if not stat.S_ISREG(about.st_mode):
-        raise _Unreadable("cannot be read (not a file)")
-    return about.st_size
-
-
-def _bytes(path: Path) -> bytes:
-    _size(path)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _Unreadable(f"cannot be read ({error.strerror})") from error
-
-
-def _decodable(path: str) -> str:
-    """The path as text that every encoder takes, whatever bytes a file name has."""
-    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _lone(texts: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
-    return texts if len(texts) == 1 else []
-
-
-def _files(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[Path]:
-    """Every file below, hidden ones left out; folders that are links or cannot be read are noted in `left_out`."""
-
-    def failed(error: OSError) -> None:
-        left_out.append((_below(folder, Path(error.filename)), f"cannot be read ({error.strerror})"))
-
-    for root, folders, names in os.walk(folder, onerror=failed):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        linked = [path for f in folders if (path := Path(root) / f).is_symlink()]
-        left_out += [(_below(folder, path), "a link to a folder is not followed; import that folder itself") for path in linked]
-        yield from (Path(root) / name for name in sorted(names) if not name.startswith("."))
-
-
-def decode_text(data: bytes, encoding: str | None = None) -> tuple[str, bool]:
-    """The bytes of a text file as text.
-
-    Args:
-        encoding: of text that is neither UTF-8 nor UTF-16; None = Windows-1252, whatever comes of it.
-
-    Returns:
-        The text; whether it was Unicode, or in the encoding that was asked for.
-
-    Raises:
-        _Unreadable: it is not in `encoding` either.
-    """
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", errors="replace"), True
-    first, second = data[0::2].count(0), data[1::2].count(0)  # UTF-16 without its mark: spaces and digits have a zero on one side
-    if max(first, second) > 4 * min(first, second) and 40 * max(first, second) > len(data):
-        return data.decode("utf-16-be" if first > second else "utf-16-le", errors="replace"), True
-    try:
-        return data.decode("utf-8-sig"), True
-    except UnicodeDecodeError:
-        if encoding is None:
-            return data.decode("cp1252", errors="replace"), False
-    try:
-        return data.decode(encoding), True
-    except UnicodeError as error:
-        raise _Unreadable(f"cannot be read (neither UTF-8 nor {encoding})") from error
-
-
-def _check_encoding(encoding: str | None) -> None:
-    try:
-        b"a".decode(encoding or "utf-8")
-    except UnicodeError:  # known, but it needs more bytes
-        pass
-    except LookupError as error:
-        raise ConfigError(f"--lyrics-encoding: no text encoding is called '{encoding}'; try gbk, shift_jis, cp1251 or big5") from error
-
-
-def _who(item: _Found) -> tuple[str | None, str]:
-    tags = _tags(item.path)
-    parts = item.relative.with_suffix("").parts
-    names = [parts[-1], *(parts[-2:-1])]
-    artist, title = tags.get("artist"), tags.get("title")
-    for name in names:
-        pieces = [p.strip() for p in re.split(r"\s+-\s+|_-_", name)]
-        pieces = pieces[1:] if len(pieces) > 1 and pieces[0].isdecimal() else pieces  # a track number
-        if len(pieces) >= 2:
-            artist, title = artist or pieces[0], title or " - ".join(pieces[1:])
-            break
-    if not artist and len(names) > 1 and _plain(names[1]) not in _PLAIN_NAMES:
-        artist = names[1]
-    return artist, title or (names[-1] if _plain(names[0]) in _PLAIN_NAMES else names[0])
-
-
-def _tags(path: Path) -> dict[str, str]:
-    import soundfile
-
-    try:
-        with open(path, "rb") as data, soundfile.SoundFile(data) as file:  # libsndfile itself takes no name that is not UTF-8
-            tags = file.copy_metadata()
-    except (OSError, soundfile.LibsndfileError, RuntimeError, UnicodeError):
-        return {}
-    return {key: value.strip() for key, value in tags.items() if value.strip()}
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace(" ", "_")
-
-
-def _new_id(item: _Found, taken: set[str]) -> str:
-    """A safe id from a relative path: letters, digits, `_`, `-`, at most 120 characters."""
-    parts = list(item.relative.with_suffix("").parts)
-    if len(parts) > 1 and _plain(parts[-1]) in _PLAIN_NAMES:
-        parts.pop()
-    text = unicodedata.normalize("NFC", "--".join(parts))
-    text = re.sub(r"[^\w-]+", "_", text).strip("_-") or "song"
-    mark = hashlib.blake2b(item.source.encode(), digest_size=4).hexdigest()
-    if len(text) > 120:
-        text = f"{text[:111]}-{mark}"
-    if unicodedata.normalize("NFC", text) in taken:
-        text = f"{text}-{mark}"
-    return text
+    return decodable(folder.resolve().name)

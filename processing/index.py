@@ -52,7 +52,7 @@ def refused_ids(dataset: Dataset, partition: int, ledger: "IdLedger") -> dict[in
         reason = f"row {row} has an id that an earlier row has; every song needs its own"
         refused[row] = Rejected(ids[row], "duplicate_id", reason)
     for row, value in enumerate(ids):
-        fault = _id_fault(value)
+        fault = id_fault(value)
         if fault:
             code, what = fault
             refused[row] = Rejected(None if value is None else value[:64], code, f"row {row} {what}")
@@ -89,7 +89,7 @@ class IdLedger:
         return self._repeated[partition]
 
 
-def _id_fault(value: str | None) -> tuple[str, str] | None:
+def id_fault(value: str | None) -> tuple[str, str] | None:
     if value is None:
         return "null_id", "has no id"
     size = len(value.encode())
@@ -103,7 +103,7 @@ def _id_fault(value: str | None) -> tuple[str, str] | None:
 
 
 def _digest(value: str | None, partition: int, row: int) -> bytes:
-    if value is None or _id_fault(value):  # refused for its own sake; repeats nothing
+    if value is None or id_fault(value):  # refused for its own sake; repeats nothing
         return hashlib.blake2b(f"\0{partition}/{row}".encode(), digest_size=16).digest()
     return hashlib.blake2b(unicodedata.normalize("NFC", value).encode(), digest_size=16).digest()
 

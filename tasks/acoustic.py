@@ -62,8 +62,11 @@ class AcousticArgs:
 
 @dataclass(frozen=True)
 class AcousticTunables(OptimTunables):
-    """`disturb` scales how often each disturbance happens (0 = clean); `voice_tone_db` and `dark` are `Disturbance`'s; `warp` moves the formants of every
-    example (`warp_formants`; 0 = not at all), which a front end of bands allows, not one of cepstra."""
+    """`disturb` scales how often each disturbance happens (0 = clean); `voice_tone_db`, `dark` and `muted` are `Disturbance`'s.
+
+    `warp` moves the formants of every example (`warp_formants`; 0 = not at all), which a front end of bands allows, not one of cepstra. Bands are
+    played at a speed between 1 / `band_speed` and `band_speed`, whatever the voice's.
+    """
 
     lr0: float = 2e-3
     weight_decay: float = 1e-2
@@ -75,10 +78,13 @@ class AcousticTunables(OptimTunables):
     voice_tone_db: float = 5.0
     dark: float = 0.0
     warp: float = 0.0
+    band_speed: float = 1.0
+    muted: float = 0.04
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_shares(self, "label_smoothing", "dark")
+        require_shares(self, "label_smoothing", "dark", "muted")
+        require_at_least(self, 1, "band_speed")
         require_at_least(self, 0, "disturb", "voice_tone_db", "warp")
 
 
@@ -138,19 +144,22 @@ class Acoustic:
         padded[: len(spoken)] = spoken
         return {
             "vocals": vocals,
-            "band": self._band(row, start),
+            "band": self._band(row, start, rng),
             "labels": labels,
             "phones": padded,
             "phone_count": np.array(len(spoken)),
             "timed": np.array(bool(phones)),
         }
 
-    def _band(self, row: Row, start: int) -> np.ndarray:
+    def _band(self, row: Row, start: int, rng: np.random.Generator) -> np.ndarray:
         if row.get("accompaniment") is None:
             return np.zeros(self.samples, dtype=np.float32)
+        widest = np.log(self.tunables.band_speed)
+        needed = self.samples if not widest else round(self.samples * float(np.exp(rng.uniform(-widest, widest))))
         with soundfile.SoundFile(io.BytesIO(row["accompaniment"])) as file:
-            file.seek(min(start, max(0, file.frames - self.samples)))
-            return _padded(file.read(self.samples, dtype="float32", always_2d=True).mean(1), 0, self.samples)
+            file.seek(min(start, max(0, file.frames - needed)))
+            piece = _padded(file.read(needed, dtype="float32", always_2d=True).mean(1), 0, needed)
+        return piece if needed == self.samples else _stretched(piece, self.samples)
 
     def build_model(self) -> nn.Module:
         if self.args.size not in SIZES:
@@ -163,7 +172,8 @@ class Acoustic:
 
     def losses(self, model: nn.Module, batch: Batch) -> Losses:
         batch = {key: value.flatten(0, 1) for key, value in batch.items()}  # (B, R, ...) -> (N, ...)
-        how = Disturbance(self.tunables.disturb, voice_tone_db=self.tunables.voice_tone_db, dark=self.tunables.dark)
+        drawn = self.tunables
+        how = Disturbance(drawn.disturb, voice_tone_db=drawn.voice_tone_db, dark=drawn.dark, muted=drawn.muted)
         wav, muted = mix_batch(batch["vocals"], batch["band"], how)
         labels = torch.where(muted[:, None], SILENCE, batch["labels"])
         counts = torch.where(muted, 0, batch["phone_count"])

@@ -30,3 +30,15 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def ranges_text(numbers: Sequence[int]) -> str:
+    """[0, 1, 2, 9] -> `0-2,9`."""
+    pieces: list[str] = []
+    ordered = sorted(numbers)
+    begin = 0
+    for end in range(1, len(ordered) + 1):
+        if end == len(ordered) or ordered[end] != ordered[end - 1] + 1:
+            pieces.append(f"{ordered[begin]}" if end - begin == 1 else f"{ordered[begin]}-{ordered[end - 1]}")
+            begin = end
+    return ",".join(pieces)

@@ -33,7 +33,7 @@ other tokens than the embedded codec and tokenizer.
 """
 MERGED = """# {kind}
 
-An adapter folded into its base: W + alpha / r * B A for {layers} linear layers. Written by `autosing-train merge`.
+An adapter folded into its base: W + alpha / r * B A for {layers} layers. Written by `autosing-train merge`.
 """
 
 

@@ -1,4 +1,4 @@
-"""`autosing-process import|run|check|<step> <dataset>`: songs -> tables of tokens. Also `python -m processing ...`.
+"""`autosing-process import|export|check|run|<step> <dataset>`: songs -> tables of tokens. Also `python -m processing ...`.
 
 `run` does every step that is due, in order of dependency: separate (`src_sep`), align on the vocals (`align`), find sung windows
 (`vad_extract`), what rows may be filtered on (`quality`), tokens (`atoks`, `stoks`), singer embeddings (`artist_embs`). `--align-on mixture` keeps the original's order, which aligns
@@ -18,21 +18,21 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from autosing.cli import check
-from autosing.cli.arguments import run_command, underscores_too
+from autosing.cli import check, songs
+from autosing.cli.arguments import ranges_text, run_command, underscores_too
 from autosing.config import nearest
 from autosing.errors import ConfigError, DataError
 from autosing.faults import Faults
 from autosing.store import Dataset
 from autosing.training.log import Progress
 from processing.executors.local import run_partitions
-from processing.importing import import_songs
 from processing.index import open_index
 from processing.run import Job, PartitionReport, StepReport
 from processing.step import Step
 from processing.steps import ORDER, Choices, all_steps, make_steps
 
 PROGRAM = "autosing-process"
+_SONGS = {"import": songs.run_import, "export": songs.run_export}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,14 +43,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
-    bring = commands.add_parser("import", help="a folder of songs -> index.parquet", allow_abbrev=False)
-    bring.add_argument("folder", type=Path, help="audio files with .lrc or .txt of the same name, searched recursively")
-    bring.add_argument("dataset", type=Path)
-    bring.add_argument("--partition-size", type=int, default=64, help="songs a partition (default 64)")
-    bring.add_argument("--lyrics-folder", type=Path, help="look here too for lyrics of the same name")
-    bring.add_argument("--lyrics-encoding", help="of lyrics that are neither UTF-8 nor UTF-16, such as gbk, shift_jis, cp1251")
-    bring.add_argument("--moved", action="store_true", help="the folder was imported before from another place; go on with its songs")
-    bring.add_argument("--strict", action="store_true", help="exit 1 if a file was left out")
+    songs.add_commands(commands)
     helps = {
         "run": "every step that is due, in order",
         "src_sep": "song -> vocals and accompaniment",
@@ -99,8 +92,8 @@ def _add_step_options(command: argparse.ArgumentParser) -> None:
 
 def _main(argv: Sequence[str]) -> int:
     options = _parse(list(argv))
-    if options.command == "import":
-        return _import(options)
+    if options.command in _SONGS:
+        return _SONGS[options.command](options)
     if options.command == "check":
         return check.run(options)
     choices = Choices(
@@ -124,7 +117,7 @@ def _main(argv: Sequence[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     top = parser()
-    words = ("import", "run", "check", *ORDER)
+    words = (*_SONGS, "run", "check", *ORDER)
     if argv and not argv[0].startswith("-") and argv[0].replace("-", "_") not in words:
         place = next((i for i, word in enumerate(argv) if word.replace("-", "_") in words), None)
         if place is not None:  # <dataset> <step> <partition>
@@ -140,35 +133,6 @@ def _no_command(spoken: Sequence[str], words: Sequence[str]) -> str:
     likeness = {said: max(difflib.SequenceMatcher(None, said.replace("-", "_"), word).ratio() for word in words) for said in spoken}
     meant = max(spoken, key=lambda said: likeness[said])
     return f"no command is called '{meant}'{nearest(meant.replace('-', '_'), words)}"
-
-
-def _import(options: argparse.Namespace) -> int:
-    progress: list[Progress] = []
-
-    def seen(done: int, total: int) -> None:
-        if not progress:
-            progress.append(Progress(total))
-        progress[0].update(done, "songs read")
-
-    report = import_songs(
-        options.folder,
-        Dataset(options.dataset),
-        options.partition_size,
-        options.lyrics_folder,
-        seen,
-        moved=options.moved,
-        lyrics_encoding=options.lyrics_encoding,
-    )
-    for path, reason in report.left_out:
-        print(f"left out {path}: {reason}")
-    for path in report.not_unicode:
-        print(f"note: {path} is not UTF-8 and was read as Windows-1252; say --lyrics-encoding if it is another one")
-    where = f", partitions {_ranges(report.partitions)}" if report.partitions else ""
-    print(
-        f"imported {report.added} songs ({report.with_lyrics} with lyrics){where}; {report.changed} changed, {report.unchanged} unchanged, "
-        f"{len(report.left_out)} files left out"
-    )
-    return 1 if options.strict and report.left_out else 0
 
 
 def _process(options: argparse.Namespace, steps: Sequence[Step]) -> int:
@@ -228,11 +192,11 @@ def _choose(dataset: Dataset, options: argparse.Namespace) -> tuple[int, ...]:
         if first <= last and last > there[-1]:  # said before a range of any length is spelt out
             beyond = max(first, there[-1] + 1)
             which = f"{beyond}-{last}" if last > beyond else f"{last}"
-            raise DataError(f"'{dataset.path}' has no partition {which}; it has {_ranges(there)}")
+            raise DataError(f"'{dataset.path}' has no partition {which}; it has {ranges_text(there)}")
     wanted = sorted({number for first, last in pieces for number in range(first, last + 1)})
     missing = [number for number in wanted if number not in there]
     if missing or not wanted:
-        raise DataError(f"'{dataset.path}' has no partition {_ranges(missing) or 'to work on'}; it has {_ranges(there)}")
+        raise DataError(f"'{dataset.path}' has no partition {ranges_text(missing) or 'to work on'}; it has {ranges_text(there)}")
     return tuple(wanted)
 
 
@@ -253,17 +217,6 @@ def _read_ranges(text: str) -> list[tuple[int, int]]:
             raise ConfigError(f"--partitions must look like 0-7,9, found {text[:80]!r}")
         pieces.append((int(found.group(1)), int(found.group(2) or found.group(1))))
     return pieces
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    pieces: list[str] = []
-    ordered = sorted(numbers)
-    begin = 0
-    for end in range(1, len(ordered) + 1):
-        if end == len(ordered) or ordered[end] != ordered[end - 1] + 1:
-            pieces.append(f"{ordered[begin]}" if end - begin == 1 else f"{ordered[begin]}-{ordered[end - 1]}")
-            begin = end
-    return ",".join(pieces)
 
 
 class _Screen:

@@ -232,8 +232,9 @@ def _train(argv: Sequence[str]) -> int:
             dist.wait(ranks)
             dist.stop(ranks)
             return 0
+        advice = _advice(given, tunables) if "load_from" in given and not resume else []
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
-        for line in (*describe(trainer), *search, *notes, *unused, f"run folder: {folder}"):
+        for line in (*describe(trainer), *search, *notes, *advice, *unused, f"run folder: {folder}"):
             progress.line(line)
         if device.type == "cpu" and PRECISIONS[trainer.precision] is not None:
             progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
@@ -335,6 +336,15 @@ def _tunables(cls: Any, given: Mapping[str, Any], saved: Mapping[str, Any], seed
     found = draw_tunables(cls.Tunables, values, seed)
     told = ", ".join(f"{name} {value:g}" for name, value in found.items() if name not in values)
     return from_mapping(cls.Tunables, found, "--tunables"), [f"drawn with seed {seed}: {told}"]
+
+
+def _advice(given: Mapping[str, Any], tunables: OptimTunables) -> list[str]:
+    """Where a checkpoint is trained on as a whole and nobody said how fast: that the default suits a model that knows nothing yet."""
+    said = parse_json(given.get("tunables", "{}"), "--tunables")
+    if "lora" in given or "lr0" in said or said.get("random"):
+        return []
+    slower = tunables.lr0 / 10
+    return [f"lr0 {tunables.lr0:g} is for training from scratch; from a checkpoint a tenth forgets less: --tunables '{{\"lr0\": {slower:g}}}'"]
 
 
 def _adopted(cls: Any, checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al., "LoRA", 2021): the folder they are kept in, and how they are added to the weights of their base.
 
-The folder of an adapter holds `adapter.safetensors` (`<layer>.lora_A.weight` (r, in), `<layer>.lora_B.weight` (out, r)), `config.json` with
-the whole config of the model and an entry `adapter`, and `README.md`. It names its base by name and by the SHA-256 of its weights. Whoever loads
+The folder of an adapter holds `adapter.safetensors` (`<layer>.lora_A.weight` (r, in), `<layer>.lora_B.weight` (out, r); of a convolution
+(r, in, ...) over its kernel, and (out, r, 1, ...)), `config.json` with the whole config of the model and an entry `adapter`, and `README.md`. It names its base by name and by the SHA-256 of its weights. Whoever loads
 it gets the sum W + alpha / r * B A, an ordinary model: only training (`autosing.training.lora`) needs the package peft.
 """
 
@@ -24,7 +24,7 @@ class Adapter:
 
     Attributes:
         r, alpha, dropout: as `autosing.training.lora.LoraSettings`.
-        target_modules: full names of the linear layers that are adapted.
+        target_modules: full names of the layers that are adapted.
         base: name of the checkpoint it was trained on; sha256: of its weights.
     """
 
@@ -86,7 +86,8 @@ def add_adapter(state: dict[str, Tensor], tensors: Mapping[str, Tensor], adapter
     summed: dict[str, Any] = dict(state)
     for layer in adapter.target_modules:
         weight, down, up = state.get(f"{layer}.weight"), tensors.get(layer + DOWN), tensors.get(layer + UP)
-        if weight is None or down is None or up is None or (up.shape[0], down.shape[1]) != tuple(weight.shape) or up.shape[1] != down.shape[0]:
+        if weight is None or down is None or up is None or (up.shape[0], *down.shape[1:]) != tuple(weight.shape) or up[0].numel() != down.shape[0]:
             raise WeightsError(f"the adapter {where} does not fit its base at layer '{layer}'; train it again")
-        summed[f"{layer}.weight"] = weight.float() + adapter.alpha / adapter.r * (up.float() @ down.float())
+        product = up.float().flatten(1) @ down.float().flatten(1)
+        summed[f"{layer}.weight"] = weight.float() + adapter.alpha / adapter.r * product.view(weight.shape)
     return summed

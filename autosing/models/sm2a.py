@@ -11,9 +11,10 @@ The decode loop is `autosing.singing.generate`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autosing.models.listening import HEAD_WIDTH, ListeningModel
@@ -25,6 +26,7 @@ from autosing.tokens.patterns import TokenPattern, load_pattern
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec
 
 VOICE_WINDOW_SECONDS: Seconds = 10.0
+Frames = TypeVar("Frames", Tensor, float)
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,17 @@ class SM2AConfig:
 
 @dataclass(frozen=True)
 class SM2ASource:
-    """What the decoder reads, encoded once: `added` (B or 1, S, D) to its input, and projected cross-attention sources."""
+    """What the decoder reads, made once: `added` (B or 1, S, D) to its input, projected cross-attention sources, rotary table of the S steps."""
 
     added: Tensor | None
     sources: list[list[Source]]
+    rotary: Tensor | None
 
     @staticmethod
     def stack(parts: Sequence["SM2ASource"], copies: int) -> "SM2ASource":
         """`copies` batch rows of each part, parts one after the other."""
         return SM2ASource(
-            stack_optional([p.added for p in parts], copies), stack_sources([p.sources for p in parts], copies)
+            stack_optional([p.added for p in parts], copies), stack_sources([p.sources for p in parts], copies), parts[0].rotary
         )
 
 
@@ -206,15 +209,20 @@ class SM2A(ListeningModel):
         added = None
         if c.aligned:
             frames = (torch.arange(first_step, first_step + steps, device=device) * pattern.hop).float()
+            ends = first_step * pattern.hop, (first_step + steps - 1) * pattern.hop
             for stream, rate, name in streams:
-                projected = getattr(self, name)(stream).unflatten(-1, (c.codec.levels, c.width)).unbind(2)
+                middles = [self._code_middle(pattern, level, end) * rate for level in range(c.codec.levels) for end in ends]
+                begin = min(max(0, int(min(middles)) - 2), stream.shape[1] - 1)  # a piece of a song needs few of its states
+                needed = stream[:, begin : max(begin, int(max(middles)) + 2) + 1]
+                projected = getattr(self, name)(needed).unflatten(-1, (c.codec.levels, c.width)).unbind(2)
                 for level, states in enumerate(projected):
                     at = self._code_middle(pattern, level, frames) * rate - 0.5
-                    piece = interpolate(states, at)
+                    piece = interpolate(states, at - begin)
                     added = piece if added is None else added + piece
-        return SM2ASource(added, self.decoder.project(parts))
+        positions = torch.arange(first_step, first_step + steps, device=device) * (pattern.hop / self.group)
+        return SM2ASource(added, self.decoder.project(parts), self._rotary(positions))
 
-    def _code_middle(self, pattern: TokenPattern, level: int, step_frames: Tensor) -> Tensor:
+    def _code_middle(self, pattern: TokenPattern, level: int, step_frames: Frames) -> Frames:
         """Seconds at which the codes of `level` that steps at `step_frames` hold have their middle."""
         spec = self.config.codec
         delay = next(lane.delay for lane in pattern.lanes if lane.level == level)
@@ -244,11 +252,10 @@ class SM2A(ListeningModel):
         x = self.codes_embedding.embed(previous)
         if self.geometry is not None:
             x = x + self.geometry.embed(previous)
-        steps = previous.shape[-1]
+        here = slice(first_step - source_step, first_step - source_step + previous.shape[-1])
         if source.added is not None:
-            x = x + source.added[:, first_step - source_step : first_step - source_step + steps]
-        positions = torch.arange(first_step, first_step + steps, device=previous.device) * (pattern.hop / self.group)
-        return self.decoder(x, self._rotary(positions), source.sources, caches)
+            x = x + source.added[:, here]
+        return self.decoder(x, None if source.rotary is None else source.rotary[:, here], source.sources, caches)
 
     def lane_logits(self, hidden: Tensor, lane: int) -> Tensor:
         """(..., D) hidden -> (..., num_codes) of one lane; give it only the steps where the lane is live."""
@@ -257,8 +264,16 @@ class SM2A(ListeningModel):
 
     def live_logits(self, hidden: Tensor, slots: Sequence[slice]) -> list[Tensor]:
         """(B, S, D) hidden -> for each lane the (B, n, num_codes) of the steps that its slice of `slots` names (`TokenPattern.live_slots`)."""
+        batch, steps, width = hidden.shape
+        every = torch.arange(batch * steps, device=hidden.device).view(batch, steps)
+        cells = [every[:, slot] for slot in slots]
+        counts = [cell.numel() for cell in cells]
+        live = F.embedding(torch.cat([cell.flatten() for cell in cells]), hidden.reshape(-1, width)).split(counts)  # one gradient of all lanes
         (weights, biases), tables = self._projections(), self.codes_embedding.tables()
-        return [self._score(hidden[:, slot], lane, weights[lane], biases[lane], tables[lane]) for lane, slot in enumerate(slots)]
+        return [
+            self._score(rows.view(*cell.shape, width), lane, weights[lane], biases[lane], tables[lane])
+            for lane, (rows, cell) in enumerate(zip(live, cells, strict=True))
+        ]
 
     def _projections(self) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
         """Weight and bias of each lane's matrix, taken apart once; None for a model without them."""
@@ -269,6 +284,6 @@ class SM2A(ListeningModel):
 
     def _score(self, hidden: Tensor, lane: int, weight: Tensor | None, bias: Tensor | None, table: Tensor) -> Tensor:
         if weight is not None:
-            hidden = hidden + nn.functional.linear(hidden, weight, bias)
+            hidden = hidden + F.linear(hidden, weight, bias)
         logits = self.codes_embedding.logits(hidden, lane, table)
         return logits if self.geometry is None else logits + self.geometry.logits(hidden, lane)

@@ -123,19 +123,31 @@ class T2SConfig:
 
 @dataclass(frozen=True)
 class T2SSource:
-    """What the decoder reads, encoded once: text (B, L, D), music (B, M, D) or None, and the projected cross-attention sources."""
+    """What the decoder reads, made once.
+
+    Attributes:
+        text: (B, L, D) states, or (B, L, 3 D) of a pointer model: the token sung and those ahead of it.
+        last: (B, 1) index of each row's last token that is not padding.
+        music: (B, N, D) or None.
+        sources: of the cross-attentions.
+        rotary: table of the N steps, or None.
+    """
 
     text: Tensor
+    last: Tensor
     music: Tensor | None
     sources: list[list[Source]]
+    rotary: Tensor | None
 
     @staticmethod
     def stack(parts: Sequence["T2SSource"], copies: int) -> "T2SSource":
         """`copies` batch rows of each part, parts one after the other; the parts were padded to equal lengths."""
         return T2SSource(
             stack_rows([p.text for p in parts], copies),
+            stack_rows([p.last for p in parts], copies),
             stack_optional([p.music for p in parts], copies),
             stack_sources([p.sources for p in parts], copies),
+            parts[0].rotary,
         )
 
 
@@ -211,7 +223,11 @@ class T2S(ListeningModel):
                 at = (torch.arange(steps, device=device) + 0.5) / per_step - 0.5
                 music_states = interpolate(self.aligned_music(music_states), at)
         return T2SSource(
-            self.pointed(states) if c.pointer else states, music_states if c.aligned_music else None, self.decoder.project(parts)
+            self.pointed(states) if c.pointer else states,
+            (torch.arange(1, text.shape[1] + 1, device=device) * real).amax(1, keepdim=True).clamp(min=1) - 1,
+            music_states if c.aligned_music else None,
+            self.decoder.project(parts),
+            self._rotary(torch.arange(steps, device=device)),
         )
 
     def decode(
@@ -242,13 +258,13 @@ class T2S(ListeningModel):
             x = x + source.music[:, first_step : first_step + steps]
         if self.config.pointer:
             assert pointer is not None and since is not None and pace is not None
-            width, length = self.config.width, source.text.shape[1]
+            width = self.config.width
             x = x + F.embedding(since, self.embedding_since) + F.embedding(pace, self.embedding_pace)
             for ahead in range(1 + LOOKAHEAD):
                 part = source.text[..., ahead * width : (ahead + 1) * width]
-                x = x + pick(part, (pointer + ahead).clamp(max=length - 1))
-        positions = torch.arange(first_step, first_step + steps, device=previous.device)
-        return self.decoder(x, self._rotary(positions), source.sources, caches)
+                x = x + pick(part, torch.minimum(pointer + ahead, source.last))
+        rotary = None if source.rotary is None else source.rotary[:, first_step : first_step + steps]
+        return self.decoder(x, rotary, source.sources, caches)
 
     def semantic_logits(self, hidden: Tensor) -> Tensor:
         """(B, s, D) -> (B, s, codes)."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from autosing.nn.mup import Mup, init_linear
 
@@ -24,36 +25,65 @@ def rotary_table(positions: Tensor, head_width: int, base: float = 10_000.0) -> 
     return torch.stack([torch.cat([angles.cos()] * 2, -1), torch.cat([-sines, sines], -1)])
 
 
-class _Rotation(torch.autograd.Function):
-    """x * cosines + (halves of x exchanged) * sines in two passes over memory, forward and back, where the plain formula takes nine.
+def turn(x: Tensor, cosines: Tensor, sines: Tensor, out: Tensor, back: bool = False) -> None:
+    """x * cosines + (halves of x exchanged) * sines into `out`, in two passes over memory where the plain formula takes nine.
 
-    What it gives is contiguous: attention on the CPU reads heads that lie side by side a tenth slower.
+    Args:
+        back: turn the other way, which is the gradient.
     """
+    half = x.shape[-1] // 2
+    torch.mul(x, cosines, out=out)
+    out[..., :half].addcmul_(x[..., half:], sines[..., :half], value=-1 if back else 1)
+    out[..., half:].addcmul_(x[..., :half], sines[..., half:], value=-1 if back else 1)
+
+
+class _Heads(torch.autograd.Function):
+    """`split_heads` of steps that are rotated. The gradients of all parts are turned straight into one tensor, as the projection's backward
+    pass reads it; rotated heads are contiguous: attention on the CPU reads heads that lie side by side a tenth slower."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    def forward(ctx: Any, projected: Tensor, counts: Sequence[int], rotated: int, cosines: Tensor, sines: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cosines, sines)
-        half = x.shape[-1] // 2
-        y = torch.mul(x, cosines, out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
-        y[..., :half].addcmul_(x[..., half:], sines[..., :half])
-        y[..., half:].addcmul_(x[..., :half], sines[..., half:])
-        return y
+        ctx.shape, ctx.counts, ctx.rotated = projected.shape, counts, rotated
+        parts = []
+        for index, part in enumerate(projected.split(counts, 2)):
+            part = part.transpose(1, 2)
+            if index < rotated:
+                turned = torch.empty(part.shape, dtype=part.dtype, device=part.device)
+                turn(part, cosines, sines, turned)
+                part = turned
+            parts.append(part)
+        return tuple(parts)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         cosines, sines = ctx.saved_tensors
-        return _Rotation.apply(grad, cosines, -sines), None, None  # type: ignore[return-value] - the inverse turns the other way
+        whole = torch.empty(ctx.shape, dtype=grads[0].dtype, device=grads[0].device)
+        for index, (grad, target) in enumerate(zip(grads, whole.split(ctx.counts, 2), strict=True)):
+            if index < ctx.rotated:
+                turn(grad, cosines, sines, target.transpose(1, 2), back=True)
+            else:
+                target.copy_(grad.transpose(1, 2))
+        return whole, None, None, None, None
 
 
-def rotate(x: Tensor, table: Tensor | None) -> Tensor:
-    """Rotate (B, H, S, E) by a table of its S positions; None leaves it as it is."""
+def split_heads(projected: Tensor, counts: Sequence[int], rotated: int, table: Tensor | None) -> tuple[Tensor, ...]:
+    """(B, S, P, E) heads of a projection -> parts of `counts` heads, (B, count, S, E) each.
+
+    Args:
+        rotated: this many of the parts, the first, are rotated by
+        table: of the S positions; None leaves them as they are.
+    """
     if table is None:
-        return x
-    cosines, sines = table.to(x.dtype)
-    if torch.compiler.is_compiling():  # a compiler fuses the plain formula by itself
-        first, second = x.chunk(2, -1)
-        return x * cosines + torch.cat([second, first], -1) * sines
-    return _Rotation.apply(x, cosines, sines)  # type: ignore[return-value]
+        return tuple(part.transpose(1, 2) for part in projected.split(counts, 2))
+    cosines, sines = table.to(projected.dtype)
+    if projected.requires_grad and not torch.compiler.is_compiling():  # a compiler fuses the plain formula by itself
+        return _Heads.apply(projected, counts, rotated, cosines, sines)  # type: ignore[return-value]
+    turning = sum(counts[:rotated])
+    heads = projected.transpose(1, 2)
+    turned = torch.addcmul(heads[:, :turning] * cosines, heads[:, :turning].roll(heads.shape[-1] // 2, -1), sines)
+    return (*turned.split(counts[:rotated], 1), *heads[:, turning:].split(counts[rotated:], 1))
 
 
 @dataclass
@@ -113,9 +143,8 @@ class SelfAttention(nn.Module):
             mask: (B, S) bool of real (not padded) steps, for encoders of padded sources.
         """
         batch, steps, _ = x.shape
-        parts = self.qkv(x).unflatten(-1, (-1, self.head_width)).split((self.heads, self.kv_heads, self.kv_heads), 2)
-        q, k, v = (part.transpose(1, 2) for part in parts)
-        q, k = rotate(q, rotary), rotate(k, rotary)
+        projected = self.qkv(x).unflatten(-1, (-1, self.head_width))
+        q, k, v = split_heads(projected, (self.heads, self.kv_heads, self.kv_heads), 2, rotary)
         if cache is not None:
             k, v = cache.append(k, v)
             if steps == 1 and self.span is not None:
@@ -185,11 +214,12 @@ class CrossAttention(nn.Module):
 
     def project(self, states: Tensor, rotary: Tensor | None, mask: Tensor | None = None) -> Source:
         """(B, L, D) encoder states, the table of their positions and a (B, L) bool mask of real ones -> `Source`."""
-        keys, values = self.key_value(states).unflatten(-1, (2, self.kv_heads, self.head_width)).permute(2, 0, 3, 1, 4)
-        return Source(rotate(keys, rotary), values, None if mask is None else mask[:, None, None])
+        projected = self.key_value(states).unflatten(-1, (-1, self.head_width))
+        keys, values = split_heads(projected, (self.kv_heads, self.kv_heads), 1, rotary)
+        return Source(keys, values, None if mask is None else mask[:, None, None])
 
     def forward(self, x: Tensor, source: Source, rotary: Tensor | None) -> Tensor:
         batch, steps, _ = x.shape
-        q = rotate(self.query(x).unflatten(-1, (self.heads, self.head_width)).transpose(1, 2), rotary)
+        (q,) = split_heads(self.query(x).unflatten(-1, (self.heads, self.head_width)), (self.heads,), 1, rotary)
         k, v = (t.expand(batch, -1, -1, -1) for t in (source.keys, source.values))
         return self.out(attend(q, k, v, self.scale, source.mask).transpose(1, 2).reshape(batch, steps, -1))

@@ -24,6 +24,7 @@ class Disturbance:
         balance_db: voice level minus band level is uniform in (-balance_db, balance_db).
         voice_tone_db: mean spread of the voices' tone; an item's own is uniform from 0 to twice that.
         dark: share of the voices whose highs are cut (`_dark`), which a band then hides but for the first formant.
+        muted: share of the items whose voice is left out, so that bands are learnt not to be voices.
     """
 
     amount: float = 1.0
@@ -31,6 +32,7 @@ class Disturbance:
     balance_db: float = 12.0
     voice_tone_db: float = 5.0
     dark: float = 0.0
+    muted: float = 0.04
 
 
 def mix_batch(vocals: Tensor, band: Tensor, how: Disturbance) -> tuple[Tensor, Tensor]:
@@ -50,7 +52,7 @@ def mix_batch(vocals: Tensor, band: Tensor, how: Disturbance) -> tuple[Tensor, T
     chance = _Chance(items, vocals.device, how.amount)
     band = _other_bands(band, chance)
     loud = _rms(band) > 1e-4
-    muted = chance.happens(0.04)
+    muted = chance.happens(how.muted)
 
     tail = round(0.6 * how.sample_rate)
     length = _fast_length(samples + tail)

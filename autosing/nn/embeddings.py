@@ -174,7 +174,7 @@ def interpolate(states: Tensor, positions: Tensor) -> Tensor:
     below = positions.floor().long()
     weight = (positions - below).to(states.dtype)[:, None]
     above = (below + 1).clamp(max=last)
-    return states[:, below] * (1 - weight) + states[:, above] * weight
+    return torch.lerp(states.index_select(1, below), states.index_select(1, above), weight)
 
 
 def pick(states: Tensor, indices: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ _SECTIONS = [
     "start",
     "silence",
 ]
-_SECTION = re.compile(rf"(?:{'|'.join(map(re.escape, _SECTIONS))})(?:[\s:_-]*(?:\d+|[ivx]+|[a-d]))?(?:\s*[:,x(].*)?$", re.I)
+_SECTION = re.compile(rf"(?:{'|'.join(map(re.escape, _SECTIONS))})(?:[\s:_-]*(?:\d+|[ivx]+|[a-d]|short|medium|long))?(?:\s*[:,x(].*)?$", re.I)
 
 
 def parse_lrc(text: str) -> Lyrics:
@@ -108,7 +108,7 @@ def parse_lrc(text: str) -> Lyrics:
                 if not found:
                     stamped.append((stamp, order, None))
                 continue
-            shifted = tuple(None if t is None else t - stamps[0] + stamp for t in word_starts)
+            shifted = tuple(None if t is None else round(t - stamps[0] + stamp, 6) for t in word_starts)
             timed = shifted if any(t is not None for t in shifted) else None
             stamped.append((stamp, order, Line(" ".join(words), stamp, None, section, timed)))
     offset = _offset(tags.pop("offset", "0"))
@@ -195,7 +195,7 @@ def _clean(text: str) -> Iterable[str]:
 
 def _seconds(match: re.Match[str]) -> Seconds:
     minutes, seconds, fraction = match.groups()
-    return int(minutes[-9:]) * 60 + int(seconds) + (int(fraction) / 10 ** len(fraction) if fraction else 0.0)
+    return round(int(minutes[-9:]) * 60 + int(seconds) + (int(fraction) / 10 ** len(fraction) if fraction else 0.0), 3)
 
 
 def _leading_stamps(line: str) -> tuple[list[Seconds], str]:

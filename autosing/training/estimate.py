@@ -7,6 +7,7 @@ has seen.
 
 import math
 import os
+import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 
 from autosing.errors import ConfigError
+from autosing.training import dist
 from autosing.training.data import VALIDATION_BATCH, TrainBatches, prefetch
 from autosing.training.loop import Trainer
 from autosing.training.sharding import own
@@ -62,6 +64,8 @@ def estimate(trainer: Trainer) -> Estimate:
     """
     settings, device = trainer.settings, trainer.device
     capacity, held = capacity_of(device), held_bytes(trainer)
+    if device.type != "cuda":  # the ranks of a machine share its memory
+        capacity //= dist.gather(platform.node(), trainer.ranks).count(platform.node())
     if held > capacity:
         raise _does_not_fit(trainer, held, capacity, held)
     if device.type == "cuda":
@@ -75,7 +79,7 @@ def estimate(trainer: Trainer) -> Estimate:
         save_seconds = time.monotonic() - clock
     except torch.OutOfMemoryError as error:
         raise _does_not_fit(trainer, None, capacity, held) from error
-    memory = peak_memory(device)
+    memory = max(dist.gather(peak_memory(device), trainer.ranks))
     if memory > capacity:
         raise _does_not_fit(trainer, memory, capacity, held + (0 if device.type == "cuda" else before))
     steps = trainer.total
@@ -110,7 +114,8 @@ def _steps(trainer: Trainer) -> tuple[float, int | None]:
     if count is None:
         return seconds, None
     batch = batches[0]
-    return seconds, round(count(batch.tensors) / len(batch.ids) * len(trainer.data.train))
+    counted = dist.gather([count(batch.tensors), len(batch.ids)], trainer.ranks)
+    return seconds, round(sum(tokens for tokens, _ in counted) / sum(rows for _, rows in counted) * len(trainer.data.train))
 
 
 def _validation(trainer: Trainer) -> float:
@@ -156,14 +161,14 @@ def peak_memory(device: torch.device) -> int:
 
 
 def capacity_of(device: torch.device) -> int:
-    """Bytes that a rank may use: of the device, or of the machine (or what its container is allowed), shared by the ranks on it."""
+    """Bytes of the device, or of the machine (or what its container is allowed)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
         total = min(total, int(text))
-    return total // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return total
 
 
 def _does_not_fit(trainer: Trainer, memory: int | None, capacity: int, fixed: int) -> ConfigError:

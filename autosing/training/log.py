@@ -59,7 +59,10 @@ class Meter:
         return [[list(names), both.tolist()] for names, both in self._sums.items()]
 
     def load(self, state: list[Any]) -> None:
-        self._sums = {tuple(n): torch.tensor(b, dtype=self._dtype, device=self._device) for n, b in state}
+        """Start from a `state`, or from those of several meters one behind the other, which are added up."""
+        self._sums = {}
+        for names, both in state:
+            self.totals(tuple(names)).add_(torch.tensor(both, dtype=self._dtype, device=self._device))
 
 
 class MetricsFile:

@@ -13,15 +13,12 @@ import contextlib
 import dataclasses
 import json
 import math
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -33,10 +30,11 @@ from autosing.errors import AutoSingError, ConfigError, DataError
 from autosing.faults import Faults
 from autosing.models.io import save_model
 from autosing.song import audio
-from autosing.store import atomic_path, remove_temporaries
+from autosing.store import atomic_path
 from autosing.tokens.specs import spec_to_json
 from autosing.training import dist, sharding
 from autosing.training.card import model_card
+from autosing.training.checkpoints import Checkpoints, Snapshot, numbered
 from autosing.training.data import (
     SPECS,
     MicroBatch,
@@ -56,7 +54,7 @@ from autosing.training.optim import (
     optimizer_tensors,
     set_learning_rate,
 )
-from autosing.training.saving import NUMBERED, Saver, numbered, prune, remove_checkpoint, saving
+from autosing.training.saving import saving
 from autosing.training.schedule import CLOCK_STEPS, lr_factor, warmup_steps
 from autosing.training.spikes import Spike, SpikeWatch
 from autosing.training.state import (
@@ -64,16 +62,14 @@ from autosing.training.state import (
     has_state,
     load_into,
     load_state,
-    remove_state,
     require_same_run,
-    save_state,
     take,
 )
+from autosing.training.stop import StopRequest
 from autosing.training.task import Losses, OptimTunables, Sample, Task
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16}
 """What matrices are multiplied in. With "bf16" the parameters, their gradients and the optimiser's state are kept in it too."""
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last: a scheduler's warning before its time limit
 VALIDATION_CACHE_BYTES = 256 << 20
 PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often
 SAVE_SECONDS = 300.0  # the state is saved at least this often, however far apart validations are
@@ -207,27 +203,6 @@ class _Stepper(nn.Module):
         return self.task.samples(self.model, batch)  # type: ignore[attr-defined] - a Trainer has seen that the task makes some
 
 
-class StopRequest:
-    """Notes `STOP_SIGNALS` inside its block; a second one takes its usual course."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._note) for s in STOP_SIGNALS}
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 class Trainer:
     """One run. `fit` is the loop; everything it needs is given here."""
 
@@ -273,12 +248,20 @@ class Trainer:
         dist.require_divisible(settings.batch_size, self.ranks)
         self.progress = progress or Progress(1, quiet=True)
         self.wandb = wandb or Wandb("off", folder, "", "", {})
-        self.export = export
         self.precision = settings.precision or ("16-mixed" if device.type == "cuda" else "32")
         self.dtype = PRECISIONS[self.precision]
         self.tensorboard = tensorboard
         self._config_text = config_text
         self._faults = faults or Faults()
+        self.checkpoints = Checkpoints(
+            folder,
+            lambda place, taken: export(self.model, place, taken.meta, taken.card, tensors=taken.weights),
+            self._faults,
+            keep_last=settings.keep_last,
+            keep_best=settings.keep_best,
+            mode=settings.monitored_mode,
+            writes=self.ranks.first,
+        )
         self._draw_sample = draw_sample
         self.model = model.to(device).train()
         if self.precision == "bf16":
@@ -315,7 +298,7 @@ class Trainer:
         self.meter = Meter(device)
         self.metrics_file: MetricsFile | None = None
         self._started = time.monotonic()
-        self.step, self.unfit, self.best, self.seconds_before = 0, 0, None, 0.0
+        self.step, self.unfit, self.seconds_before = 0, 0, 0.0
         self.last_metrics: dict[str, float] = {}
         self._deferred = device.type == "cuda" or self.ranks.world > 1
         self._pending: list[_Check] = []  # not yet read from the device, like the next
@@ -323,13 +306,11 @@ class Trainer:
         self.spike_watch = SpikeWatch(device)
         self._step_ids: tuple[str, ...] = ()
         self._bad = torch.zeros((), device=device)  # 1 from the first value that is not finite
+        self._request = StopRequest()
         self._validation_cache: list[MicroBatch] | None = None
         self._agreed_minutes = 0.0  # of several ranks, as the first one's clock said last
         self._drawn = -math.inf
         self._validated_at = -1
-        self._saver = Saver()
-        self._stalled = 0.0  # seconds that saves have held up the loop since the last record
-        self._ranking: list[tuple[float, int]] = []  # (monitored value, step) of the `keep_best` best, best first
         self._not_finite: set[str] = set()  # values of the last validation without a finite case
 
     # ---- the loop
@@ -349,43 +330,38 @@ class Trainer:
         """
         if self.ranks.first:
             make_folder(self.folder)
-            numbered_ones = sorted(self.folder.glob(f"{NUMBERED}*"))
-            for folder in (self.folder, *(self.folder / name for name in ("state", "last", "best")), *numbered_ones):
-                remove_temporaries(folder)
-            if not resume:
-                remove_state(self.folder / "state")
-                for old in numbered_ones:
-                    remove_checkpoint(old)
+            self.checkpoints.clear(resume)
         if resume:
             self._load(allow_changed)
         if self.ranks.first and self._config_text:
             with atomic_path(self.folder / "config.yaml") as path:
                 path.write_text(self._config_text, encoding="utf-8")
         self.metrics_file = MetricsFile(self.folder / "metrics.jsonl", self.step if resume else None) if self.ranks.first else None
-        self._started = self._saved = time.monotonic()
-        self._saved_at = self.step
-        with StopRequest() as request:
+        self._started = time.monotonic()
+        self.checkpoints.begin(self.step)
+        with self._request:
             try:
-                self._run(request, validate_first)
-                self._saver.finish()
+                stopped_by = self._run(validate_first)
+                self.checkpoints.finish()
                 dist.wait(self.ranks)
             finally:
-                self._saver.wait()
+                self.checkpoints.wait()
                 if self.metrics_file is not None:
                     self.metrics_file.close()
                 self.wandb.close()
                 if self.tensorboard is not None:
                     self.tensorboard.close()
-        return Result(self.step, self.last_metrics, self.best, request.signal)
+        return Result(self.step, self.last_metrics, self.checkpoints.best, stopped_by)
 
-    def _run(self, request: StopRequest, validate_first: bool) -> None:
+    def _run(self, validate_first: bool) -> int:
+        """The signal that stopped the run before its end; 0: none."""
         self._agree_on_time()
         if self._finished():
             self._draw(force=True)
-            return
+            return 0
         if validate_first and self.step == 0:
             self._validate_and_save()
-            self._saver.finish()  # a process is not forked while a thread writes
+            self.checkpoints.finish()  # a process is not forked while a thread writes
         settings = self.settings
         micro = self.step * settings.accumulate
         stop = (self.total if self.total is not None else 1 << 40) * settings.accumulate
@@ -414,20 +390,22 @@ class Trainer:
                 mark_time, mark_step, waited = time.monotonic(), self.step, 0.0
             elif log_due and self._save_due():
                 self._save()
-            if self._agreed_signal(request, log_due):
+            number = self._request.signal if self.ranks.world == 1 else self._request.agreed
+            if number and not self._finished():
                 self._read_pending()
                 self._save()
-                self.progress.line(f"stopped by signal {request.signal} after step {self.step}; go on with --resume-from '{self.folder}'")
-                return
+                self.progress.line(f"stopped by signal {number} after step {self.step}; go on with --resume-from '{self.folder}'")
+                return number
         self._read_pending()
         self._read_spikes()
         if self.meter.names():
             self._log_training(None, None)
         if self._validated_at != self.step:  # a run that the clock ends may just have validated
             self._validate_and_save()
-        elif self._saved_at != self.step:
+        elif self.checkpoints.step != self.step:
             self._save()
         self._draw(force=True)
+        return 0
 
     def train_step(self, stream: Iterator[MicroBatch]) -> float:
         """One optimiser step on the next batches of `stream`; returns the seconds that it waited for them."""
@@ -443,7 +421,7 @@ class Trainer:
         self._update()
         self.step += 1
         self._faults.reach("train", "update")
-        self._saver.check()
+        self.checkpoints.check()
         return waited
 
     def _forward_backward(self, batch: MicroBatch, micro: int, last: bool) -> None:
@@ -468,7 +446,15 @@ class Trainer:
             self.scaler.scale(total).backward()
         self.meter.add({"loss": loss, **losses.parts, **losses.metrics}, len(batch.ids))
 
+    def _tell_each_other(self) -> None:
+        """One exchange a step between ranks: was a loss not finite, has one been sent a signal?"""
+        told = torch.stack([self._bad, torch.full_like(self._bad, self._request.signal)])
+        self._bad, largest_signal = dist.max_(told, self.ranks)
+        self._request.agree(largest_signal)
+
     def _update(self) -> None:
+        if self.ranks.world > 1:
+            self._tell_each_other()
         self.scaler.unscale_(self.optimizer)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         norm = sharding.whole(torch.nn.utils.get_total_norm(grads))
@@ -485,7 +471,7 @@ class Trainer:
             finite = torch.isfinite(norm)
             self._pending.append(_Check(self.step, False, self._step_ids, finite))
             if self._deferred:
-                self._bad = dist.max_(torch.maximum(self._bad, (~finite).to(self._bad.dtype)), self.ranks)
+                self._bad = torch.maximum(self._bad, (~finite).to(self._bad.dtype))
                 passed_over = torch.maximum(self._bad, over.to(self._bad.dtype)) if skipping else self._bad
                 self.optimizer.found_inf = passed_over  # type: ignore[attr-defined] - the fused kernel passes over the update
                 self.optimizer.grad_scale = None  # type: ignore[attr-defined]
@@ -497,7 +483,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.step + 1)
-        self.meter.add({"grad_norm": norm})
+        self.meter.add({"grad_norm": norm}, 1 / self.ranks.world)  # every rank has the same
 
     def _read_pending(self) -> None:
         """Read the finite flags gathered since the last time; waits for the device. All ranks read at the same step, so that all stop where one
@@ -565,15 +551,6 @@ class Trainer:
     def _epoch(self) -> float:
         return self.step * self.settings.accumulate * self.settings.batch_size / len(self.data.train)
 
-    def _agreed_signal(self, request: StopRequest, log_due: bool) -> bool:
-        if self.ranks.world == 1:
-            return bool(request.signal)
-        if not log_due:
-            return False
-        agreed = int(dist.max_(torch.tensor(float(request.signal), device=self.device), self.ranks).item())
-        request.signal = agreed
-        return bool(agreed)
-
     # ---- validation, checkpoints, log
 
     def _validate_and_save(self, save: bool = True) -> None:
@@ -591,22 +568,9 @@ class Trainer:
         elif name not in monitored:
             self._save()
             raise ConfigError(f"--monitored-metric: validation yields no '{name}'{nearest(name, monitored)}")
-        value = monitored.get(name)
-        better = value is not None and (
-            self.best is None or (value < self.best if self.settings.monitored_mode == "min" else value > self.best)
-        )
-        names: list[str] = []
-        if better:
-            self.best = value
-            names.append("best")
-        if value is not None and self.settings.keep_best:
-            sign = 1.0 if self.settings.monitored_mode == "min" else -1.0
-            self._ranking = sorted([*self._ranking, (value, self.step)], key=lambda entry: (sign * entry[0], entry[1]))[: self.settings.keep_best]
-            names += [numbered(self.step)] if (value, self.step) in self._ranking else []
-        if save:
-            self._save(*names)
-        elif names:
-            self._write(names)
+        names = self.checkpoints.deserved(monitored.get(name), self.step)
+        if save or names:
+            self._save(*names, state=save)
         self._draw()
         if self.settings.samples:
             self._sample()
@@ -679,7 +643,7 @@ class Trainer:
             yield from zip(numbers, self._validation_cache, strict=True)
             return
         if self.settings.workers:
-            self._saver.finish()  # as at the start: no fork while a thread writes
+            self.checkpoints.finish()  # as at the start: no fork while a thread writes
         kept: list[MicroBatch] | None = []
         size = 0
         for number, batch in zip(numbers, prefetch(batches, numbers, min(self.settings.workers, 2)), strict=True):
@@ -689,45 +653,14 @@ class Trainer:
             yield number, batch
         self._validation_cache = kept
 
-    def _save(self, *names: str) -> None:
-        """Checkpoints `names` and `last`, then the state to resume from: a run killed before the last goes on from the state before."""
-        self._write(dict.fromkeys([*names, *([numbered(self.step)] if self.settings.keep_last else []), "last"]), state=True)
-        self._saved, self._saved_at = time.monotonic(), self.step
-
-    def _write(self, names: Iterable[str], state: bool = False) -> None:
-        """Hand a snapshot of now to the thread that writes it; the loop waits only for the snapshot, and for a save still in flight.
-
-        Every rank gives what it holds, the first one writes.
-        """
+    def _save(self, *names: str, state: bool = True) -> None:
+        """Write checkpoints `names`, and with `state` what a save always writes. Every rank gives what it holds."""
         self._read_spikes()  # a resumed run does not see them again
-        before = time.monotonic()
-        self._saver.finish()  # before the snapshot, so that there is room for one
-        full, weights = self.snapshot(state)
-        if self.ranks.first:
-            writes: list[Callable[[], None]] = [self._checkpoint(name, weights) for name in names]
-            if full is not None:
-                writes.append(lambda: self._commit(full))
-            self._saver.start(self.step, self.folder, writes)
-        self._stalled += time.monotonic() - before
+        self.checkpoints.save(self.step, names, self.snapshot, state)
 
-    def snapshot(self, state: bool = True) -> tuple[RunState | None, dict[str, Tensor]]:
-        """Copies in CPU memory of what a save writes: the state, and the weights of a checkpoint; of several ranks the first one has them."""
+    def snapshot(self, state: bool = True) -> Snapshot:
+        """What a save of now writes."""
         full = self._state() if state else None
-        return full, self._weights(full)
-
-    def _save_due(self) -> bool:
-        due = torch.tensor(float(time.monotonic() - self._saved > SAVE_SECONDS))
-        return bool(due if self.ranks.world == 1 else dist.from_first(due.to(self.device), self.ranks))
-
-    def _weights(self, state: RunState | None) -> dict[str, Tensor]:
-        """What a checkpoint holds now: the averaged weights where there are, else the model's, taken from `state` where that has them."""
-        if self.ema is None:
-            return take(state.tensors, "model") if state is not None else sharding.whole_state(self.model.state_dict(), self.ranks)
-        with self.ema.in_place():
-            return sharding.whole_state(self.model.state_dict(), self.ranks)
-
-    def _checkpoint(self, name: str, weights: Mapping[str, Tensor]) -> Callable[[], None]:
-        """The write of a checkpoint of now."""
         trained = {
             "step": self.step,
             "epoch": round(self._epoch(), 4),
@@ -737,22 +670,18 @@ class Trainer:
             "weights": f"moving average {self.settings.ema}" if self.ema else "as trained",
         }
         meta = {**self.task.checkpoint_meta(), "training": trained}
-        card = model_card(self.task.name, trained, self.data.meta)
+        return Snapshot(self._weights(full), meta, model_card(self.task.name, trained, self.data.meta), full)
 
-        def write() -> None:
-            self._faults.reach("train", "weights")
-            self.export(self.model, self.folder / name, meta, card, tensors=weights)
-            self._faults.reach("train", "weights")
+    def _save_due(self) -> bool:
+        due = torch.tensor(float(time.monotonic() - self.checkpoints.time > SAVE_SECONDS))
+        return bool(due if self.ranks.world == 1 else dist.from_first(due.to(self.device), self.ranks))
 
-        return write
-
-    def _commit(self, state: RunState) -> None:
-        """Write the state, and remove numbered checkpoints that it no longer speaks of."""
-        self._faults.reach("train", "state")
-        save_state(self.folder / "state", state)
-        self._faults.reach("train", "state")
-        if self.settings.keep_last or self.settings.keep_best:
-            prune(self.folder, [numbered(step) for _, step in state.numbers["ranking"]], self.settings.keep_last)
+    def _weights(self, state: RunState | None) -> dict[str, Tensor]:
+        """What a checkpoint holds now: the averaged weights where there are, else the model's, taken from `state` where that has them."""
+        if self.ema is None:
+            return take(state.tensors, "model") if state is not None else sharding.whole_state(self.model.state_dict(), self.ranks)
+        with self.ema.in_place():
+            return sharding.whole_state(self.model.state_dict(), self.ranks)
 
     def _state(self) -> RunState:
         """A snapshot of everything that a resumed run needs."""
@@ -765,11 +694,11 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds_before + time.monotonic() - self._started,
             "unfit": self.unfit,
-            "best": self.best,
-            "ranking": list(self._ranking),
+            "best": self.checkpoints.best,
+            "ranking": list(self.checkpoints.ranking),
             "norms_seen": self.spike_watch.seen,
             "metrics": dict(self.last_metrics),
-            "meter": self.meter.state(),
+            "meter": [sums for members in dist.gather(self.meter.state(), self.ranks) for sums in members],
             "scaler": self.scaler.state_dict(),
             "identity": self.identity,
             "remember": self.remember,
@@ -787,12 +716,12 @@ class Trainer:
             self.ema.load(take(state.tensors, "ema"))
         if self.scaler.is_enabled() and numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
-        self.step, self.unfit, self.best = numbers["step"], numbers["unfit"], numbers["best"]
+        self.step, self.unfit, self.checkpoints.best = numbers["step"], numbers["unfit"], numbers["best"]
         self.last_metrics, self.seconds_before = numbers["metrics"], numbers["seconds"]
-        self.meter.load(numbers["meter"])
+        self.meter.load(numbers["meter"] if self.ranks.first else [])  # of all ranks
         if "norms_seen" in numbers:
             self.spike_watch.load(state.tensors["spikes/log_norms"], numbers["norms_seen"])
-        self._ranking = [(value, step) for value, step in numbers.get("ranking", [])]
+        self.checkpoints.ranking = [(value, step) for value, step in numbers.get("ranking", [])]
 
     def _log_training(self, rows_per_second: float | None, waiting: float | None) -> None:
         for names in dist.union(self.meter.names(), self.ranks):
@@ -807,9 +736,9 @@ class Trainer:
         }
         if rows_per_second is not None:
             record |= {"rows_per_second": round(rows_per_second, 3), "waiting": round(waiting or 0.0, 3)}
-        if self._stalled:
-            record["save_stall_seconds"] = round(self._stalled, 4)
-            self._stalled = 0.0
+        if self.checkpoints.stalled:
+            record["save_stall_seconds"] = round(self.checkpoints.stalled, 4)
+            self.checkpoints.stalled = 0.0
         record["seconds"] = round(self.seconds_before + time.monotonic() - self._started, 3)
         self._record(record)
         speed = f", {rows_per_second:.3g} rows/s" if rows_per_second else ""

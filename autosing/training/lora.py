@@ -1,7 +1,7 @@
 """Fine-tuning with low-rank adapters: `--lora '{"r": 16, "alpha": 32}'`. The adapters themselves are the package peft's; it is imported here alone.
 
-`attach` changes a model in place: the chosen linear layers get two small matrices each, everything else stops learning. The matrices learn by the
-rule of the matrix they stand beside (`optim.rule_for`). What is written is `autosing.models.adapters`.
+`attach` changes a model in place: the chosen layers get two small matrices each, everything else stops learning. The matrices learn by the
+rule of the matrix they stand beside (`optim.rule_for`). A convolution is a matrix on patches. What is written is `autosing.models.adapters`.
 """
 
 import difflib
@@ -24,7 +24,8 @@ class LoraSettings:
         r: rank of the adapters.
         alpha: what they add is scaled by alpha / r.
         dropout: share of an adapter's inputs that are dropped while training.
-        target_modules: names of linear layers, or the last parts of names as in "qkv" or "decoder.layers.0.attention.out"; () = all.
+        target_modules: names of linear layers or plain convolutions, or the last parts of names as in "qkv" or
+            "decoder.layers.0.attention.out"; () = all linear layers, and in a model without any all plain convolutions.
     """
 
     r: int = 16
@@ -52,17 +53,27 @@ def linear_layers(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name not in read)
 
 
+def convolutions(model: nn.Module) -> tuple[str, ...]:
+    """Names of the convolutions that can be adapted: peft leaves dilation and padding other than zeros out, and cannot fold groups in."""
+    return tuple(
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == 1 and set(layer.dilation) == {1} and layer.padding_mode == "zeros"
+    )
+
+
 def targets(model: nn.Module, settings: LoraSettings) -> tuple[str, ...]:
     """The full names of the layers that `settings.target_modules` means.
 
     Raises:
-        ConfigError: the model has no linear layer, or none of that name; names the nearest one.
+        ConfigError: the model has no layer that can be adapted, or none of that name; names the nearest one.
     """
-    layers = linear_layers(model)
+    linear, plain = linear_layers(model), convolutions(model)
+    layers = linear + plain
     if not layers:
-        raise ConfigError("--lora adapts linear layers, this model has none; train it as a whole")
+        raise ConfigError("--lora adapts linear layers and plain convolutions, this model has none; train it as a whole")
     if not settings.target_modules:
-        return layers
+        return linear or plain
     chosen: set[str] = set()
     for target in settings.target_modules:
         found = {name for name in layers if f".{name}".endswith(f".{target}")}
@@ -70,7 +81,7 @@ def targets(model: nn.Module, settings: LoraSettings) -> tuple[str, ...]:
             endings = sorted({name.rsplit(".", 1)[-1] for name in layers})
             close = difflib.get_close_matches(target, [*endings, *layers], n=1)
             raise ConfigError(
-                f"--lora: 'target_modules' names '{target}', the model has no such linear layer; "
+                f"--lora: 'target_modules' names '{target}', the model has no such linear layer or plain convolution; "
                 + (f"did you mean '{close[0]}'?" if close else f"it has: {', '.join(endings)}")
             )
         chosen |= found

@@ -1,7 +1,7 @@
-"""Writing states and checkpoints beside the training: a save is a list of writes, done in order by one thread while the loop goes on.
+"""Writing beside the training: a save is a list of writes, done in order by one thread while the loop goes on.
 
 One save is in flight at most; the next one waits for it. What a write needs is handed over as a snapshot in CPU memory, so the loop may change
-its weights meanwhile. A write that fails ends its save; the loop learns of it at its next step. What is written is not known here.
+its weights meanwhile. A write that fails ends its save; the loop learns of it at its next step. What is written is `checkpoints.py`.
 """
 
 import contextlib
@@ -12,9 +12,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from autosing.errors import AutoSingError
-from autosing.models.io import CARD_FILE, CONFIG_FILE, MODEL_FILE
-
-NUMBERED = "step-"
 
 
 class SaveError(AutoSingError):
@@ -78,24 +75,3 @@ def saving(step: int, folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise SaveError(f"step {step} could not be saved in '{folder}' ({error}); make room, then go on with --resume-from '{folder}'") from error
-
-
-def numbered(step: int) -> str:
-    """Name of the checkpoint of a step."""
-    return f"{NUMBERED}{step:07d}"
-
-
-def prune(folder: Path, keep: Sequence[str], last: int) -> None:
-    """Remove numbered checkpoints in `folder` but those named in `keep` and the `last` newest."""
-    there = sorted(path for path in folder.glob(f"{NUMBERED}*") if path.is_dir())
-    for path in there[: max(0, len(there) - last)]:
-        if path.name not in keep:
-            remove_checkpoint(path)
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint's files, and its folder once that is empty."""
-    for name in (CONFIG_FILE, MODEL_FILE, CARD_FILE):
-        (folder / name).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()

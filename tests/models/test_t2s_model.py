@@ -80,6 +80,19 @@ def test_padding_of_the_text_is_not_heard() -> None:
     torch.testing.assert_close(run(model, wide, cached=False), run(model, x, cached=False), atol=1e-4, rtol=1e-3)
 
 
+@torch.no_grad()
+def test_a_row_is_the_same_alone_and_beside_longer_texts() -> None:
+    """Also at its last tokens, ahead of which there is nothing: a row's end is its own, not that of the batch."""
+    torch.manual_seed(0)
+    model, alone = wake(T2S(CONFIG)), inputs(batch=1)
+    alone["pointer"] = torch.arange(50).clamp(max=11)[None]
+    beside = {key: torch.cat([value, value]) for key, value in alone.items()}
+    beside["text"] = torch.nn.functional.pad(beside["text"], (0, 9))
+    beside["text"][1, 12:] = 5
+    beside["pointer"] = torch.stack([alone["pointer"][0], torch.arange(50).clamp(max=20)])
+    torch.testing.assert_close(run(model, beside, cached=False)[:1], run(model, alone, cached=False), atol=1e-5, rtol=1e-5)
+
+
 def test_a_model_without_music_needs_none() -> None:
     model = wake(T2S(replace(CONFIG, accompaniment=None)))
     assert run(model, inputs(), cached=False).shape == (2, 50, SEMANTIC.num_codes)

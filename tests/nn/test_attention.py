@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autosing.nn.attention import attention_mask, rotary_table, rotate
+from autosing.nn.attention import attention_mask, rotary_table, split_heads
 from autosing.nn.blocks import Build, Decoder, Encoder
 from autosing.nn.embeddings import LaneEmbedding, interpolate, pick
 from autosing.nn.mup import Mup, learning_rules
@@ -62,7 +62,7 @@ def test_padding_of_an_encoder_changes_nothing() -> None:
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
     q, k = torch.randn(1, 1, 1, 64), torch.randn(1, 1, 1, 64)
-    at = lambda x, position: rotate(x, rotary_table(torch.tensor([position]), 64))  # noqa: E731
+    at = lambda x, position: split_heads(x, (1,), 1, rotary_table(torch.tensor([position]), 64))[0]  # noqa: E731
     torch.testing.assert_close((at(q, 7) * at(k, 3)).sum(), (at(q, 107) * at(k, 103)).sum(), atol=1e-3, rtol=1e-4)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autosing.models.sm2a import SM2A
 from autosing.models.t2s import T2S
-from autosing.nn.attention import rotary_table, rotate
+from autosing.nn.attention import rotary_table, split_heads
 from autosing.nn.blocks import Build, Decoder, Encoder
 from autosing.nn.mup import Mup
 from tests.models import test_sm2a_model, test_t2s_model
@@ -98,19 +98,26 @@ def test_layer_dropout_passes_examples_over_in_training_alone() -> None:
     torch.testing.assert_close(layer.train()(x, None)[~same], whole[~same])
 
 
-def test_the_rotation_and_its_gradients_equal_the_plain_formula() -> None:
-    x = torch.randn(2, 3, 5, 64, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("counts, rotated", [((3, 2, 2), 2), ((2, 2), 1), ((4,), 1)], ids=["self", "source", "query"])
+def test_rotated_heads_and_their_gradients_equal_the_plain_formula(counts: tuple[int, ...], rotated: int) -> None:
+    """With gradients and without them, and of heads whose gradient comes in any layout."""
+    x = torch.randn(2, 5, sum(counts), 64, dtype=torch.float64, requires_grad=True)
     table = rotary_table(torch.arange(5) * 1.5, 64)
 
-    def plain(x: Tensor) -> Tensor:
+    def plain(x: Tensor) -> list[Tensor]:
         cosines, sines = table.double()
-        return x * cosines + x.roll(32, -1) * sines
+        parts = [part.transpose(1, 2) for part in x.split(counts, 2)]
+        return [p * cosines + p.roll(32, -1) * sines if index < rotated else p for index, p in enumerate(parts)]
 
-    torch.testing.assert_close(rotate(x, table), plain(x))
-    gradient = torch.randn_like(x)
-    for function in (lambda x: rotate(x, table), plain):
-        (slope,) = torch.autograd.grad(function(x), x, gradient)
-        torch.testing.assert_close(slope, torch.autograd.grad(plain(x), x, gradient)[0])
+    for function in (lambda x: split_heads(x, counts, rotated, table), lambda x: split_heads(x.detach(), counts, rotated, table)):
+        for one, other in zip(function(x), plain(x), strict=True):
+            torch.testing.assert_close(one, other, check_stride=False)
+    for turn in (lambda g: g, lambda g: g.transpose(1, 2).contiguous().transpose(1, 2)):
+        gradients = [turn(torch.randn_like(part)) for part in plain(x)]
+        (slope,) = torch.autograd.grad(split_heads(x, counts, rotated, table), x, gradients)
+        torch.testing.assert_close(slope, torch.autograd.grad(plain(x), x, gradients)[0])
+    unrotated = split_heads(x, counts, rotated, None)
+    assert all(torch.equal(one, part.transpose(1, 2)) for one, part in zip(unrotated, x.split(counts, 2), strict=True))
 
 
 def run_t2s(model: Any) -> Tensor:

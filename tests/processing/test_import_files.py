@@ -8,9 +8,9 @@ import pytest
 from small_songs import audio_bytes, read, tone
 
 from autosing.cli.process import main
-from processing.importing import decode_text
+from processing.formats.files import decode_text
 
-FLAC = audio_bytes(tone(1))
+FLAC, OTHER = audio_bytes(tone(1)), audio_bytes(tone(1, 330))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_what_cannot_be_read_is_left_out(music: Path, capsys: pytest.CaptureFixt
 
 
 def test_audio_that_cannot_be_opened(music: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (music / "closed.flac").write_bytes(FLAC)
+    (music / "closed.flac").write_bytes(OTHER)
     read_bytes = Path.read_bytes
 
     def refused(path: Path) -> bytes:
@@ -69,12 +69,12 @@ def test_lyrics_that_cannot_be_read_for_once_are_not_lost(music: Path) -> None:
 
 def test_file_names_that_are_not_utf8(music: Path) -> None:
     with open(os.fsencode(music) + b"/caf\xe9.flac", "wb") as file:
-        file.write(FLAC)
+        file.write(OTHER)
     assert "music/caf\\xe9.flac" in imported(music)
 
 
 def test_names_composed_in_two_ways_are_one(music: Path) -> None:
-    (music / unicodedata.normalize("NFC", "é.flac")).write_bytes(FLAC)
+    (music / unicodedata.normalize("NFC", "é.flac")).write_bytes(OTHER)
     (music / unicodedata.normalize("NFD", "é.txt")).write_text("la la")
     assert [row["raw_lyrics"] for row in imported(music).values() if row["title"] != "good"] == ["la la"]
 

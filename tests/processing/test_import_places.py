@@ -8,13 +8,13 @@ from small_songs import audio_bytes, read, tone
 from autosing.cli.process import main
 from processing import importing
 
-FLAC = audio_bytes(tone(1))
+FLACS = [audio_bytes(tone(1, frequency)) for frequency in (220, 230)]
 
 
 def folder_of(path: Path, *names: str) -> Path:
     path.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (path / name).write_bytes(FLAC)
+    for name, audio in zip(names, FLACS, strict=False):
+        (path / name).write_bytes(audio)
     return path
 
 
@@ -24,18 +24,18 @@ def partitions(dataset: Path) -> dict[str, list[str]]:
 
 def test_a_failed_import_leaves_no_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     music, dataset = folder_of(tmp_path / "m", "a.flac", "b.flac"), tmp_path / "ds"
-    who = importing._who
+    who = importing.who
 
-    def fails_at_b(item):  # type: ignore[no-untyped-def]
-        if item.path.name == "b.flac":
+    def fails_at_b(audio, relative):  # type: ignore[no-untyped-def]
+        if relative.name == "b.flac":
             raise RuntimeError("a defect")
-        return who(item)
+        return who(audio, relative)
 
-    monkeypatch.setattr(importing, "_who", fails_at_b)
+    monkeypatch.setattr(importing, "who", fails_at_b)
     with pytest.raises(RuntimeError):
         main(["import", str(music), str(dataset), "--partition-size", "1"])
     assert partitions(dataset) == {"0": ["a"]}
-    monkeypatch.setattr(importing, "_who", who)
+    monkeypatch.setattr(importing, "who", who)
     assert main(["import", str(music), str(dataset), "--partition-size", "1"]) == 0
     assert partitions(dataset) == {"0": ["a"], "1": ["b"]}
 

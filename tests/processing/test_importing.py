@@ -1,5 +1,6 @@
 """A folder of songs -> index tables."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from small_songs import audio_bytes, read, tone
 
 from autosing.cli.process import main
 
-FLAC = audio_bytes(tone(1))
+FLAC, *MORE = (audio_bytes(tone(1, frequency)) for frequency in (220, 230, 240, 250, 260, 270))
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def music(tmp_path: Path) -> Path:
     files: dict[str, bytes] = {
         "Anna - First Song.flac": FLAC,
         "Anna - First Song.lrc": b"\xef\xbb\xbf[00:01.00]hello there\n[00:02.00]again",
-        "Bea/one.flac": FLAC,
+        "Bea/one.flac": MORE[0],
         "Bea/one.txt": "caf\xe9 olé".encode("cp1252"),
         "Bea/two.wav": audio_bytes(tone(1), kind="WAV"),
         "Bea/two.txt": b"[00:01.00]stamped\n[00:02.00]although text",
@@ -24,9 +25,9 @@ def music(tmp_path: Path) -> Path:
         "Cleo - Song of Songs/lines.derived.lrc": b"[00:00.50]only lrc here",
         "Cleo - Song of Songs/license.txt": b"free",
         "Cleo - Song of Songs/song.txt": b"#TITLE:x\n#BPM:100\n: 0 1 2 la",
-        "D\xfcrer/\u3042 b?.flac": FLAC,
+        "D\xfcrer/\u3042 b?.flac": MORE[1],
         "E/x.m4a": b"....",
-        "E/ultra.flac": FLAC,
+        "E/ultra.flac": MORE[2],
         "E/ultra.txt": b"#TITLE:x\n#BPM:100\n: 0 1 2 la",
         ".hidden/no.flac": FLAC,
     }
@@ -50,16 +51,15 @@ def test_songs_find_their_lyrics_artists_and_ids(music: Path, tmp_path: Path, ca
     )
     found = rows(dataset)
     first = found["Anna - First Song.flac"]
-    assert (first["artist"], first["title"], first["id"]) == ("Anna", "First Song", "Anna_-_First_Song")
+    assert (first["artist"], first["title"], first["id"]) == ("Anna", "First Song", hashlib.sha256(FLAC).hexdigest()[:24])
     assert "hello there" in first["lrc_lyrics"] and first["raw_lyrics"] is None and first["audio"] == FLAC
     assert found["Bea/one.flac"]["raw_lyrics"] == "café olé" and found["Bea/one.flac"]["artist"] == "Bea"
     assert found["Bea/two.wav"]["lrc_lyrics"] and found["Bea/two.wav"]["raw_lyrics"] is None
     cleo = found["Cleo - Song of Songs/audio.ogg"]
-    assert (cleo["artist"], cleo["title"], cleo["id"]) == ("Cleo", "Song of Songs", "Cleo_-_Song_of_Songs")
+    assert (cleo["artist"], cleo["title"], cleo["id"]) == ("Cleo", "Song of Songs", cleo["audio_hash"])
     assert "only lrc here" in cleo["lrc_lyrics"] and cleo["raw_lyrics"] is None
     assert found["E/ultra.flac"]["raw_lyrics"] is None and found["E/ultra.flac"]["lrc_lyrics"] is None
-    ids = [row["id"] for row in found.values()]
-    assert len(set(ids)) == 6 and all(c.isalnum() or c in "_-" for i in ids for c in i)
+    assert len({row["id"] for row in found.values()}) == 6
 
 
 def test_importing_again_changes_nothing(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +77,7 @@ def test_new_and_changed_songs(music: Path, tmp_path: Path, capsys: pytest.Captu
     before = rows(dataset)
     second = (dataset / "1" / "index.parquet").read_bytes()
     (music / "Anna - First Song.lrc").write_text("[00:01.00]other words")
-    (music / "Anna - A New One.flac").write_bytes(FLAC)
+    (music / "Anna - A New One.flac").write_bytes(MORE[3])
     assert main(["import", str(music), str(dataset), "--partition-size", "3"]) == 0
     assert "imported 1 songs (0 with lyrics), partitions 0,2; 1 changed, 5 unchanged" in capsys.readouterr().out
     after = rows(dataset)
@@ -86,20 +86,28 @@ def test_new_and_changed_songs(music: Path, tmp_path: Path, capsys: pytest.Captu
     assert (dataset / "1" / "index.parquet").read_bytes() == second
 
 
-def test_ids_that_would_be_equal_are_told_apart(tmp_path: Path) -> None:
+def test_the_same_audio_twice_is_reported_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
-    for name in ("a.b.flac", "a b.flac", "a?b.flac", "a b.wav"):
+    for name in ("a.flac", "b.flac", "c.flac"):
         (folder / name).write_bytes(FLAC)
-    main(["import", str(folder), str(tmp_path / "ds")])
-    assert len({row["id"] for row in rows(tmp_path / "ds").values()}) == 4
+    (folder / "d.flac").write_bytes(MORE[0])
+    assert main(["import", str(folder), str(tmp_path / "ds"), "--strict"]) == 1
+    out = capsys.readouterr().out
+    assert "left out b.flac: has the same audio as 'm/a.flac'" in out and "duplicate 2" in out
+    assert set(rows(tmp_path / "ds")) == {"a.flac", "d.flac"}
+    assert main(["import", str(folder), str(tmp_path / "ds"), "--keep-duplicates"]) == 0
+    found = rows(tmp_path / "ds")
+    assert [found[f"{n}.flac"]["id"].removeprefix(found["a.flac"]["id"]) for n in "abc"] == ["", "-2", "-3"]
+    assert main(["import", str(folder), str(tmp_path / "ds")]) == 0
+    assert "0 changed, 4 unchanged, 0 files left out" in capsys.readouterr().out
 
 
 def test_lyrics_in_another_folder(tmp_path: Path) -> None:
     (tmp_path / "mp3").mkdir()
     (tmp_path / "lyrics" / "en").mkdir(parents=True)
     (tmp_path / "mp3" / "Song_-_Someone.flac").write_bytes(FLAC)
-    (tmp_path / "mp3" / "Other.flac").write_bytes(FLAC)
+    (tmp_path / "mp3" / "Other.flac").write_bytes(MORE[0])
     (tmp_path / "lyrics" / "en" / "Song_-_Someone.txt").write_text("la la")
     main(["import", str(tmp_path / "mp3"), str(tmp_path / "ds"), "--lyrics-folder", str(tmp_path / "lyrics")])
     assert rows(tmp_path / "ds")["Song_-_Someone.flac"]["raw_lyrics"] == "la la"
@@ -120,9 +128,9 @@ def test_broken_audio_is_imported_and_rejected_later(tmp_path: Path) -> None:
 
 
 def test_two_folders_with_equal_names_inside(tmp_path: Path) -> None:
-    for name in ("one", "two"):
+    for name, audio in (("one", FLAC), ("two", MORE[0])):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "song.flac").write_bytes(FLAC)
+        (tmp_path / name / "song.flac").write_bytes(audio)
         main(["import", str(tmp_path / name), str(tmp_path / "ds")])
     found = [row for path in sorted((tmp_path / "ds").glob("*/index.parquet")) for row in read(path)]
     assert [row["source"] for row in found] == ["one/song.flac", "two/song.flac"] and len({row["id"] for row in found}) == 2

@@ -24,6 +24,15 @@ def test_a_models_own_tunables_are_taken_over_and_the_runs_are_not(runs):
     assert identity(runs, "second")["tunables"]["lr0"] == 1e-2
 
 
+def test_who_does_not_say_how_fast_to_go_on_is_told_that_the_default_is_for_a_start_from_scratch(runs, capsys):
+    save_model(Toy(ToyConfig()), runs.folder / "given", {})
+    said = "lr0 0.01 is for training from scratch; from a checkpoint a tenth forgets less: --tunables '{\"lr0\": 0.001}'"
+    assert runs("a", steps=1, load_from=runs.folder / "given") == 0
+    assert said in capsys.readouterr().err
+    assert runs("b", steps=1, load_from=runs.folder / "given", tunables={"lr0": 0.01}) == 0
+    assert "from scratch" not in capsys.readouterr().err
+
+
 def test_other_arithmetic_than_the_checkpoints_is_refused_by_name(runs, tmp_path, capsys):
     save_model(Toy(ToyConfig(mup=Mup(output_mult=3.0))), tmp_path / "given", {})
     assert runs("a", load_from=tmp_path / "given", tunables={"output_mult": 4.0}) == 2

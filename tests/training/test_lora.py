@@ -12,18 +12,11 @@ from toy_task import Toy, ToyConfig
 
 from autosing.cli.train import main
 from autosing.errors import ConfigError
-from autosing.models import KINDS
 from autosing.models.io import load_model
-from autosing.registry import Registry
 from autosing.training.loop import Trainer
 from autosing.training.lora import LoraSettings, lora_settings, targets
 from autosing.training.optim import rule_for
 from autosing.training.task import ParamRule
-
-
-@pytest.fixture(autouse=True)
-def toy_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autosing.models.io.KINDS", Registry("model kind", {**KINDS._entries, "toy": "toy_task:Toy"}))
 
 
 def test_settings_that_cannot_be_meant_are_refused_by_name() -> None:
@@ -48,7 +41,18 @@ def test_targets_are_whole_parts_of_names() -> None:
     with pytest.raises(ConfigError, match=r"names 'outt'.*did you mean 'out'"):
         targets(model, LoraSettings(target_modules=("outt",)))
     with pytest.raises(ConfigError, match="has none"):
-        targets(torch.nn.Conv1d(2, 2, 1), LoraSettings())
+        targets(torch.nn.LayerNorm(2), LoraSettings())
+
+
+def test_convolutions_are_adapted_where_they_are_named_or_nothing_else_is_there() -> None:
+    plain, linear = torch.nn.Conv2d(2, 2, 3), torch.nn.Linear(2, 2)
+    others = {"wide": torch.nn.Conv2d(2, 2, 3, dilation=2), "apart": torch.nn.Conv1d(2, 2, 1, groups=2)}
+    assert targets(torch.nn.ModuleDict({"plain": plain, **others}), LoraSettings()) == ("plain",)
+    model = torch.nn.ModuleDict({"linear": linear, "plain": plain, **others})
+    assert targets(model, LoraSettings()) == ("linear",)
+    assert targets(model, LoraSettings(target_modules=("plain",))) == ("plain",)
+    with pytest.raises(ConfigError, match="names 'wide', the model has no such linear layer or plain convolution"):
+        targets(model, LoraSettings(target_modules=("wide",)))
 
 
 def test_an_adapter_learns_by_the_rule_of_its_matrix() -> None:
@@ -81,6 +85,11 @@ def test_the_base_stays_and_the_last_step_is_saved(runs, base) -> None:
     live = {k[len("model/") :]: v for k, v in load_file(runs.path("a") / "state" / "state.safetensors").items() if k.startswith("model/")}
     product = live["hidden.lora_B.default.weight"] @ live["hidden.lora_A.default.weight"]
     torch.testing.assert_close(after["hidden.weight"], before["hidden.weight"] + 8 / 2 * product)
+
+
+def test_numbered_adapters_go_when_newer_ones_come(runs, base) -> None:
+    assert runs("a", load_from=base, lora={"r": 1}, steps=6, validate_every_n_steps=2, keep_last=1) == 0
+    assert [p.name for p in runs.path("a").glob("step-*")] == ["step-0000006"]
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

@@ -1,9 +1,10 @@
 """Several ranks do what one does: on gloo and the CPU, each rank a forked process; one test goes through torchrun."""
 
+import json
 import multiprocessing
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,32 +12,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 import torch._dynamo  # optimisers import it: here once, not in every forked rank
 import toy_task
-from conftest import Runs
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 import tasks.sm2a
 import tasks.t2s
+from autosing.models.io import load_model
 from autosing.models.t2s import SIZES, Size
 from autosing.registry import Registry
+from autosing.song.alignment import Alignment
 from autosing.training import dist, sharding
 from autosing.training.alarm import Alarm
 from autosing.training.log import read_metrics
 from autosing.training.loop import Trainer
+from autosing.training.state import read_numbers
+from autosing.training.task import Sample
 from tests.sequence_rows import toy_meta, toy_row
+from tests.train_runs import ROOT, Runs, environments, free_port, signalled
 
 STRATEGIES = list(sharding.STRATEGIES)
 TOLERANCE = 1e-4  # relative, of losses and gradient norms after a dozen steps: sums are in another order, in float32
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class Group:
@@ -47,11 +47,10 @@ class Group:
 
     def __call__(self, work: Callable[[], int | None], world: int = 2, seconds: float = 240.0) -> list[int]:
         """The exit codes of `world` ranks that do `work`."""
-        port, context = free_port(), multiprocessing.get_context("fork")
+        context, told = multiprocessing.get_context("fork"), environments(world)
 
         def rank(number: int) -> None:
-            values = {"RANK": number, "WORLD_SIZE": world, "LOCAL_RANK": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            os.environ.update({name: str(value) for name, value in values.items()})
+            os.environ.update(told[number])
             sys.stdout = sys.stderr = open(self.folder / f"rank{number}.err", "w", buffering=1)  # noqa: SIM115 - until the process ends
             sys.exit(work())
 
@@ -113,18 +112,18 @@ QUIET = {
 RUN = {"steps": 4, "validate_every_n_steps": 2, "accumulate_grad_batches": 2, "ema": 0.9, "batch_size": 4}
 
 
-def run(runs: Runs, task: str, name: str, **values) -> int:
-    return runs(name, **{**RUN, **QUIET[task], "task_name": task, "checkpoint_dir": runs.folder / name, **values})
+def run(runs: Runs, task: str, name: str, *flags: str, **values) -> int:
+    return runs(name, *flags, **{**RUN, **QUIET[task], "task_name": task, "checkpoint_dir": runs.folder / name, **values})
 
 
-def assert_close(folder: Path, other: Path) -> None:
+def assert_close(folder: Path, other: Path, weights: str = "model.safetensors") -> None:
     """Equal losses, and checkpoints and states of the same names, shapes and values, within `TOLERANCE`."""
     one, two = (read_metrics(f / "metrics.jsonl") for f in (folder, other))
     assert [r["step"] for r in one] == [r["step"] for r in two]
     for name in ("loss", "val_loss", "grad_norm", "val_absolute"):
         expected = [r[name] for r in one if name in r]
         assert [r[name] for r in two if name in r] == pytest.approx(expected, rel=TOLERANCE)
-    for file in ("last/model.safetensors", "best/model.safetensors", "state/state.safetensors"):
+    for file in (f"last/{weights}", f"best/{weights}", "state/state.safetensors"):
         whole, shared = load_file(folder / file), load_file(other / file)
         assert set(whole) == set(shared)
         for name, value in whole.items():
@@ -151,6 +150,80 @@ def test_two_ranks_learn_what_one_does(runs, group, steady, task, strategy):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_adapters_are_trained_and_saved_whole(runs, group, steady, strategy):
+    """Every rank holds a part of each matrix; the folder has them all, of the last step, and loads as one process's does."""
+    pytest.importorskip("peft", reason="training adapters needs peft (pip install 'autosing[lora]')")
+    assert run(runs, "toy", "base", steps=2) == 0
+    values = {"load_from": runs.folder / "base" / "last", "lora": {"r": 2, "alpha": 8}, "tunables": {"lr0": 0.1}}
+    assert run(runs, "toy", "one", **values) == 0
+    assert group(lambda: run(runs, "toy", "two", strategy=strategy, **values)) == [0, 0], group.said(0) + group.said(1)
+    assert_close(runs.folder / "one", runs.folder / "two", "adapter.safetensors")
+    folder = runs.folder / "two" / "last"
+    assert {name: tuple(value.shape) for name, value in load_file(folder / "adapter.safetensors").items()} == {
+        "hidden.lora_A.weight": (2, 3), "hidden.lora_B.weight": (4, 2), "out.lora_A.weight": (2, 4), "out.lora_B.weight": (1, 2)
+    }  # fmt: skip
+    assert json.loads((folder / "config.json").read_text())["meta"]["training"]["step"] == RUN["steps"]
+    x = torch.randn(5, 3)
+    one, two, base = (load_model(runs.folder / name / "last", "toy")[0].eval()(x) for name in ("one", "two", "base"))
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(one, base, atol=1e-2)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_samples_are_sung_by_the_whole_model(runs, group, steady, monkeypatch, strategy):
+    """With the averaged weights, once, by the first rank; the training does not notice."""
+
+    def samples(self, model, batch):
+        assert not model.training
+        return [Sample("toy", Alignment(()), audio=(value / 4).expand(1, 8000), sample_rate=8000) for value in model(batch["x"])]
+
+    assert run(runs, "toy", "plain") == 0
+    monkeypatch.setattr(toy_task.ToyTask, "samples", samples, raising=False)
+    monkeypatch.setattr("autosing.cli.train.draw_sample", lambda path, sample: path.write_bytes(b"drawn"))
+    assert run(runs, "toy", "one", samples=2) == 0
+    assert group(lambda: run(runs, "toy", "two", strategy=strategy, samples=2)) == [0, 0], group.said(0) + group.said(1)
+    assert_close(runs.folder / "plain", runs.folder / "two")
+    for step in (2, 4):
+        folders = [runs.folder / name / "samples" / f"step-{step:07d}" for name in ("one", "two")]
+        assert [sorted(p.name for p in folder.iterdir()) for folder in folders] == [["0.png", "0.wav", "1.png", "1.wav"]] * 2
+        one, two = (torch.tensor(soundfile.read(folder / "1.wav")[0]) for folder in folders)
+        assert one.abs().max() > 0.01
+        torch.testing.assert_close(two, one, rtol=0, atol=1e-3)
+
+
+def test_a_plan_of_two_ranks_is_told_once_and_of_each(runs, group, steady, capsys):
+    """Rows and tokens of the whole run, the batch and the memory of a rank."""
+    values = {"steps": 30, "ema": 0.0}
+    assert run(runs, "t2s", "one", "--plan", **values) == 0
+    one = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert group(lambda: run(runs, "t2s", "two", "--plan", strategy="fsdp", **values)) == [0, 0], group.said(0) + group.said(1)
+    two = dict(line.split(maxsplit=1) for line in group.said(0).splitlines() if not line.startswith("["))
+    for name in ("parameters", "data", "steps"):
+        assert two[name] == one[name]
+    assert "tokens an epoch" in one["data"] and one["steps"].startswith("30 of 8 rows")
+    memory = [float(re.match(r"([\d.]+) GiB a rank of ([\d.]+) GiB", told["memory"])[2]) for told in (one, two)]
+    assert memory[1] == pytest.approx(memory[0] / 2, rel=0.02) and two["memory"].endswith("at 2 rows")
+    assert "memory" not in group.said(1) and not (runs.folder / "two").exists()
+
+
+@pytest.mark.parametrize(
+    "number, told, strategy, precision",
+    [(signal.SIGTERM, (1,), "ddp", "32"), (signal.SIGUSR1, (0,), "fsdp", "32"), (signal.SIGUSR1, (0, 1), "ddp", "16-mixed")],
+)
+def test_a_signal_to_any_rank_saves_and_stops_all_after_its_step(runs, group, steady, monkeypatch, number, told, strategy, precision):
+    values = {"steps": 6, "log_every_n_steps": 100, "validate_every_n_steps": 100, "strategy": strategy, "precision": precision}
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", signalled(3, number, told))
+        assert group(lambda: run(runs, "toy", "a", **values)) == [128 + number] * 2, group.said(0) + group.said(1)
+    assert read_numbers(runs.folder / "a" / "state")["step"] == 3
+    assert "after step 3" in group.said(0)
+    assert group(lambda: run(runs, "toy", "a", resume_from="auto", **values)) == [0, 0], group.said(0)
+    if precision == "32":
+        assert run(runs, "toy", "whole", **values) == 0
+        assert_close(runs.folder / "whole", runs.folder / "a")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_half_precision_scales_alike_on_all_ranks(runs, group, steady, strategy):
     values = {"precision": "16-mixed", "clip_gradient_norm": 0.5}
     assert run(runs, "toy", "one", **values) == 0
@@ -164,16 +237,11 @@ def test_a_run_goes_on_with_any_strategy_and_number_of_ranks(runs, group, steady
     """DDP, FSDP, one process, FSDP, DDP: the losses of a run that one process did in one go."""
     values = {"steps": 10, "validate_every_n_steps": 5}
     assert run(runs, "toy", "whole", **values) == 0
-    stop = [0]
-
-    def agreed(self, request, log_due):
-        request.signal = signal.SIGTERM if self.step >= stop[0] else 0
-        return self.step >= stop[0]
-
-    monkeypatch.setattr(Trainer, "_agreed_signal", agreed)
-    for stop[0], world, strategy in ((2, 2, "ddp"), (4, 2, "fsdp"), (6, 1, "ddp"), (7, 2, "fsdp"), (99, 2, "ddp")):
-        codes = group(lambda strategy=strategy: run(runs, "toy", "parts", strategy=strategy, resume_from="auto", **values), world)
-        assert codes == [0 if stop[0] == 99 else 143] * world, group.said(0)
+    for stop, world, strategy in ((2, 2, "ddp"), (4, 2, "fsdp"), (6, 1, "ddp"), (7, 2, "fsdp"), (99, 2, "ddp")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_update", signalled(stop))
+            codes = group(lambda strategy=strategy: run(runs, "toy", "parts", strategy=strategy, resume_from="auto", **values), world)
+        assert codes == [0 if stop == 99 else 143] * world, group.said(0)
     assert_close(runs.folder / "whole", runs.folder / "parts")
 
 
@@ -340,12 +408,11 @@ def test_the_first_host_of_a_list(nodes, first):
 
 def torchrun(runs: Runs, name: str, **values) -> subprocess.CompletedProcess:
     """The command as users start it, with the toy task given as a file."""
-    root = Path(__file__).resolve().parents[2]
     argv = runs.argv(name, task_name=str(Path(toy_task.__file__)), checkpoint_dir=runs.folder / name, **values)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(Path(toy_task.__file__).parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(toy_task.__file__).parent)])}
     return subprocess.run(
-        [*command, "--master_port", str(free_port()), str(root / "train.py"), *argv], capture_output=True, text=True, timeout=300, env=environment
+        [*command, "--master_port", str(free_port()), str(ROOT / "train.py"), *argv], capture_output=True, text=True, timeout=300, env=environment
     )
 
 

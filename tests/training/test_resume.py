@@ -6,20 +6,16 @@ import signal
 import time
 
 import pytest
-from conftest import Runs
 
+from autosing.cli.train import main
 from autosing.training import state as state_module
+from autosing.training.loop import Trainer
+from tests.train_runs import Runs, ended, environments, signalled
 
 
 def ensure(reference: Runs, name: str, **values) -> None:
     if not (reference.path(name) / "state").is_dir():
         assert reference(name, **values) == 0
-
-
-def assert_equal(runs: Runs, name: str, reference: Runs, other: str) -> None:
-    assert runs.records(name) == reference.records(other)
-    for which in ("last", "best"):
-        assert runs.weights(name, which) == reference.weights(other, which)
 
 
 KILL_RUN = {"steps": 12, "validate_every_n_steps": 3, "ema": 0.9}
@@ -47,11 +43,9 @@ def test_killed_at_any_rename(runs, reference, at):
         return arm
 
     for where in ("before", "after"):
-        process = runs.apart(where, "--resume-from", "auto", before=kill_at(where), **KILL_RUN)
-        process.join(60)
-        assert process.exitcode in (-signal.SIGKILL, 0)
+        assert runs.apart(where, "--resume-from", "auto", before=kill_at(where), **KILL_RUN) in (-signal.SIGKILL, 0)
         assert runs(where, "--resume-from", "auto", **KILL_RUN) == 0
-        assert_equal(runs, where, reference, "rename")
+        runs.same(where, "rename", reference)
         assert not list(runs.path(where).rglob("*.tmp"))
 
 
@@ -65,7 +59,7 @@ def test_killed_again_and_again_at_random_times(runs, reference):
         return metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
 
     for _ in range(8):
-        process = runs.apart("a", "--resume-from", "auto", **values)
+        process = runs.start("a", "--resume-from", "auto", **values)
         goal = records() + rng.randint(0, 12)
         while process.exitcode is None and records() < goal:
             time.sleep(0.001)
@@ -73,47 +67,40 @@ def test_killed_again_and_again_at_random_times(runs, reference):
         if process.exitcode is None:
             process.kill()
             kills += 1
-        while process.exitcode is None:  # `join` would wait for the orphaned worker too
-            time.sleep(0.005)
-        if process.exitcode == 0:
+        if ended(process) == 0:
             break
     assert runs("a", "--resume-from", "auto", **values) == 0
     assert kills >= 1
-    assert_equal(runs, "a", reference, "random")
+    runs.same("a", "random", reference)
 
 
 @pytest.mark.parametrize("stops", [(4,), (9,), (3, 4, 7)])
 def test_stopped_at_any_step_goes_on_the_same(runs, reference, stops, monkeypatch):
     """Also at an epoch's end (9 steps of 4 rows, 34 or so rows) and one step after a resume."""
-    from autosing.training.loop import Trainer
-
     ensure(reference, "steps")
     for stop in stops:
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_agreed_signal", _stop_at(stop))
+            patch.setattr(Trainer, "_update", signalled(stop))
             assert runs("a", "--resume-from", "auto") == 143
     assert runs("a", "--resume-from", "auto", workers=1) == 0
-    assert_equal(runs, "a", reference, "steps")
+    runs.same("a", "steps", reference)
 
 
-def _stop_at(step):
-    def agreed(self, request, log_due):
-        request.signal = signal.SIGTERM if self.step >= step else 0
-        return self.step >= step
-
-    return agreed
+def test_a_signal_in_the_last_step_leaves_nothing_to_do(runs, reference, monkeypatch):
+    """The run ends as it would have, its last validation too; nobody has to queue it again."""
+    ensure(reference, "steps")
+    monkeypatch.setattr(Trainer, "_update", signalled(12))
+    assert runs("a") == 0
+    runs.same("a", "steps", reference)
 
 
 def test_resume_needs_no_other_flag(runs, reference, monkeypatch):
-    from autosing.cli.train import main
-    from autosing.training.loop import Trainer
-
     ensure(reference, "steps")
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_agreed_signal", _stop_at(6))
+        patch.setattr(Trainer, "_update", signalled(6))
         assert runs("a") == 143
     assert main(["--resume-from", str(runs.path("a")), "--device", "cpu"]) == 0
-    assert_equal(runs, "a", reference, "steps")
+    runs.same("a", "steps", reference)
 
 
 def test_a_finished_run_stays_as_it_is(runs):
@@ -174,19 +161,9 @@ def test_damaged_state_is_named(runs, capsys):
 
 def test_two_ranks_see_the_same_rows_and_learn_the_same(runs, reference):
     ensure(reference, "ranks", task_args={"noise": 0.0}, tunables={"lr0": 0.01})
-    port = 20_000 + os.getpid() % 20_000
-
-    def rank(number: int):
-        def set_environment() -> None:
-            os.environ.update(RANK=str(number), WORLD_SIZE="2", LOCAL_RANK=str(number), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-
-        return set_environment
-
-    processes = [runs.apart("a", before=rank(n), task_args={"noise": 0.0}, tunables={"lr0": 0.01}) for n in (0, 1)]
-    deadline = time.monotonic() + 60
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-    assert [p.exitcode for p in processes] == [0, 0]
+    values = {"task_args": {"noise": 0.0}, "tunables": {"lr0": 0.01}}
+    processes = [runs.start("a", environment=environment, **values) for environment in environments(2)]
+    assert [ended(process) for process in processes] == [0, 0]
     losses = [[r["loss"] for r in x.records(n) if "loss" in r] for x, n in ((runs, "a"), (reference, "ranks"))]
     assert losses[0][0] == pytest.approx(losses[1][0], rel=0.5)  # dropout differs by rank; the rows do not
 

@@ -7,8 +7,11 @@ import pytest
 from toy_task import ToyTask
 
 from autosing.training import state as state_module
-from autosing.training.saving import SaveError, Saver, prune
+from autosing.training.checkpoints import prune
+from autosing.training.loop import Trainer
+from autosing.training.saving import SaveError, Saver
 from autosing.training.state import read_numbers
+from tests.train_runs import signalled
 
 
 def test_writes_come_in_order_one_save_at_a_time(tmp_path):
@@ -77,15 +80,11 @@ def test_the_best_and_the_newest_numbered_checkpoints_are_kept(runs):
 
 
 def test_what_is_best_survives_a_resume(runs, monkeypatch):
-    from test_resume import _stop_at
-
-    from autosing.training.loop import Trainer
-
     values = {"steps": 18, "validate_every_n_steps": 3, "keep_best": 2}
     assert runs("whole", **values) == 0
     for stop in (5, 10):
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_agreed_signal", _stop_at(stop))
+            patch.setattr(Trainer, "_update", signalled(stop))
             assert runs("a", "--resume-from", "auto", **values) == 143
     assert runs("a", "--resume-from", "auto", **values) == 0
     runs.same("a", "whole")
@@ -114,16 +113,9 @@ def test_prune_leaves_fewer_than_asked_alone(tmp_path):
 def test_saves_and_validations_have_steps_of_their_own(runs, monkeypatch):
     """With the names that other trainers have for them."""
     saved = []
-    monkeypatch.setattr("autosing.training.loop.save_state", lambda folder, state: saved.append(state.numbers["step"]))
+    monkeypatch.setattr("autosing.training.checkpoints.save_state", lambda folder, state: saved.append(state.numbers["step"]))
     argv = ["--eval-steps", "6", "--save-steps", "4", "--logging-steps", "2", "--save-total-limit", "2"]
-    values = {"validate_every_n_steps": None, "log_every_n_steps": None}
-    words = [w for w in runs.argv("a", *argv, steps=15, **values)]
-    for flag in ("--validate_every_n_steps", "--log_every_n_steps"):
-        at = words.index(flag)
-        del words[at : at + 2]
-    from autosing.cli.train import main
-
-    assert main(words) == 0
+    assert runs("a", *argv, steps=15, validate_every_n_steps=None, log_every_n_steps=None) == 0
     assert saved == [4, 8, 12, 15]
     assert [r["step"] for r in runs.records("a") if "val_loss" in r] == [6, 12, 15]
     assert [r["step"] for r in runs.records("a") if "loss" in r] == [2, 4, 6, 8, 10, 12, 14, 15]
@@ -131,14 +123,10 @@ def test_saves_and_validations_have_steps_of_their_own(runs, monkeypatch):
 
 
 def test_a_run_saved_between_validations_goes_on_the_same(runs, monkeypatch):
-    from test_resume import _stop_at
-
-    from autosing.training.loop import Trainer
-
     values = {"save_steps": 4, "validate_every_n_steps": 5}
     assert runs("whole", **values) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_agreed_signal", _stop_at(9))
+        patch.setattr(Trainer, "_update", signalled(9))
         assert runs("a", **values) == 143
     assert read_numbers(runs.path("a") / "state")["step"] == 9
     assert runs("a", "--resume-from", "auto", **values) == 0

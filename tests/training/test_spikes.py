@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import signal
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from toy_task import ToyTask
 
 from autosing.training.loop import Trainer
 from autosing.training.spikes import WARM_STEPS, WINDOW, SpikeWatch
+from tests.train_runs import signalled
 
 
 def watch(norms) -> list[bool]:
@@ -78,17 +78,13 @@ def test_a_spike_is_told_with_its_rows_and_passed_over_when_asked(runs, monkeypa
 
 
 def test_the_threshold_is_the_same_after_a_resume(runs, monkeypatch):
-    def agreed(self, request, log_due, at):
-        request.signal = signal.SIGTERM if self.step == at else 0
-        return bool(request.signal)
-
     values = {"steps": 50, "log_every_n_steps": 10, "validate_every_n_steps": 20}
     monkeypatch.setattr(ToyTask, "losses", shouting(42))
     assert runs("whole", "--skip-gradient-spikes", **values) == 0
     monkeypatch.setattr(ToyTask, "losses", shouting(42))
     for at in (7, 36, 43):
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_agreed_signal", lambda self, request, due, at=at: agreed(self, request, due, at))
+            patch.setattr(Trainer, "_update", signalled(at))
             assert runs("a", "--skip-gradient-spikes", "--resume-from", "auto", **values) == 143
     assert runs("a", "--skip-gradient-spikes", "--resume-from", "auto", **values) == 0
     runs.same("a", "whole")

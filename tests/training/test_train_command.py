@@ -313,7 +313,7 @@ def test_what_is_compiled_is_what_the_task_calls(runs, monkeypatch):
 def test_a_signal_to_the_whole_group_saves_and_stops(runs, number):
     """As a cluster ends a job: the workers that read ahead get the signal too."""
     values = {"steps": 400, "workers": 1}
-    process = runs.apart("a", before=os.setsid, **values)
+    process = runs.start("a", before=os.setsid, **values)
     metrics = runs.path("a") / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (metrics.is_file() and metrics.read_bytes().count(b"\n") > 3):

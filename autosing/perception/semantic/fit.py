@@ -173,12 +173,9 @@ def kmeans(points: Tensor, count: int, iterations: int, rng: np.random.Generator
     centres = spread_points(points, count, rng) if start is None else start
     for _ in range(iterations):
         nearest = nearest_code(points, centres)
-        members = torch.bincount(nearest, minlength=count)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
         distance = (points - centres[nearest]).square().sum(1)
-        centres = sums / members.clamp(min=1)[:, None]
-        empty = (members == 0).nonzero().flatten()
-        centres[empty] = points[distance.topk(len(empty)).indices]
+        centres, empty = means_by(nearest, points, count)
+        centres[empty] = points[distance.topk(int(empty.sum())).indices]
     return centres
 
 
@@ -195,12 +192,11 @@ def spread_points(points: Tensor, count: int, rng: np.random.Generator) -> Tenso
     return chosen
 
 
-def means_by(names: Tensor, points: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """(count, W): the mean of the (M, W) points of each name 0 to count - 1, given (M,); a random point where a name has none."""
+def means_by(names: Tensor, points: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(count, W): the mean of the (M, W) points of each name 0 to count - 1, given (M,); (count,) True where a name has none, and its mean is 0."""
     members = torch.bincount(names, minlength=count)
     sums = points.new_zeros(count, points.shape[1]).index_add_(0, names, points)
-    strangers = points[torch.from_numpy(rng.integers(len(points), size=count))]
-    return torch.where(members[:, None] > 0, sums / members.clamp(min=1)[:, None], strangers)
+    return sums / members.clamp(min=1)[:, None], members == 0
 
 
 def linear_classifier(points: Tensor, classes: Tensor, count: int, decay: float = 1e-2, steps: int = 200) -> Tensor:
@@ -243,7 +239,11 @@ def fit_codebook(
         rows = slice(side * config.features, (side + 1) * config.features)
         book.projection[rows, side * half : (side + 1) * half] = basis.half().float()
     points = book.embed(frames, pairs.scores.float().flatten(0, 1))
-    start = None if names is None else means_by(names, points, config.num_codes, rng)
+    start = None
+    if names is not None:
+        start, unused = means_by(names, points, config.num_codes)
+        strangers = points[torch.from_numpy(rng.integers(len(points), size=config.num_codes))]
+        start[unused] = strangers[unused]
     book.codes.copy_(kmeans(points, config.num_codes, iterations, rng, start).half())
     told = [(tokens_of(book, run), run.labels) for run in runs]
     book.read_out.copy_(fit_read_out(book.codes, told, config.classes).half())
