@@ -39,6 +39,8 @@ def build(settings: dict[str, Any]) -> Any:
             live.copy_(torch.randint(0, PADDING, live.shape))
         codes, singer = codes.to(device), torch.randn(batch, 256, device=device)
         loss = lambda: model(stoks, codes, singer)[1]  # noqa: E731
+    if device == "cpu":
+        torch.set_float32_matmul_precision("highest")  # the package lowers it when it is imported; ours computes in full precision too
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
 

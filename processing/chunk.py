@@ -1,10 +1,9 @@
 """`vad_extract`: the sung windows of a song -> chunked.parquet (id `<song>_at_<second>`, song, start, seconds, occupancy, audio, alignment,
 lyrics_source).
 
-How much of each second is sung comes from the aligner's activity, and from the spans of words already found. Dynamic programming picks
-windows that never overlap, begin on whole seconds, and together hold the most singing; words cut by a border or by the middle
-of the window cost a little. A window may run past the end of the song (songs shorter than a window, and tails): it is padded with
-silence, if at least `MIN_SUNG_SECONDS` of it are sung; `seconds` says how much of it is song.
+Which moments are sung comes from the aligner's activity and from the spans of words already found; where the windows are put is
+decided in processing/placement.py. A window may run past the end of the song (songs shorter than a window, and tails): it is padded with
+silence; `seconds` says how much of it is song.
 
 The default occupancy is .5: real songs pause between lines, and the original's .8 drops most of them. `audio` is the mixture, for
 listening and for other tools; our own steps cut windows from the song-level stems, so its coding loses nothing.
@@ -13,7 +12,6 @@ listening and for other tools; our own steps cut windows from the song-level ste
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -24,18 +22,11 @@ from autosing.song.audio import MAX_SECONDS, decode, encode, resample
 from autosing.tokens.specs import Seconds
 from processing.align import Source
 from processing.fingerprint import identity
+from processing.placement import ACTIVITY_RATE, EDGE_SECONDS, pick_windows, sung_frames, window_id
 from processing.separate import load_mixture
 from processing.step import Done, Rejected, Song, each
 from processing.windows import WINDOW_META, WINDOWS_TABLE
 
-MIN_SUNG_SECONDS: Seconds = 8.0
-"""A window that is not full of song must hold this much singing."""
-SUNG = 0.5
-"""Activity above this counts as singing."""
-CUT_WORD_COST: Seconds = 0.1
-WINDOW_COST: Seconds = 1.0
-"""Of two ways to hold nearly the same singing, the one with fewer and denser windows."""
-ACTIVITY_RATE = 50  # frames a second, by the aligner Protocol
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -51,60 +42,11 @@ SCHEMA = pa.schema(
 )
 
 
-def sung_share(activity: np.ndarray, alignment: Alignment, duration: Seconds) -> np.ndarray:
-    """(F,) probability of singing at `ACTIVITY_RATE`, words -> (S,) sung share of each second, S = ceil(duration)."""
-    seconds = max(1, int(np.ceil(duration - 1e-6)))
-    sung = np.zeros(seconds * ACTIVITY_RATE, dtype=bool)
-    count = min(len(activity), len(sung))
-    sung[:count] = activity[:count] > SUNG
-    for word in alignment.words:
-        sung[max(0, round(word.start * ACTIVITY_RATE)) : max(0, round(word.end * ACTIVITY_RATE))] = True
-    return sung.reshape(seconds, ACTIVITY_RATE).mean(axis=1)
-
-
-def pick_windows(share: np.ndarray, duration: Seconds, length: int, min_occupancy: float, alignment: Alignment) -> list[int]:
-    """The starts (whole seconds) of the best windows.
-
-    Args:
-        share: (S,) sung share of each second.
-        duration: of the song.
-        length: of a window, in seconds.
-        min_occupancy: a window's sung seconds divided by its seconds of song must reach this.
-        alignment: words that should not be cut.
-    """
-    total = len(share)
-    sung_before = np.concatenate([[0.0], np.cumsum(share)])
-    borders = np.zeros(total + 2 * length + 2)
-    for word in alignment.words:  # a border at second s cuts the words with start < s < end
-        borders[int(np.floor(word.start)) + 1 : int(np.ceil(word.end))] += 1
-    best = np.zeros(total + 1)
-    taken = np.zeros(total, dtype=bool)
-    for start in range(total - 1, -1, -1):
-        end = min(total, start + length)
-        available = min(float(length), duration - start)
-        sung = sung_before[end] - sung_before[start]
-        enough = min_occupancy * available if available >= length else max(min_occupancy * available, min(MIN_SUNG_SECONDS, length / 2))
-        best[start] = best[start + 1]
-        if available > 0 and sung > WINDOW_COST and sung >= enough - 1e-9:
-            cuts = borders[start] + borders[start + length] + 0.5 * borders[start + length // 2]
-            value = sung - WINDOW_COST - CUT_WORD_COST * cuts + best[end]
-            if value >= best[start] - 1e-9:  # of equals, the earlier
-                best[start], taken[start] = value, True
-    starts, second = [], 0
-    while second < total:
-        if taken[second]:
-            starts.append(second)
-            second += length
-        else:
-            second += 1
-    return starts
-
-
 class ExtractWindows:
     """Song -> windows with enough singing."""
 
     name = key = "vad_extract"
-    version = "1"
+    version = "2"
     writes = (WINDOWS_TABLE,)
 
     def __init__(
@@ -148,27 +90,30 @@ class ExtractWindows:
         wav = resample(heard.samples.mean(dim=0), heard.sample_rate, self._aligner.sample_rate)
         with torch.inference_mode():
             activity = self._aligner.activity(wav).cpu().numpy()
-        share = sung_share(activity, alignment, mixture.seconds)
-        starts = pick_windows(share, mixture.seconds, self._length, self._min_occupancy, alignment)
-        if not starts:
-            reason = f"{share.sum():.0f} of {mixture.seconds:.0f} s are sung, and no window of {self._length} s holds enough of it"
+        sung = sung_frames(activity, alignment, mixture.seconds)
+        slots = pick_windows(sung, mixture.seconds, self._length, self._min_occupancy, alignment)
+        if not slots:
+            heard_seconds = sung.sum() / ACTIVITY_RATE
+            reason = f"{heard_seconds:.0f} of {mixture.seconds:.0f} s are sung, and no window of {self._length} s holds enough of it"
             raise AudioError("too_little_singing", reason)
         artist, lyrics_source = song.row("index").get("artist"), song.row("alignment").get("lyrics_source")
         windows = []
-        for start in starts:
+        for slot in slots:
+            start = slot / ACTIVITY_RATE
             seconds = min(float(self._length), mixture.seconds - start)
             begin = round(start * mixture.sample_rate)
             piece = mixture.samples[:, begin : begin + round(seconds * mixture.sample_rate)]
+            held = sung[slot : slot + self._length * ACTIVITY_RATE].sum() / ACTIVITY_RATE
             windows.append(
                 {
-                    "id": f"{song.id}_at_{start}",
+                    "id": window_id(song.id, start),
                     "song": song.id,
-                    "start": float(start),
+                    "start": start,
                     "seconds": seconds,
-                    "occupancy": float(share[start : start + self._length].sum() / seconds),
+                    "occupancy": min(1.0, float(held / seconds)),
                     "artist": artist,
                     "audio": encode(piece, mixture.sample_rate, self._format),
-                    "alignment": alignment.clip(start, start + self._length).to_struct(),
+                    "alignment": alignment.clip(start, start + self._length, EDGE_SECONDS).to_struct(),
                     "lyrics_source": lyrics_source,
                 }
             )

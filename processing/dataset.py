@@ -4,7 +4,8 @@ Rows are the windows of `chunked.parquet` joined with their tokens and embedding
 song (or artist) is put into validation by a hash of its id and the seed, and rows are ordered by a hash of their id and the seed, then dealt
 evenly to the output partitions 0 ... N - 1; partition N holds validation. `dataset.json`, written last, names the partitions and carries the
 specs; while it is missing there is no dataset. A window that lacks one of its tables is counted by reason and reported. Columns of the
-user's own in the index are carried into every row (categories as their values); those that cannot be are named.
+user's own in the index are carried into every row (categories as their values); those that cannot be are named. Rows that a filter
+(processing/filtering.py) does not keep are left out before anything is split or shuffled, and counted. Copies of a song are on its side.
 
 Memory: one row group a table, plus the rows of one output bucket; rows wait on disk in `BUCKETS` Arrow files while they are shuffled.
 """
@@ -28,8 +29,11 @@ from autosing.song.alignment import ALIGNMENT_TYPE, Alignment
 from autosing.store import Dataset, TableReader, atomic_path, locked, sha256_of, write_table
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec, require_same, spec_from_json, spec_to_json
 from processing.atoks import tokens_table
+from processing.filtering import Counted, RowFilter
 from processing.index import INDEX
-from processing.join import present
+from processing.judged import FILLED_BY_QUALITY, JUDGED, duplicates, judged, missing_quality
+from processing.placement import EDGE_SECONDS, window_id
+from processing.quality import QUALITY_TABLE
 from processing.windows import WINDOW_META, WINDOWS_TABLE
 
 DATASET_FILE = "dataset.json"
@@ -51,8 +55,7 @@ _FIXED = pa.schema(
         ("mtoks", pa.list_(pa.int16())),
         ("embs", pa.list_(pa.float32())),
         ("alignment", ALIGNMENT_TYPE),
-        ("trust", pa.float32()),
-        ("lyrics_source", pa.string()),
+        *JUDGED,
     ]
 )
 _OURS = {"id", "audio", "audio_hash", "lrc_lyrics", "raw_lyrics", "artist", "source"}
@@ -75,6 +78,7 @@ class Plan:
         seed: of the split and the order.
         validation_share: expected share of songs in validation.
         split_by: "song", or "artist": no artist on both sides.
+        filter: which rows are kept, "" for all.
     """
 
     data_dir: Path
@@ -87,6 +91,7 @@ class Plan:
     seed: int = 0
     validation_share: float = 0.05
     split_by: str = "song"
+    filter: str = ""
 
     def __post_init__(self) -> None:
         for holds, message in (
@@ -103,7 +108,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Constructed:
-    """What was written; `lost` counts windows left out, by reason; `notes` are lines for the user."""
+    """What was written.
+
+    Attributes:
+        lost: windows left out, by reason.
+        notes: lines for the user.
+        filtered: what each condition of the filter removed.
+        unfiltered_rows: windows that the filter was shown.
+    """
 
     train_rows: int
     validation_rows: int
@@ -111,6 +123,8 @@ class Constructed:
     validation_songs: int
     lost: dict[str, int]
     notes: tuple[str, ...]
+    filtered: tuple[Counted, ...] = ()
+    unfiltered_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +152,7 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
         seen: told how many of how many rows are joined.
 
     Raises:
+        ConfigError: the filter is not one, or asks for a column that rows do not have.
         DataError: a partition or table is missing or damaged, or no row is left.
         MismatchError: partitions were made with different codecs, tokenizers or windows.
     """
@@ -151,16 +166,35 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
         notes.append(f"{len(there) - plan.num_in} partitions of '{plan.data_dir}' are not used (num_in {plan.num_in} of {len(there)})")
     parts = [_Partition(source, i, plan.codec) for i in range(plan.num_in)]
     specs = _same_specs(parts)
+    extra, refused = _extra_columns(parts)
+    numbers = tuple(part.number for part in parts)
+    lacking = missing_quality(source, numbers)
+    wanted = _filter(plan, extra, lacking)
+    if lacking:
+        notes.append(lacking)
+    copy_of = duplicates(source, numbers)
+    if copy_of:
+        copy, first = next(iter(copy_of.items()))
+        which = f"{len(copy_of)} songs are copies of others (the first: '{copy}' of '{first}')"
+        notes.append(f"{which}; they stay on one side of the split, and --filter 'duplicate_of is None' leaves them out")
     lost: Counter[str] = Counter()
-    keys = [key for part in parts for key in part.keys(plan.split_by, lost)]
+    keys = [key for part in parts for key in part.keys(plan.split_by, lost, copy_of)]
     _no_repeats(keys)
+    unfiltered = len(keys)
+    if wanted is not None:
+        keys = _kept(keys, parts, wanted, extra, copy_of)
+    if unfiltered and not keys:
+        assert wanted is not None
+        worst = max(wanted.counts(), key=lambda count: count.removed)
+        raise DataError(
+            f"--filter keeps none of {unfiltered} rows: '{worst.condition}' alone removes {worst.removed} ({worst.unknown} of them are unknown); ask for less"
+        )
     if not keys:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in lost.items()) or "no window was found in any song"
         raise DataError(f"no row is left to construct a dataset from ({reasons}); run autosing-process run first")
     validation = _validation_groups({key.group for key in keys}, plan.seed, plan.validation_share)
     if not validation and plan.validation_share > 0:
         notes.append(f"all rows come from one {plan.split_by}: everything is in train, the validation partition is empty")
-    extra, refused = _extra_columns(parts)
     notes += [f"the index column '{name}' is not carried over: {reason}" for name, reason in refused.items()]
     schema = pa.schema([*_FIXED, *extra])
     try:
@@ -172,7 +206,7 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
         (plan.output_dir / DATASET_FILE).unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(prefix=".construct.", suffix=".tmp", dir=plan.output_dir) as folder:
             _sweep(plan.output_dir, Path(folder))
-            rows = _joined(parts, plan, specs, extra, {key.id for key in keys}, lost, len(keys), seen)
+            rows = _joined(parts, plan, specs, extra, {key.id: key.group for key in keys}, copy_of, lost, seen)
             train_rows, validation_rows = _shuffle(rows, plan, specs, schema, validation, Path(folder))
         songs = {key.song for key in keys}
         held = {key.song for key in keys if key.group in validation}
@@ -195,18 +229,63 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
             "lost": dict(sorted(lost.items())),
             "source_hash": _source_hash(parts, plan),
         }
+        if wanted is not None:
+            counts = [asdict(count) for count in wanted.counts()]
+            description["filter"] = {"expression": wanted.text, "rows_before": unfiltered, "conditions": counts}
         with atomic_path(plan.output_dir / DATASET_FILE) as path:
             path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         for number in before - set(range(plan.num_out + 1)):  # partitions of an earlier, larger dataset
             (plan.output_dir / str(number) / f"{plan.name}.parquet").unlink(missing_ok=True)
-    return Constructed(train_rows, validation_rows, len(songs) - len(held), len(held), dict(sorted(lost.items())), tuple(notes))
+    counted = wanted.counts() if wanted is not None else ()
+    shown = unfiltered if wanted is not None else 0
+    return Constructed(
+        train_rows, validation_rows, len(songs) - len(held), len(held), dict(sorted(lost.items())), tuple(notes), counted, shown
+    )
+
+
+def _filter(plan: Plan, extra: Sequence[pa.Field], lacking: str | None) -> RowFilter | None:
+    """
+    Raises:
+        ConfigError: see `RowFilter`.
+        DataError: it asks about a column that not all partitions have.
+    """
+    if not plan.filter.strip():
+        return None
+    single = [field.name for field in extra if not pa.types.is_nested(field.type)]
+    made = RowFilter(plan.filter, ("id", "song", "start", "seconds", "artist", *JUDGED.names, *single))
+    unknown = [name for name in made.columns if name in FILLED_BY_QUALITY]
+    if lacking and unknown:
+        raise DataError(f"--filter asks about {', '.join(unknown)}, but {lacking}; run it first")
+    return made
+
+
+def _kept(
+    keys: Sequence["_Key"], parts: Sequence["_Partition"], wanted: RowFilter, extra: Sequence[pa.Field], copy_of: Mapping[str, str]
+) -> list["_Key"]:
+    """The keys whose rows the filter keeps."""
+    by_id = {key.id: key for key in keys}
+    kept = []
+    for part in parts:
+        about = part.about(["artist", *(field.name for field in extra)])
+        for row in part.judged(copy_of):
+            if row["id"] in by_id and wanted.keeps(_with_texts({**about.get(row["song"], {}), **row}, extra)):
+                kept.append(by_id[row["id"]])
+    return kept
+
+
+def _with_texts(row: dict[str, Any], extra: Sequence[pa.Field]) -> dict[str, Any]:
+    """The row with the cells of text columns as text."""
+    for field in extra:
+        if field.type == pa.string():
+            row[field.name] = None if row.get(field.name) is None else str(row[field.name])
+    return row
 
 
 class _Partition:
     """The tables of one input partition, opened when needed."""
 
     def __init__(self, dataset: Dataset, number: int, codec: str):
-        self.number = number
+        self.number, self._dataset = number, dataset
         self.names = {
             "stoks": "stoks",
             "atoks": tokens_table("vocals", codec),
@@ -220,8 +299,15 @@ class _Partition:
                     f"partition {number} has no {table}.parquet ('{path}'); run `autosing-process run {dataset.path} --partitions {number}`"
                 )
 
+        self.quality = dataset.table(number, QUALITY_TABLE)
+        """Not in every dataset: it is younger than the others."""
+
     def open(self, table: str) -> TableReader:
         return TableReader(self.paths[table])
+
+    def judged(self, copy_of: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """See `processing.judged.judged`."""
+        return judged(self._dataset, self.number, copy_of)
 
     def specs(self) -> _Specs:
         def spec(table: str, kind: str) -> Any:
@@ -252,8 +338,8 @@ class _Partition:
                 found.setdefault(row.pop("id"), row)
             return found
 
-    def keys(self, split_by: str, lost: Counter[str]) -> Iterator[_Key]:
-        """The windows that every table holds; the others are counted in `lost`."""
+    def keys(self, split_by: str, lost: Counter[str], copy_of: Mapping[str, str]) -> Iterator[_Key]:
+        """The windows that every table holds; the others are counted in `lost`. A copy is grouped with its song."""
         held = {}
         for column, table in self.names.items():
             with self.open(table) as reader:
@@ -265,7 +351,8 @@ class _Partition:
                 if lacking:
                     lost[f"not in {lacking[0]}"] += 1
                 else:
-                    yield _Key(row["id"], row["song"], _group(row["song"], about.get(row["song"], {}).get("artist")))
+                    first = copy_of.get(row["song"], row["song"])
+                    yield _Key(row["id"], row["song"], _group(first, about.get(row["song"], {}).get("artist")))
 
 
 def _group(song: str, artist: str | None) -> str:
@@ -355,42 +442,40 @@ def _joined(
     plan: Plan,
     specs: _Specs,
     extra: Sequence[pa.Field],
-    kept: set[str],
+    groups: Mapping[str, str],
+    copy_of: Mapping[str, str],
     lost: Counter[str],
-    total: int,
     seen: Callable[[int, int], None],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every row with its group."""
+    """Every row with its group.
+
+    Args:
+        groups: of the windows that are kept, by id.
+    """
     done = 0
     for part in parts:
         readers = {column: part.open(table) for column, table in part.names.items()}
-        windows = part.open(WINDOWS_TABLE)
         try:
-            texts = {f.name for f in extra if f.type == pa.string()}
             about = part.about(["artist", *(f.name for f in extra)])
-            columns = present(windows, ("id", "song", "start", "seconds", "alignment", "lyrics_source?"))
-            for window in windows.rows(list(columns)):
-                if window["id"] not in kept:
+            for window in part.judged(copy_of):
+                if window["id"] not in groups:
                     continue
-                row = {**about.get(window["song"], {}), "lyrics_source": None, **window}
-                for name in texts:
-                    row[name] = None if row.get(name) is None else str(row[name])
+                row = _with_texts({**about.get(window["song"], {}), **window}, extra)
                 for column, reader in readers.items():
                     values = "embs" if column == "embs" else "values"
                     found = reader.get(window["id"], ["id", values])
                     assert found is not None
                     row[column] = found[values]
                 _check_lengths(row, specs)
-                group = _group(row["song"], row.get("artist") if plan.split_by == "artist" else None)
                 alignment = Alignment.from_struct(row.pop("alignment"))
                 for piece, words in _halves(row, alignment, specs, lost) if plan.split else [(row, alignment)]:
                     # a song without lyrics says nothing about its words; an empty alignment would say that there are none
                     nothing = words.trust is None and not alignment.words
-                    yield group, {**piece, "alignment": None if nothing else words.to_struct(), "trust": words.trust}
+                    yield groups[row["id"]], {**piece, "alignment": None if nothing else words.to_struct()}
                 done += 1
-                seen(done, total)
+                seen(done, len(groups))
         finally:
-            for reader in (*readers.values(), windows):
+            for reader in readers.values():
                 reader.close()
 
 
@@ -425,7 +510,7 @@ def _halves(
         yield (
             {
                 **row,
-                "id": row["id"] if number == 0 else f"{row['song']}_at_{row['start'] + begin:g}",
+                "id": row["id"] if number == 0 else window_id(row["song"], row["start"] + begin),
                 "start": row["start"] + begin,
                 "seconds": available,
                 "stoks": row["stoks"][number * tokens : (number + 1) * tokens],
@@ -433,7 +518,7 @@ def _halves(
                 "mtoks": _half_codes(row["mtoks"], specs.accompaniment, specs.window_seconds, number),
                 "embs": embs[pieces].reshape(-1),
             },
-            alignment.clip(begin, begin + half),
+            alignment.clip(begin, begin + half, EDGE_SECONDS),
         )
 
 
@@ -536,6 +621,10 @@ def _source_hash(parts: Sequence[_Partition], plan: Plan) -> str:
     for part in parts:
         for table in (WINDOWS_TABLE, *part.names.values()):
             digest.update(f"{part.number}/{table}={sha256_of(part.paths[table])}\n".encode())
+        if part.quality.is_file():
+            digest.update(f"{part.number}/{QUALITY_TABLE}={sha256_of(part.quality)}\n".encode())
+    if plan.filter.strip():
+        digest.update(f"filter={plan.filter.strip()}\n".encode())
     return digest.hexdigest()[:32]
 
 

@@ -17,12 +17,13 @@ from processing.align import AlignLyrics, Source
 from processing.artist_embs import ArtistEmbeddings
 from processing.atoks import SOURCES, AcousticTokens
 from processing.chunk import ExtractWindows
+from processing.quality import RowQuality
 from processing.separate import SourceSeparation
 from processing.step import Step
 from processing.stoks import SemanticTokens
 
-ORDER = ("src_sep", "align", "vad_extract", "atoks", "stoks", "artist_embs")
-ORIGINAL_ORDER = ("align", "vad_extract", "src_sep", "atoks", "stoks", "artist_embs")
+ORDER = ("src_sep", "align", "vad_extract", "quality", "atoks", "stoks", "artist_embs")
+ORIGINAL_ORDER = ("align", "vad_extract", "src_sep", "quality", "atoks", "stoks", "artist_embs")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ _MAKERS: dict[str, Callable[[Choices], list[Any]]] = {
     "vad_extract": lambda c: [
         ExtractWindows(c.aligner, c.align_on, c.chunk_length, c.min_occupancy, c.audio_format, c.max_seconds)
     ],
+    "quality": lambda c: [RowQuality(c.max_seconds)],
     "atoks": lambda c: [AcousticTokens(c.codec, source, c.batch_size) for source in c.audio_src],
     "stoks": lambda c: [SemanticTokens(c.semantic, c.batch_size)],
     "artist_embs": lambda c: [ArtistEmbeddings(c.voice)],

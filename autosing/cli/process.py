@@ -1,8 +1,10 @@
-"""`autosing-process import|export|run|<step> <dataset>`: songs -> tables of tokens. Also `python -m processing ...`.
+"""`autosing-process import|export|check|run|<step> <dataset>`: songs -> tables of tokens. Also `python -m processing ...`.
 
 `run` does every step that is due, in order of dependency: separate (`src_sep`), align on the vocals (`align`), find sung windows
-(`vad_extract`), tokens (`atoks`, `stoks`), singer embeddings (`artist_embs`). `--align-on mixture` keeps the original's order, which aligns
+(`vad_extract`), what rows may be filtered on (`quality`), tokens (`atoks`, `stoks`), singer embeddings (`artist_embs`). `--align-on mixture` keeps the original's order, which aligns
 and finds windows on the mixture. The original's word order, `<dataset> <step> <partition>`, is understood.
+
+`check` writes a page that shows how good the rows are.
 
 The last line counts accepted and rejected songs; the reasons are in `<dataset>/<i>/rejected.parquet`. Exit codes: 0 done, 1 a partition
 failed or `--strict` found rejected rows, 2 a mistake in the request.
@@ -16,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from autosing.cli import songs
+from autosing.cli import check, songs
 from autosing.cli.arguments import ranges_text, run_command, underscores_too
 from autosing.config import nearest
 from autosing.errors import ConfigError, DataError
@@ -48,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "src_sep": "song -> vocals and accompaniment",
         "align": "lyrics -> times of words",
         "vad_extract": "song -> sung windows",
+        "quality": "windows -> what training may filter on: bleed, silence, clipping, copies",
         "atoks": "windows -> codec tokens",
         "stoks": "windows -> semantic tokens",
         "artist_embs": "windows -> singer embeddings",
@@ -56,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
         aliases = [name.replace("_", "-")] if "_" in name else []
         command = commands.add_parser(name, help=text, aliases=aliases, allow_abbrev=False)
         _add_step_options(command)
+    check.add_parser(commands)
     return top
 
 
@@ -94,6 +98,8 @@ def _main(argv: Sequence[str]) -> int:
     options = _parse(list(argv))
     if options.command in _SONGS:
         return _SONGS[options.command](options)
+    if options.command == "check":
+        return check.run(options)
     choices = Choices(
         separator=options.separator,
         aligner=options.aligner,
@@ -116,7 +122,7 @@ def _main(argv: Sequence[str]) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     top = parser()
-    words = (*_SONGS, "run", *ORDER)
+    words = (*_SONGS, "run", "check", *ORDER)
     if argv and not argv[0].startswith("-") and argv[0].replace("-", "_") not in words:
         place = next((i for i, word in enumerate(argv) if word.replace("-", "_") in words), None)
         if place is not None:  # <dataset> <step> <partition>

@@ -1,8 +1,8 @@
 """The whole chain judged: lyrics -> t2s -> sm2a -> codec -> waveform -> what an independent recogniser hears.
 
 Windows come from a token set of unseen rendered songs: their lyrics, accompaniment codes and voice are the request, their own tokens are
-never shown to the models. As in `sing.py`, the chain sings several candidates and takes the one whose words the aligner finds best; `one_try`
-is the first candidate. Beside the chain stands what each stage adds: the codec alone (true codes decoded) and sm2a alone (true semantic
+never shown to the models. As in `sing.py`, the chain sings several candidates and takes the one in which the aligner's recogniser hears the
+fewest wrong phones; `one_try` is the first candidate. Beside the chain stands what each stage adds: the codec alone (true codes decoded) and sm2a alone (true semantic
 tokens, one try). `mismatched` compares what was sung with the lyrics of another song: what a chain without words would get.
 """
 
@@ -26,8 +26,9 @@ from autosing.models.io import load_model
 from autosing.perception import load_aligner, load_codec, load_voice
 from autosing.singing.codes import find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
-from autosing.singing.pipeline import find_words, word_score
+from autosing.singing.pipeline import find_words
 from autosing.singing.request import SingRequest
+from autosing.singing.score import Listener, score_take
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
 from autosing.tokens.specs import CodecSpec, SemanticSpec
@@ -98,7 +99,7 @@ def chain_figures(
     t2s, _ = load_model(t2s_model, "t2s")
     sm2a, _ = load_model(*find_code_singer(sm2a_model))
     codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
-    front_end, aligner = load_text("phones"), load_aligner("builtin")
+    front_end, aligner, listener = load_text("phones"), load_aligner("builtin"), Listener()
     heard: dict[str, list[tuple[str, ...]]] = {"codec": [], "sm2a": [], "one_try": [], "chain": []}
     written: list[tuple[str, ...]] = []
     seconds = {"t2s": 0.0, "sm2a": 0.0, "decode": 0.0, "choose": 0.0}
@@ -118,8 +119,11 @@ def chain_figures(
             sung_waves = codec.decode(made)[:, 0]
             decoded = time.perf_counter()
             lyrics = Lyrics(tuple(Line(line) for half in text for line in half))
-            scores = [word_score(find_words(aligner, one, codec.spec.sample_rate, lyrics)) for one in sung_waves]
-            wav = sung_waves[max(range(candidates), key=lambda i: (scores[i], -i))]
+            rate = codec.spec.sample_rate
+            scores = [
+                score_take(listener, one, rate, find_words(aligner, one, rate, lyrics), lyrics, front_end.pronounce) for one in sung_waves
+            ]
+            wav = sung_waves[min(range(candidates), key=lambda i: (scores[i].badness, i))]
             seconds["t2s"] += middle - begin
             seconds["sm2a"] += end - middle
             seconds["decode"] += decoded - end

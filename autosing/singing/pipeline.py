@@ -42,7 +42,7 @@ from autosing.singing.plan import (
 )  # fmt: skip
 from autosing.singing.reference import Hearing, Reference
 from autosing.singing.request import SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
-from autosing.singing.score import Listener, Score, phone_error, timing
+from autosing.singing.score import Listener, Score, score_take, timing, word_score
 from autosing.singing.windows import REST, Grid, SongText, Window, plan_windows
 from autosing.song import audio
 from autosing.song.alignment import Alignment
@@ -401,10 +401,7 @@ class Singer:
         return Takes(vocals, heard, scores)
 
     def _score(self, vocals: Tensor, heard: Alignment, lyrics: Lyrics) -> Score:
-        error = phone_error(
-            self.listener.phones(vocals, self.codec.spec.sample_rate), [line.text for line in lyrics.lines], self._phones.pronounce
-        )
-        return Score(None if error is None else round(error, 4), word_score(heard) if heard.words else None)
+        return score_take(self.listener, vocals, self.codec.spec.sample_rate, heard, lyrics, self._phones.pronounce)
 
     @property
     def _phones(self):
@@ -594,11 +591,6 @@ def find_words(aligner: Aligner, vocals: Tensor, rate: int, lyrics: Lyrics) -> A
         return aligner.align(audio.resample(vocals, rate, aligner.sample_rate), plain)
     except AlignmentError:
         return Alignment(())
-
-
-def word_score(alignment: Alignment) -> float:
-    """Mean word score, weighted by nothing: how sure the recogniser is that these words are sung. -inf without words."""
-    return sum(w.score for w in alignment.words) / len(alignment.words) if alignment.words else float("-inf")
 
 
 def _voice_source(request: SingRequest, reference: Reference | None) -> str:

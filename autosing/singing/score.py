@@ -60,6 +60,19 @@ def phone_error(heard: Sequence[str], lines: Sequence[str], pronounce: Callable[
     return edit_distance(written, list(heard)) / len(written) if written else None
 
 
+def word_score(alignment: Alignment) -> float:
+    """Mean word score, weighted by nothing: how sure the recogniser is that these words are sung. -inf without words."""
+    return sum(w.score for w in alignment.words) / len(alignment.words) if alignment.words else float("-inf")
+
+
+def score_take(
+    listener: Listener, vocals: Tensor, rate: int, heard: Alignment, lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]]
+) -> Score:
+    """What the (n,) `vocals` at `rate` Hz are worth, in which the words of `lyrics` were `heard`."""
+    error = phone_error(listener.phones(vocals, rate), [line.text for line in lyrics.lines], pronounce)
+    return Score(None if error is None else round(error, 4), word_score(heard) if heard.words else None)
+
+
 def with_scores(lyrics: Lyrics, alignment: Alignment) -> Lyrics:
     """Lyrics made of `alignment` with a tag a line, `#scores 1`, `#scores 2`, ..., that holds how sure each of its words is."""
     lines = {word.line: [w.score for w in alignment.words if w.line == word.line] for word in alignment.words}

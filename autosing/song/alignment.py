@@ -49,13 +49,18 @@ class Alignment:
     trust: float | None = None
     offset: Seconds = 0.0
 
-    def clip(self, start: Seconds, end: Seconds) -> "Alignment":
-        """The words that lie wholly inside [start, end], times relative to `start`."""
-        kept = [i for i, w in enumerate(self.words) if w.start >= start - 1e-6 and w.end <= end + 1e-6]
+    def clip(self, start: Seconds, end: Seconds, slack: Seconds = 1e-6) -> "Alignment":
+        """The words that lie inside [start, end], give or take `slack` seconds, times relative to `start` and within the piece."""
+        kept = [i for i, w in enumerate(self.words) if w.start >= start - slack and w.end <= end + slack]
+        length = end - start
+
+        def inside(time: Seconds) -> Seconds:
+            return min(max(time - start, 0.0), length)
+
         renumber = {old: new for new, old in enumerate(kept)}
-        words = tuple(w._replace(start=w.start - start, end=w.end - start) for w in (self.words[i] for i in kept))
+        words = tuple(w._replace(start=inside(w.start), end=inside(w.end)) for w in (self.words[i] for i in kept))
         tokens = tuple(
-            t._replace(start=t.start - start, end=t.end - start, word=renumber[t.word]) for t in self.tokens if t.word in renumber
+            t._replace(start=inside(t.start), end=inside(t.end), word=renumber[t.word]) for t in self.tokens if t.word in renumber
         )
         return replace(self, words=words, tokens=tokens)
 

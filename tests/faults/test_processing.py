@@ -92,7 +92,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 POINTS = ("start", "open", "row", "close", "verify", "rename", "renamed", "rejected-rename", "rejected-renamed", "manifest", "done")
-STEPS = ("src_sep", "align", "vad_extract", "atoks", "stoks", "artist_embs")
+STEPS = ("src_sep", "align", "vad_extract", "quality", "atoks", "stoks", "artist_embs")
 
 
 def child(dataset: Path, fault: str = "") -> int:

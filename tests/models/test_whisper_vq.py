@@ -19,6 +19,7 @@ def originals(folder: Path, cosine: bool = True, **tunables: Any) -> Any:
     vq_stoks = pytest.importorskip("whisperspeech.vq_stoks", reason="needs whisperspeech and vector-quantize-pytorch, the reference")
     import whisper
 
+    torch.set_float32_matmul_precision("highest")  # the package lowers it for the whole process when it is imported
     torch.manual_seed(0)
     dims = whisper.model.ModelDimensions(80, 1500, 32, 2, 2, 51864, 8, 32, 2, 1)
     ears = whisper.model.Whisper(dims).eval()

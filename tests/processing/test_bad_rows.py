@@ -83,7 +83,7 @@ def test_every_bad_row_is_rejected_and_its_neighbours_untouched(tmp_path: Path, 
     for name, (_, code) in BAD.items():
         assert rejected[name]["code"] in ((code,) if isinstance(code, str) else code), rejected[name]
         assert rejected[name]["reason"] and rejected[name]["partition"] == 0
-    for table in ("vocals", "no_vocals", "alignment", "chunked", "atoks_vocals_fake", "atoks_no_vocals_fake", "stoks", "artist_embs"):
+    for table in ("vocals", "no_vocals", "alignment", "chunked", "quality", "atoks_vocals_fake", "atoks_no_vocals_fake", "stoks", "artist_embs"):
         alone, among = (read(tmp_path / where / "0" / f"{table}.parquet") for where in ("good", "mixed"))
         kept = [row for row in among if row.get("song", row["id"]) in GOOD]
         assert kept == alone, table

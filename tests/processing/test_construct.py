@@ -94,7 +94,7 @@ def test_split_halves_are_what_the_halves_are_on_their_own(processed: Path, tmp_
     assert description["window_seconds"] == 2
     for identity, window in windows.items():
         first = rows[identity]
-        second = rows.get(f"{window['song']}_at_{window['start'] + 2:.0f}")
+        second = rows.get(f"{window['song']}_at_{window['start'] + 2:g}")
         assert first["stoks"] == stoks[identity][:50] and len(first["atoks"]) == codec.levels * codec.frames(2)
         assert first["atoks"][: codec.frames(2)] == atoks[identity][: codec.frames(2)]
         if second is None:

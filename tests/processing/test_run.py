@@ -16,7 +16,7 @@ from autosing.errors import ConfigError
 from autosing.tokens.specs import CodecSpec, spec_from_json
 
 ALL_TABLES = {
-    "index", "vocals", "no_vocals", "alignment", "chunked", "atoks_vocals_fake", "atoks_no_vocals_fake", "stoks", "artist_embs", "rejected",
+    "index", "vocals", "no_vocals", "alignment", "chunked", "quality", "atoks_vocals_fake", "atoks_no_vocals_fake", "stoks", "artist_embs", "rejected",
 }  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def test_windows_are_named_by_song_and_second_and_never_overlap(processed: Path)
     windows = read(processed / "0" / "chunked.parquet") + read(processed / "1" / "chunked.parquet")
     assert {w["song"] for w in windows} == {"alpha", "beta", "gamma", "delta"}
     for window in windows:
-        assert window["id"] == f"{window['song']}_at_{window['start']:.0f}"
+        assert window["id"] == f"{window['song']}_at_{window['start']:g}"
     starts = sorted(w["start"] for w in windows if w["song"] == "alpha")
     assert len(starts) == 3 and all(b - a >= 4 for a, b in itertools.pairwise(starts))
 
