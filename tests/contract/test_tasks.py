@@ -109,9 +109,9 @@ CASES: dict[str, Case] = {
         {"lr0": 6e-3}, {}, token_rows, 70, {f"level{level}_accuracy": (0.75, 1.0) for level in range(4)}, toy_meta(10.0),
     ),
     "sm2a_parallel": Case(
-        {"size": "micro", "codebooks": False, "semantic_guidance": 1.0, "crop_seconds": 6.0, "dropout": 0.0}
-        | dict.fromkeys(("p_no_cond", "p_no_semantic", "p_around", "corrupt", "corrupt_semantic"), 0.0),
-        {"lr0": 6e-3}, token_rows, 70, {f"level{level}_accuracy": (0.75, 1.0) for level in range(4)}, toy_meta(10.0),
+        {"size": "micro", "codebooks": False, "crop_seconds": 6.0},
+        {"semantic_guidance": 1.0, **dict.fromkeys(("p_no_cond", "p_no_semantic", "p_around", "corrupt", "corrupt_semantic", "dropout"), 0.0)},
+        {"lr0": 6e-3}, {}, token_rows, 70, {f"level{level}_accuracy": (0.75, 1.0) for level in range(4)}, toy_meta(10.0),
     ),
     "artist": Case(
         {"artist_file": "artists.json", "crop_seconds": 6.0, "depth": 1, "heads": 1, "width": 16}, {},
