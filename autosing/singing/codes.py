@@ -14,21 +14,21 @@ from autosing.singing.parallel import generate_codes_parallel
 
 
 class CodeSinger(NamedTuple):
-    """`builtin`: the name of the shipped checkpoint; `sing`: (model, semantic, accompaniment, voice, **settings) -> (B, K, T) codes."""
+    """`builtin`: the name of the shipped checkpoint, where there is one; `sing`: (model, semantic, accompaniment, voice, **settings) -> (B, K, T) codes."""
 
-    builtin: str
+    builtin: str | None
     sing: Callable[..., Tensor]
 
 
 def _one_after_the_other(*given: Any, steps: int | None = None, **settings: Any) -> Tensor:
     if steps is not None:
-        raise ConfigError("--steps is for a parallel sm2a model, this one sings step by step; leave it out, or give --sm2a-model builtin-parallel")
+        raise ConfigError("--steps is for a parallel sm2a model, this one sings step by step; leave it out, or give --sm2a-model a checkpoint of sm2a_parallel")
     return generate_codes(*given, **settings)
 
 
 CODE_SINGERS: dict[str, CodeSinger] = {
     "sm2a": CodeSinger("builtin", _one_after_the_other),
-    "sm2a_parallel": CodeSinger("builtin-parallel", generate_codes_parallel),
+    "sm2a_parallel": CodeSinger(None, generate_codes_parallel),
 }
 
 
@@ -38,7 +38,7 @@ def find_code_singer(name: str) -> tuple[str | Path, str]:
     Raises:
         WeightsError: nothing there. What is there but does not sing, `load_model` refuses.
     """
-    shipped = {singer.builtin: kind for kind, singer in CODE_SINGERS.items()}
+    shipped = {singer.builtin: kind for kind, singer in CODE_SINGERS.items() if singer.builtin}
     if name in shipped:
         return "builtin", shipped[name]
     folder = resolve(name, "sm2a")
