@@ -191,10 +191,11 @@ class CodeTables(nn.Module):
                 columns[level] += widths[level]
             self.register_parameter(f"embedding{level}", nn.Parameter(torch.empty(num_codes, learned)))
             init_embedding(getattr(self, f"embedding{level}"), mup)
-        self.into = nn.ModuleList(init_linear(nn.Linear(columns[level], width, bias=False), mup) for level in levels)
+        into = [init_linear(nn.Linear(columns[level], width, bias=False), mup) for level in levels]
         with torch.no_grad():  # as the parts of one matrix over all lanes start
-            for matrix in self.into:
+            for matrix in into:
                 matrix.weight.mul_(matrix.weight.shape[1] / sum(columns[level] for level in levels))
+        self.into = nn.ModuleList(into)
         self.out = nn.ModuleList(init_linear(nn.Linear(width, columns[level]), mup) for level in levels) if heads else None
         self.register_buffer("offsets", torch.arange(len(levels))[:, None] * (num_codes + 1), persistent=False)
 
