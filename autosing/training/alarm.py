@@ -17,7 +17,6 @@ from autosing.errors import AutoSingError
 from autosing.training.dist import Ranks
 
 LOOK_SECONDS = 0.5
-OWN_END_SECONDS = 3.0  # for a rank that is told to come to its own end: the same fault may have reached it
 GRACE_SECONDS = 10.0  # how long a failed rank waits for the others to hear it, and one that lost the store for its own end
 _WORD, _HEARD = "word", "heard"
 _EXIT_CODE = 2
@@ -46,7 +45,7 @@ class Alarm:
                 if not self._over.wait(GRACE_SECONDS):
                     self._end("the store that the ranks met at is gone, and with it the process that kept it")
                 return
-            if rank != self._ranks.rank and not self._over.wait(OWN_END_SECONDS):
+            if rank != self._ranks.rank:
                 self._end(f"rank {rank} stopped the run: {reason}")
             return
 

@@ -74,8 +74,10 @@ class Checkpoints:
                 remove_checkpoint(checkpoint)
 
     def begin(self, step: int) -> None:
-        """The run starts, or goes on, at `step`."""
+        """The run starts, or goes on, at `step`, which may be its end: what a kill kept the last save from removing goes now."""
         self.step, self.time = step, time.monotonic()
+        if self._writes:
+            self._prune(self.ranking)
 
     def deserved(self, value: float | None, step: int) -> list[str]:
         """The checkpoints that weights of this monitored value are written to, besides `last`."""
@@ -135,8 +137,11 @@ class Checkpoints:
         self._faults.reach("train", "state")
         save_state(self.folder / "state", state)
         self._faults.reach("train", "state")
+        self._prune(state.numbers["ranking"])
+
+    def _prune(self, ranking: Sequence[tuple[float, int]]) -> None:
         if self._keep_last or self._keep_best:
-            prune(self.folder, [numbered(step) for _, step in state.numbers["ranking"]], self._keep_last)
+            prune(self.folder, [numbered(step) for _, step in ranking], self._keep_last)
 
 
 def numbered(step: int) -> str:

@@ -258,7 +258,7 @@ def poisoned(row: str, folder: Path) -> Callable[[], None]:
     def install() -> None:
         from tasks.t2s import TASK
 
-        plain, fit, step = TASK.losses, Trainer.fit, Trainer._forward_backward
+        plain, fit, step, update = TASK.losses, Trainer.fit, Trainer._forward_backward, Trainer._update
 
         def losses(self: Any, model: Any, batch: Any) -> Any:
             found = plain(self, model, batch)
@@ -274,14 +274,22 @@ def poisoned(row: str, folder: Path) -> Callable[[], None]:
             step(self, batch, micro, last)
             SPY["ids"] = None
 
+        def note_end(self: Trainer) -> None:
+            save_file(self.model.state_dict(), folder / f"{self.ranks.rank}-end.safetensors")
+
+        def updating(self: Trainer) -> None:
+            update(self)
+            note_end(self)  # a rank that hears of the other's NaN may be ended before it comes to its own
+
         def ending(self: Trainer, *args: Any, **values: Any) -> Any:
             try:
                 return fit(self, *args, **values)
             except NotFiniteError:
-                save_file(self.model.state_dict(), folder / f"{self.ranks.rank}-end.safetensors")
+                note_end(self)
                 raise
 
-        TASK.losses, Trainer.fit, Trainer._forward_backward = losses, ending, noting  # type: ignore[method-assign]
+        TASK.losses, Trainer.fit = losses, ending  # type: ignore[method-assign]
+        Trainer._forward_backward, Trainer._update = noting, updating  # type: ignore[method-assign]
 
     return install
 
