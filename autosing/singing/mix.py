@@ -30,10 +30,23 @@ def active_level(wav: Tensor, block: int = 2400, floor_db: float = -30.0) -> flo
     """RMS over the blocks that are within `floor_db` of the loudest block: how loud it is where there is something. 0 for silence."""
     if wav.shape[-1] < block:
         return float(wav.square().mean().sqrt())
+    power, loud = _loud_blocks(wav, block, floor_db)
+    return float(power[loud].mean().sqrt()) if float(power.max()) > 0 else 0.0
+
+
+def sounding(wav: Tensor, block: int = 2400, floor_db: float = -30.0) -> Tensor:
+    """(n,) -> (n,) bool: the blocks that are within `floor_db` of the loudest one; nothing of silence."""
+    if not float(wav.abs().max()) > 0:
+        return torch.zeros(len(wav), dtype=torch.bool)
+    padded = torch.nn.functional.pad(wav, (0, -len(wav) % block))
+    return _loud_blocks(padded, block, floor_db)[1].repeat_interleave(block)[: len(wav)]
+
+
+def _loud_blocks(wav: Tensor, block: int, floor_db: float) -> tuple[Tensor, Tensor]:
+    """(..., n) -> power of each whole block, over all channels, and whether it is within `floor_db` of the loudest."""
     usable = wav[..., : wav.shape[-1] // block * block].reshape(-1, wav.shape[-1] // block, block)
     power = usable.square().mean(dim=(0, 2))
-    loud = power >= power.max() * 10 ** (floor_db / 10)
-    return float(power[loud].mean().sqrt()) if float(power.max()) > 0 else 0.0
+    return power, power >= power.max() * 10 ** (floor_db / 10)
 
 
 def choose_gains(vocals: Tensor, accompaniment: Tensor, vocal_level: float, music_volume: float, headroom: float = 1.0) -> Gains:

@@ -25,7 +25,7 @@ from autosing.perception.codec.base import Codec
 from autosing.singing.cache import Cache
 from autosing.singing.codes import find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
-from autosing.singing.mix import Gains, Mixed, Seam, active_level, choose_gains, fade_edges, mix_with
+from autosing.singing.mix import Gains, Mixed, Seam, active_level, choose_gains, fade_edges, mix_with, sounding
 from autosing.singing.plan import (
     LyricLine,
     Need,
@@ -446,13 +446,17 @@ class Singer:
         return None if blend is None else torch.nn.functional.normalize(blend, dim=0)[None, None]
 
     def _likeness(self, vocals: Tensor, voice: Tensor | None) -> dict:
-        """How like the asked voice (n,) vocals are: cosine of the embeddings, of the whole and of every 10 s."""
+        """How like the asked voice (n,) vocals are: cosine of the embeddings, of the whole and of every 10 s, pauses left out.
+
+        A window is None where less than 2 s of it sound.
+        """
         if voice is None or not float(vocals.abs().max()) > 0:
             return {"similarity": None, "windows": []}
         rate = self.codec.spec.sample_rate
-        asked = voice[0, 0].cpu()
+        asked, loud = voice[0, 0].cpu(), sounding(vocals)
         alike = lambda wav: round(float(self.hearing.embed(wav[None], rate).cpu() @ asked), 4)  # noqa: E731
-        return {"similarity": alike(vocals), "windows": [alike(piece) for piece in vocals.split(10 * rate) if len(piece) >= 5 * rate]}
+        windows = [wav[heard] for wav, heard in zip(vocals.split(10 * rate), loud.split(10 * rate), strict=True)]
+        return {"similarity": alike(vocals[loud]), "windows": [alike(wav) if len(wav) >= 2 * rate else None for wav in windows]}
 
     def _rate(self, reference: Reference | None) -> int:
         return self.codec.spec.sample_rate if reference is None else reference.rate

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autosing.errors import ConfigError
-from autosing.singing.mix import PEAK, active_level, fade_edges, mix_tracks
+from autosing.singing.mix import PEAK, active_level, fade_edges, mix_tracks, sounding
 from autosing.singing.request import SingRequest, halves
 
 
@@ -86,3 +86,12 @@ def test_a_voice_is_not_lost_under_the_band() -> None:
     vocals, band = (0.1 * torch.randn(1, 48000, generator=generator) for _ in range(2))
     mixed = mix_tracks(vocals, band, vocal_level=0.001, music_volume=1.0)
     assert active_level(mixed.vocals) == pytest.approx(0.4 * active_level(mixed.accompaniment), rel=0.02)
+
+
+def test_pauses_are_told_from_singing():
+    """Half a second of a tone, half a second 40 dB under it, 0.15 s of the tone again, whose last block is not whole."""
+    wav = 0.5 * torch.sin(torch.arange(27600) * 0.3)
+    wav[12000:24000] *= 0.01
+    loud = sounding(wav)
+    assert loud.shape == wav.shape and loud[:12000].all() and loud[24000:].all() and not loud[12000:24000].any()
+    assert not sounding(torch.zeros(5000)).any()
