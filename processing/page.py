@@ -9,7 +9,7 @@ import html
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -101,7 +101,7 @@ def _summary(report: Report) -> str:
         ("of music", _hours(sum(song.seconds or 0 for song in accepted)), "accepted songs"),
         ("in windows", _hours(in_windows), f"{windows} windows, {_hours(sung)} of them sung"),
         ("songs with aligned words", len(aligned), f"{sum(song.words for song in aligned)} words"),
-        ("artists", len(artists), f"{sum(song.artist is None for song in accepted)} songs name none"),
+        ("artists", len(artists), f"{sum(song.artist is None for song in accepted)} without one"),
         ("copies of other songs", copies, "as far as fingerprints tell"),
     ]
     boxes = "".join(f"<div><dt>{_t(what)}</dt><dd>{_t(count)}</dd><dd class=note>{_t(note)}</dd></div>" for what, count, note in tiles)
@@ -195,18 +195,19 @@ def _tryout(report: Report) -> str:
 def _worst(report: Report) -> str:
     if not report.worst:
         return "<p>No song has aligned words.</p>"
-    typical = "".join(_line(line, f"typical {i}") for i, line in enumerate(report.typical, 1))
+    names = _names(report.songs)
+    typical = "".join(_line(line, f"typical {i}", names) for i, line in enumerate(report.typical, 1))
     compare = f"<h3>For comparison: lines of an ordinary score</h3>{typical}" if typical else ""
     return (
         "<p>The lines whose words have the lowest mean score, at most three of a song. Each word stands where the aligner placed it, with its score: the "
         "chance that it begins within 0.3 s of there. Press a word to hear from there on. Where words and sound agree, the score is too "
         "careful; where they do not, the lyrics do not belong, or lie elsewhere.</p>"
-        + "".join(_line(line, str(i)) for i, line in enumerate(report.worst, 1))
+        + "".join(_line(line, str(i), names) for i, line in enumerate(report.worst, 1))
         + compare
     )
 
 
-def _line(line: Line, label: str) -> str:
+def _line(line: Line, label: str, names: Mapping[str, str]) -> str:
     text = " ".join(word.text for word in line.words)
     peaks = "".join(f"{'M' if i == 0 else 'L'}{i},{50 - 48 * peak:.1f}" for i, peak in enumerate(line.wave))
     back = "".join(f"L{i},{50 + 48 * peak:.1f}" for i, peak in reversed(list(enumerate(line.wave))))
@@ -236,7 +237,7 @@ def _line(line: Line, label: str) -> str:
     note = ' <span class=note>(cut: the line is longer)</span>' if line.cut else ""
     return (
         f'<article class=line><h3><span class="badge {_grade(line.score)}">{line.score:.2f}</span> {_t(text)}</h3>'
-        f"<p class=note>{_t(line.song)}, line {line.number + 1}, from {_clock(line.start)}{note}</p>"
+        f"<p class=note>{_t(names.get(line.song, line.song))}, line {line.number + 1}, from {_clock(line.start)}{note}</p>"
         f'<div class=scroll tabindex=0 role=group aria-label="Words of line {label} at their times"><div class=time style="min-width:{_LINE_WIDTH}px">'
         f'<svg viewBox="0 0 {len(line.wave)} 100" preserveAspectRatio="none" aria-hidden="true">{spans}<path d="{peaks}{back}Z"/></svg>'
         f'<div class=cursor></div><div class=ticks aria-hidden="true">{ticks}</div><div class=words style="height:{count * 30}px">{buttons}</div></div></div>'
@@ -281,7 +282,8 @@ def _songs(songs: Sequence[SongFacts]) -> str:
     ordered = sorted(accepted, key=lambda song: (song.trust is None, song.trust or 0.0, song.score or 0.0, song.id))
     heads = ("song", "length", "trust", "score", "words", "windows", "sung", "over bleed", "clipped", "remarks")
     titles = "".join(f'<th scope=col aria-sort="none"><button type=button>{head}</button></th>' for head in heads)
-    lines = "".join(_song(song) for song in ordered[:MAX_SONGS])
+    names = _names(songs)
+    lines = "".join(_song(song, names) for song in ordered[:MAX_SONGS])
     more = f"<p class=note>The {MAX_SONGS} least trusted of {len(accepted)} songs.</p>" if len(accepted) > MAX_SONGS else ""
     return (
         f"<p>The least trusted first; press a heading to sort.</p>{more}<div class=scroll tabindex=0 role=group aria-label='Songs'>"
@@ -289,10 +291,15 @@ def _songs(songs: Sequence[SongFacts]) -> str:
     )
 
 
-def _song(song: SongFacts) -> str:
+def _names(songs: Sequence[SongFacts]) -> dict[str, str]:
+    """Id -> how the page calls a song: by its name and, as commands need it, its id."""
+    return {song.id: f"{song.name} ({song.id})" if song.name and song.name != song.id else song.id for song in reversed(songs)}
+
+
+def _song(song: SongFacts, names: Mapping[str, str]) -> str:
     remarks = []
     if song.duplicate_of is not None:
-        remarks.append(f"copy of {song.duplicate_of}")
+        remarks.append(f"copy of {names.get(song.duplicate_of, song.duplicate_of)}")
     if not song.has_lyrics:
         remarks.append("no lyrics")
     elif not song.words:
@@ -310,18 +317,18 @@ def _song(song: SongFacts) -> str:
         (song.clipped_share, "" if song.clipped_share is None else f"{100 * song.clipped_share:.2f} %"),
     )
     numbers = "".join(f'<td class=number data-value="{"" if value is None else value}">{text}</td>' for value, text in cells)
-    return f"<tr><th scope=row>{_t(song.id)}</th>{numbers}<td>{_t(', '.join(remarks))}</td></tr>"
+    return f"<tr><th scope=row>{_t(names[song.id])}</th>{numbers}<td>{_t(', '.join(remarks))}</td></tr>"
 
 
 def _refused(report: Report) -> str:
     if not report.rejected:
         return "<p>No song was rejected.</p>"
-    counts = Counter(row.code for _, row in report.rejected)
+    counts, names = Counter(row.code for _, row in report.rejected), _names(report.songs)
     parts = []
     for code, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         mine = [(step, row) for step, row in report.rejected if row.code == code]
         rows = "".join(
-            f"<tr><th scope=row>{_t('(none)' if row.id is None else row.id)}</th><td>{_t(step)}</td><td>{_t(row.reason)}</td></tr>"
+            f"<tr><th scope=row>{_t('(none)' if row.id is None else names.get(row.id, row.id))}</th><td>{_t(step)}</td><td>{_t(row.reason)}</td></tr>"
             for step, row in mine[:MAX_REFUSED]
         )
         more = f"<p class=note>and {count - MAX_REFUSED} more in rejected.parquet</p>" if count > MAX_REFUSED else ""

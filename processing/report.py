@@ -43,6 +43,7 @@ class SongFacts:
     """One song of the index.
 
     Attributes:
+        name: what people call it, by its title or file; "" where nobody says.
         seconds: by its header; None where it cannot be read.
         trust, score: of its alignment: the share of lines that hold, the mean word score.
         words, windows: how many.
@@ -54,6 +55,7 @@ class SongFacts:
 
     id: str
     partition: int
+    name: str = ""
     artist: str | None = None
     seconds: Seconds | None = None
     has_lyrics: bool = False
@@ -206,14 +208,21 @@ def _indexed(dataset: Dataset, partition: int) -> Iterator[dict[str, Any]]:
     """The rows of the index as fields of `SongFacts`."""
     with open_index(dataset, partition) as reader:
         texts = [name for name in ("lrc_lyrics", "raw_lyrics") if name in reader.schema.names]
-        there = [name for name in ("artist",) if name in reader.schema.names]
+        there = [name for name in ("artist", "title", "source") if name in reader.schema.names]
         for row in reader.rows(["id", "audio", *texts, *there]):
             yield {
                 "id": row["id"] or "",
+                "name": _name(row),
                 "artist": row.get("artist"),
                 "seconds": _header_seconds(row["audio"]),
                 "has_lyrics": any((row[name] or "").strip() for name in texts),
             }
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    if isinstance(title := row.get("title"), str) and title:
+        return f"{artist} - {title}" if isinstance(artist := row.get("artist"), str) and artist else title
+    return source.rsplit("/", 1)[-1] if isinstance(source := row.get("source"), str) else ""
 
 
 def _header_seconds(data: bytes | None) -> Seconds | None:

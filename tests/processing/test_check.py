@@ -15,7 +15,7 @@ from autosing.cli.process import main
 from autosing.song.audio import decode
 from autosing.store import Dataset
 from processing.page import page
-from processing.report import LINES_A_SONG, gather
+from processing.report import LINES_A_SONG, Report, SongFacts, _name, gather
 
 
 def checked(dataset: Path, *flags: str) -> str:
@@ -92,6 +92,19 @@ def test_the_worst_lines_come_with_their_sound_and_words(processed: Path) -> Non
             audio = decode(clip)
             assert audio.seconds == pytest.approx(line.seconds, abs=0.1) and float(audio.samples.abs().max()) > 0.5
     assert len(gather(Dataset(processed), 2).worst) == 2
+
+
+def test_songs_are_called_what_people_call_them() -> None:
+    """Ids are hashes where the source gave none: titles come first, then files; a text from outside stays text."""
+    songs = [
+        SongFacts("a1", 0, name="<b>Singer - Song", windows=1),
+        SongFacts("b2", 0, name="", windows=1, duplicate_of="a1"),
+    ]
+    table = page(Report("ds", 1, tuple(songs), (), (), (), ()))
+    assert "<th scope=row>&lt;b&gt;Singer - Song (a1)</th>" in table and "<th scope=row>b2</th>" in table
+    assert "copy of &lt;b&gt;Singer - Song (a1)" in table
+    rows = ({"title": "Song", "artist": "Singer"}, {"title": "Song"}, {"source": "mine/old/take 2.flac", "title": ""}, {})
+    assert [_name(row) for row in rows] == ["Singer - Song", "Song", "take 2.flac", ""]
 
 
 def test_rejected_songs_are_listed_by_code_and_names_are_only_text(tmp_path: Path) -> None:
