@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autosing.config import nearest, require_at_least, require_dropout, require_fields, require_shares, to_mapping
+from autosing.config import require_at_least, require_dropout, require_fields, require_shares, to_mapping
 from autosing.errors import ConfigError
 from autosing.models.sm2a import SM2A, VOICE_WINDOW_SECONDS, SM2AConfig
 from autosing.models.t2s import SIZES, choose, layer_counts
@@ -39,6 +39,7 @@ from tasks.t2s import (
     read_out,
     replace_codes,
     require_kv_heads,
+    require_size,
     window_codes,
 )
 
@@ -89,8 +90,7 @@ class SM2AArgs:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise ValueError(f"no size is called '{self.size}'{nearest(self.size, SIZES)}")
+        require_size(self.size)
         if not self.aligned and choose(self.cross_layers, SIZES[self.size].cross_layers, 1) == 0:
             raise ValueError("with neither aligned states nor cross-attention nothing is heard; set aligned true or cross_layers 1")
         require_shares(self, "p_coarse", "p_no_cond", "p_no_semantic", "corrupt", "corrupt_semantic")

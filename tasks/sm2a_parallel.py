@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tasks.sm2a
-from autosing.config import nearest, require_at_least, require_dropout, require_fields, require_shares
+from autosing.config import require_at_least, require_dropout, require_fields, require_shares
 from autosing.errors import ConfigError
 from autosing.models.sm2a_parallel import SM2AParallel, SM2AParallelConfig
 from autosing.models.t2s import SIZES, layer_counts
 from autosing.tokens.patterns import blocks
 from autosing.tokens.specs import CodecSpec
 from autosing.training.task import Batch, DatasetMeta, Losses
-from tasks.t2s import MupTunables, best, load_codebook, replace_codes, require_kv_heads
+from tasks.t2s import MupTunables, best, load_codebook, replace_codes, require_kv_heads, require_size
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class SM2AParallelArgs:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise ValueError(f"no size is called '{self.size}'{nearest(self.size, SIZES)}")
+        require_size(self.size)
         require_shares(self, "p_no_cond", "p_no_semantic", "p_around", "corrupt", "corrupt_semantic")
         require_dropout(self, "dropout", "layer_dropout")
         require_kv_heads(self.kv_heads, self.size)

@@ -74,8 +74,7 @@ class T2SArgs:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise ValueError(f"no size is called '{self.size}'{nearest(self.size, SIZES)}")
+        require_size(self.size)
         if self.language not in self.languages:
             raise ValueError(f"language '{self.language}' is not among languages {list(self.languages)}; add it there")
         require_shares(self, "p_no_text", "p_no_cond", "corrupt")
@@ -108,6 +107,16 @@ class MupTunables(OptimTunables):
     @property
     def mup(self) -> Mup:
         return Mup(self.init_std, self.embeddings_std, self.output_mult, self.query_mult, self.linear_heads, self.rope)
+
+
+def require_size(size: str) -> None:
+    """Refuse a size that is no row of `SIZES`.
+
+    Raises:
+        ValueError: names the nearest one.
+    """
+    if size not in SIZES:
+        raise ValueError(f"no size is called '{size}'{nearest(size, SIZES)}")
 
 
 def require_kv_heads(kv_heads: int | None, size: str) -> None:

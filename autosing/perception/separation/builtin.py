@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autosing.models.io import load_model
 from autosing.models.separator import SeparatorNet, active_rms, spectrum, waveform
-from autosing.perception.separation.base import Stems
+from autosing.perception.separation.base import Stems, as_mix
 from autosing.tokens.specs import Seconds
 
 BLOCK_SECONDS: Seconds = 12.0
@@ -54,9 +54,7 @@ class BuiltinSeparator:
         Raises:
             ValueError: another shape.
         """
-        if mix.dim() != 2 or mix.shape[0] not in (1, 2):
-            raise ValueError(f"the mix must be (1 or 2, n), found {tuple(mix.shape)}")
-        mix = mix.detach().float().cpu()
+        mix = as_mix(mix)
         vocals = torch.zeros_like(mix)
         level = float(active_rms(mix[None], self.sample_rate, floor=0.0)) if mix.shape[1] else 0.0  # as in training
         if level < SILENCE_RMS:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autosing.errors import ConfigError, WeightsError
 from autosing.perception.outside import Weights, load_package
-from autosing.perception.separation.base import Stems
+from autosing.perception.separation.base import Stems, as_mix
 from autosing.tokens.specs import Seconds
 
 NAMESPACE = "adefossez"
@@ -117,9 +117,7 @@ class DemucsSeparator:
         Raises:
             ValueError: another shape.
         """
-        if mix.dim() != 2 or mix.shape[0] not in (1, 2):
-            raise ValueError(f"the mix must be (1 or 2, n), found {tuple(mix.shape)}")
-        mix = mix.detach().float().cpu()
+        mix = as_mix(mix)
         middle = mix.mean(0)
         deviation = float(middle.std()) if mix.shape[1] > 1 else 0.0
         if deviation < SILENCE:  # also a song that is all in the difference of its channels: no voice stands there
