@@ -27,7 +27,7 @@ from autosing.errors import ConfigError, DataError
 from autosing.perception import ALIGNERS, load_aligner, load_separator
 from autosing.perception.alignment import confidence
 from autosing.perception.alignment.base import Aligner
-from autosing.perception.alignment.builtin import BuiltinAligner
+from autosing.perception.alignment.builtin import BuiltinAligner, read_lines
 from autosing.perception.separation.base import Separator
 from autosing.song.alignment import Alignment
 from autosing.song.audio import resample
@@ -299,8 +299,9 @@ def fit_confidence(aligner: BuiltinAligner, songs: Iterable[KnownSong]) -> dict[
         band = song.wavs["mixture"] - song.wavs["vocals"]
         for gain in (1.0, 0.6, 0.35, None):
             wav = song.wavs["vocals"] if gain is None else song.wavs["vocals"] * gain + band
+            heard = aligner.hear(wav, read_lines(song.lyrics("none")))
             for stamps in ("none", "starts"):
-                found = aligner.examine(wav, song.lyrics(stamps))
+                found = aligner.time(heard, read_lines(song.lyrics(stamps)))
                 truth = song.starts()[list(found.lines.numbers)]
                 kept = seen.setdefault(found.kind, ([], []))
                 kept[0].append(found.measurements)
