@@ -28,7 +28,7 @@ samples: setup
 	$(RUN) -m autosing.cli.samples
 
 test: setup
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --maxprocesses 4
 
 test-long: setup
 	$(RUN) -m pytest -q -m long
