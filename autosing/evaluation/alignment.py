@@ -32,7 +32,7 @@ from autosing.evaluation import intervals
 from autosing.perception import ALIGNERS, load_aligner, load_separator
 from autosing.perception.alignment import confidence
 from autosing.perception.alignment.base import Aligner
-from autosing.perception.alignment.builtin import BuiltinAligner, activity_of
+from autosing.perception.alignment.builtin import BuiltinAligner, read_lines
 from autosing.perception.separation.base import Separator
 from autosing.song.alignment import Alignment
 from autosing.song.audio import resample
@@ -290,29 +290,24 @@ def without_short_gaps(flags: np.ndarray, least: int) -> np.ndarray:
 
 
 class _Listened:
-    """A recording as an aligner hears it: the embedded one listens once, whatever stamps come with the words, others each time anew."""
+    """A recording as an aligner hears it: the embedded one gets used to it and listens once, whatever stamps come with the words; others each time anew."""
 
     def __init__(self, aligner: Aligner, wav: Tensor):
-        self._aligner, self._wav, self._log_posteriors = aligner, wav, None
-        begin = time.process_time()
-        if isinstance(aligner, BuiltinAligner):
-            self._log_posteriors = aligner.log_posteriors(wav)
-        self._worked = time.process_time() - begin
+        self._aligner, self._wav = aligner, wav
+        self._log_posteriors: np.ndarray | None = None
+        self._worked = 0.0
 
     def align(self, lyrics: Lyrics) -> tuple[Alignment, float]:
         """The alignment, and the processor seconds that it takes with listening."""
         begin = time.process_time()
+        if not isinstance(self._aligner, BuiltinAligner):
+            return self._aligner.align(self._wav, lyrics), time.process_time() - begin
         if self._log_posteriors is None:
-            found = self._aligner.align(self._wav, lyrics)
-        else:
-            assert isinstance(self._aligner, BuiltinAligner)
-            found = self._aligner.align_posteriors(self._log_posteriors, lyrics)
+            self._log_posteriors = self._aligner.log_posteriors(self._wav, read_lines(lyrics))
+            self._worked = time.process_time() - begin
+            begin = time.process_time()
+        found = self._aligner.align_posteriors(self._log_posteriors, lyrics)
         return found, self._worked + time.process_time() - begin
-
-    def activity(self) -> np.ndarray:
-        if self._log_posteriors is None:
-            return self._aligner.activity(self._wav).cpu().numpy()
-        return activity_of(self._log_posteriors)
 
 
 def measure(aligner: Aligner, songs: Iterable[KnownSong], stamps: Sequence[str], progress: Any = None) -> list[dict[str, Any]]:
@@ -320,8 +315,8 @@ def measure(aligner: Aligner, songs: Iterable[KnownSong], stamps: Sequence[str],
     rows: list[dict[str, Any]] = []
     for song in songs:
         for kind, wav in song.wavs.items():
-            listened = _Listened(aligner, resample(wav, song.sample_rate, aligner.sample_rate))
-            f1 = activity_f1(listened.activity(), song.words)
+            wav = resample(wav, song.sample_rate, aligner.sample_rate)
+            listened, f1 = _Listened(aligner, wav), activity_f1(aligner.activity(wav).cpu().numpy(), song.words)
             for given in stamps:
                 lyrics = song.lyrics(given)
                 found, worked = listened.align(lyrics)

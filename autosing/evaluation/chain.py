@@ -113,7 +113,7 @@ def chain_figures(
     t2s, _ = load_model(t2s_model, "t2s")
     sm2a, _ = load_model(*find_code_singer(sm2a_model))
     codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
-    front_end, aligner, listener = load_text("phones"), load_aligner("builtin"), Listener()
+    front_end, aligner, listener = load_text("phones"), load_aligner("builtin", adapt_steps=0), Listener()  # as sing.py has them
     melody, known = Melody(), read_known(songs, {row["song"] for row in rows}) if songs else {}
     tokenizer = load_semantic(meta.semantic.name)
     read_out = getattr(tokenizer, "phones", None)  # of those that have one

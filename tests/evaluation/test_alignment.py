@@ -20,6 +20,7 @@ from autosing.evaluation.alignment import (
     summary,
     with_separated,
 )
+from autosing.perception.alignment.builtin import BuiltinAligner
 from autosing.perception.separation.builtin import BuiltinSeparator
 from autosing.song.alignment import Alignment, Word
 from autosing.song.lyrics import Line, Lyrics
@@ -101,6 +102,15 @@ def test_figures_of_an_aligner_have_means_and_intervals():
     assert found["one_core_real_time_factor"] >= 0
     assert summary(rows)["mixture/starts"]["songs_worse_than_even"] in (0, 2)
     assert rows[0]["language"] == "English"
+
+
+def test_the_embedded_aligner_listens_once_and_finds_the_same():
+    aligner = BuiltinAligner(adapt_steps=1)
+    wav = 0.1 * torch.randn(72_000, generator=torch.Generator().manual_seed(0))
+    song = KnownSong("a", {"mixture": wav}, 24_000, (TimedWord("la", 0.1, 0.4, 0), TimedWord("moon", 1.0, 1.4, 1)))
+    for row in measure(aligner, [song], ("none", "starts")):
+        begins = [word.start for word in aligner.align(wav, song.lyrics(row["stamps"])).words]
+        assert row["errors"] == pytest.approx(np.array(begins) - song.starts(), abs=1e-3)
 
 
 @pytest.mark.long

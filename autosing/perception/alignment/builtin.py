@@ -119,7 +119,7 @@ class BuiltinAligner:
 
     def activity(self, wav: Tensor) -> Tensor:
         """(n,) -> (F,) probability of singing, averaged over 0.1 s."""
-        return torch.from_numpy(activity_of(self.log_posteriors(wav)))
+        return torch.from_numpy(_activity(self.log_posteriors(wav)))
 
     def align(self, wav: Tensor, lyrics: Lyrics) -> Alignment:
         """See `Aligner.align`.
@@ -156,7 +156,7 @@ class BuiltinAligner:
 
     def _examine(self, log_posteriors: np.ndarray, lines: "_Lines") -> "Examined":
         sounds = Sounds(log_posteriors, self.model)
-        pace = np.full(lines.count, _song_pace(activity_of(log_posteriors), lines.letters))
+        pace = np.full(lines.count, _song_pace(_activity(log_posteriors), lines.letters))
         free = timing = find_times(sounds, lines.moved(None), pace, self.model)
         offset, kind = 0.0, "free"
         if any(word.stamp is not None for word in lines.words):
@@ -237,8 +237,7 @@ def read_lines(lyrics: Lyrics) -> _Lines:
     return _Lines(tuple(texts), tuple(line_of), tuple(words), tuple(numbers), len(lyrics.lines))
 
 
-def activity_of(log_posteriors: np.ndarray) -> np.ndarray:
-    """(F, C) of `BuiltinAligner.log_posteriors` -> (F,) probability of singing, averaged over 0.1 s."""
+def _activity(log_posteriors: np.ndarray) -> np.ndarray:
     singing = 1 - np.exp(log_posteriors[:, SILENCE])
     if len(singing) < 5:
         return singing.astype(np.float32)
