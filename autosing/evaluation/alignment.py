@@ -149,6 +149,12 @@ class KnownSong:
     def starts(self) -> np.ndarray:
         return np.array([w.start for w in self.words])
 
+    def excerpt(self, seconds: Seconds) -> "KnownSong":
+        """The song to `seconds` after its first word begins."""
+        end = self.words[0].start + seconds
+        wavs = {kind: wav[: round(end * self.sample_rate)] for kind, wav in self.wavs.items()}
+        return replace(self, wavs=wavs, words=tuple(word for word in self.words if word.end <= end) or self.words[:1])
+
     def lyrics(self, stamps: str) -> Lyrics:
         """The words as lyrics with `stamps` "none", "starts" (of lines) or "ends" (starts and ends of lines)."""
         by_line: dict[int, list[TimedWord]] = {}

@@ -32,11 +32,13 @@ from autosing.errors import AutoSingError, ConfigError
 from autosing.evaluation.compare import NOTHING, SHIPPED, against, read_earlier
 from autosing.evaluation.figures import FIGURES, bars
 from autosing.store import song_tables
+from autosing.tokens.specs import Seconds
 
 Figures = dict[str, Any]
 SEED = 0
 ROOT = Path(__file__).resolve().parents[2]
 REAL_FOLDER = ROOT.parent / "shared" / "data"
+VOICE_SECONDS: Seconds = 60.0  # of a real song
 TEST_SONGS = ROOT / "demo" / "test_songs"
 
 
@@ -49,7 +51,7 @@ class Mode:
         separated: the same in sections that also separate them, which takes longest.
         windows: that the chain sings.
         real: songs of each collection of real ones at most; None = all.
-        real_seconds: of each real song that the voice is heard in.
+        excerpt: how much of each real song; None = all (`VOICE_SECONDS` where a voice is judged).
         said: on starting.
     """
 
@@ -57,13 +59,13 @@ class Mode:
     separated: int
     windows: int
     real: int | None
-    real_seconds: float
+    excerpt: Seconds | None
     said: str
 
 
 MODES = {
-    "fast": Mode(4, 2, 2, 1, 30.0, "a quick look at a few songs, with wide intervals; `builtin full` measures everything"),
-    "full": Mode(24, 24, 40, None, 60.0, "everything; takes the better part of an hour on two cores"),
+    "fast": Mode(4, 2, 2, 1, 45.0, "a quick look at a few songs, too few to prove anything, intervals included; `builtin full` measures everything"),
+    "full": Mode(24, 24, 50, None, None, "everything; takes the better part of an hour on two cores"),
 }
 
 
@@ -103,7 +105,10 @@ def alignment(m: Material) -> Figures:
     aligner = load_aligner("builtin")
     songs = with_separated(rendered_songs(m.songs, limit=m.mode.separated), load_separator("builtin"))
     figures: Figures = {"rendered": summary(measure(aligner, songs, ("none", "starts")))}
-    rows = measure(aligner, real_songs(m.real, limit=m.mode.real), ("none", "starts", "ends")) if m.real else []
+    heard = real_songs(m.real, limit=m.mode.real) if m.real else ()
+    if m.mode.excerpt is not None:
+        heard = (song.excerpt(m.mode.excerpt) for song in heard)
+    rows = measure(aligner, heard, ("none", "starts", "ends"))
     if rows:
         real = figures["real"] = summary(rows)
         if english := [row for row in rows if row["language"] == ENGLISH]:
@@ -145,7 +150,7 @@ def voice(m: Material) -> Figures:
     embedder = load_voice("builtin")
     figures = voice_figures(embedder, rendered_recordings(m.songs, m.mode.limit))
     if m.real:
-        recordings = list(real_recordings(m.real, load_separator("builtin"), longest=m.mode.real_seconds, most_songs=m.mode.real))
+        recordings = list(real_recordings(m.real, load_separator("builtin"), longest=m.mode.excerpt or VOICE_SECONDS, most_songs=m.mode.real))
         figures |= {"real_separated": voice_figures(embedder, recordings)} if recordings else {}
     return figures
 

@@ -1,7 +1,7 @@
 """An evaluation beside an earlier one: for each figure before -> now, and what got better or worse beyond the intervals.
 
-Beyond the intervals means that each value lies outside the other's interval. A figure without an interval (counts, rates of one recording, times,
-most areas under curves) that moved is said to be better or worse without that claim. `shipped.json` holds the figures of the weights in this package;
+Beyond the intervals means that each value lies outside the other's interval. A figure that moved and lacks an interval on one side (counts, times,
+most areas under curves) is said to be better or worse without that claim, in brackets. `shipped.json` holds the figures of the weights in this package;
 `python -m autosing.evaluation card` writes it. No model is imported here.
 """
 
@@ -92,20 +92,15 @@ def against(earlier: Earlier, result: Mapping[str, Any]) -> str:
 
 
 def verdict(figure: Figure, before: Measured, now: Measured) -> str:
-    """`better` or `worse` beyond the intervals, `(better)` or `(worse)` where no interval says, `same` or `within`."""
+    """`better` or `worse` beyond the intervals, `(better)` or `(worse)` where not both have one, `same` or `within`."""
     if before.value is None or now.value is None:
         return "" if before.value is now.value else "no longer measured" if now.value is None else "not measured before"
     if before.value == now.value:
         return "same"
     word = "better" if (now.value > before.value) == (figure.better == ">=") else "worse"
-    if before.low is None and now.low is None:
+    if before.low is None or before.high is None or now.low is None or now.high is None:
         return f"({word})"
-    return word if _outside(now.value, before) and _outside(before.value, now) else "within"
-
-
-def _outside(value: float, other: Measured) -> bool:
-    """Whether a value lies outside the other's interval; one that has none holds nothing."""
-    return other.low is None or other.high is None or not other.low <= value <= other.high
+    return "within" if before.low <= now.value <= before.high or now.low <= before.value <= now.high else word
 
 
 def _said(value: Measured) -> str:

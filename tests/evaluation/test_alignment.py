@@ -65,6 +65,8 @@ def test_lyrics_of_a_known_song():
     assert song.lyrics("none").text == "one two\nthree"
     assert [line.start for line in song.lyrics("starts").lines] == [1, 5]
     assert [line.end for line in song.lyrics("ends").lines] == [3, 6]
+    cut = KnownSong("x", {"mixture": torch.zeros(240_000)}, 24000, words).excerpt(2.5)
+    assert cut.words == words[:2] and cut.seconds == 3.5
 
 
 def test_activity_closes_short_gaps_and_counts_frames():

@@ -66,6 +66,7 @@ def test_a_change_counts_beyond_the_intervals(before, now, said) -> None:
 
 def test_a_change_without_an_interval_claims_less() -> None:
     assert compare.verdict(BY_NAME["asked_voice_auc"], Measured(0.8), Measured(0.9)) == "(better)"
+    assert compare.verdict(BY_NAME["asked_voice_auc"], Measured(0.8), Measured(0.9, 0.85, 0.95)) == "(better)"
     assert compare.verdict(BY_NAME["codec_kbps"], Measured(1.5), Measured(1.6)) == "(worse)"
     assert compare.verdict(BY_NAME["codec_kbps"], Measured(1.5), Measured(None)) == "no longer measured"
 
