@@ -1,11 +1,16 @@
-"""`python -m autosing.evaluation builtin|alignment ...`: prints progress, then one JSON object as the last line."""
+"""`python -m autosing.evaluation builtin|alignment ...`: prints progress, then one JSON object as the last line; `card` makes MODEL_CARD.md of it."""
 
 import sys
 
 from autosing.registry import Registry
 
 EVALUATIONS = Registry(
-    "evaluation", {"builtin": "autosing.evaluation.builtin:main", "alignment": "autosing.evaluation.alignment:main"}
+    "evaluation",
+    {
+        "builtin": "autosing.evaluation.builtin:main",
+        "alignment": "autosing.evaluation.alignment:main",
+        "card": "autosing.evaluation.card:main",
+    },
 )
 
 
