@@ -69,6 +69,18 @@ def _plus(time: Seconds | None, by: Seconds) -> Seconds | None:
     return None if time is None else time + by
 
 
+class Heard(NamedTuple):
+    """Both read-outs of one pass of the recogniser.
+
+    Attributes:
+        log_posteriors: (F, C) log probabilities of the classes.
+        path: (F,) the likeliest class of the CTC read-out, BLANK where no phone begins.
+    """
+
+    log_posteriors: np.ndarray
+    path: np.ndarray
+
+
 class BuiltinAligner:
     """Implements `autosing.perception.alignment.base.Aligner`.
 
@@ -91,18 +103,23 @@ class BuiltinAligner:
         self.model = model or TimingModel()
         self._recogniser, _ = load_model(weights, "recogniser", self.device)
 
-    def log_posteriors(self, wav: Tensor) -> np.ndarray:
-        """(n,) -> (F, C) log probabilities of the classes, in pieces of a minute that overlap."""
+    def listen(self, wav: Tensor) -> Heard:
+        """(n,) -> what is heard, in pieces of a minute that overlap."""
         hop, frames = Recogniser.hop, Recogniser.num_frames(wav.shape[-1])
-        pieces = []
+        posteriors, paths = [torch.zeros(0, len(CLASS_OF))], [torch.zeros(0, dtype=torch.long)]
         with torch.inference_mode():
             for first in range(0, frames, _PIECE_FRAMES):
                 begin = max(0, first - _MARGIN_FRAMES)
                 end = min(frames, first + _PIECE_FRAMES + _MARGIN_FRAMES)
-                piece = wav[begin * hop : end * hop].to(self.device, torch.float32)[None]
-                found = nnf.log_softmax(self._recogniser(piece).frames[0], dim=-1)
-                pieces.append(found[first - begin : first - begin + _PIECE_FRAMES].cpu())
-        return torch.cat(pieces).numpy() if pieces else np.zeros((0, len(CLASS_OF)), dtype=np.float32)
+                heard = self._recogniser(wav[begin * hop : end * hop].to(self.device, torch.float32)[None])
+                own = slice(first - begin, first - begin + _PIECE_FRAMES)
+                posteriors.append(nnf.log_softmax(heard.frames[0, own], dim=-1).cpu())
+                paths.append(heard.ctc[0, own].argmax(-1).cpu())
+        return Heard(torch.cat(posteriors).numpy(), torch.cat(paths).numpy())
+
+    def log_posteriors(self, wav: Tensor) -> np.ndarray:
+        """(n,) -> (F, C) log probabilities of the classes."""
+        return self.listen(wav).log_posteriors
 
     def activity(self, wav: Tensor) -> Tensor:
         """(n,) -> (F,) probability of singing, averaged over 0.1 s."""
