@@ -1,11 +1,17 @@
-"""`python -m autosing.evaluation builtin|alignment ...`: prints progress, then one JSON object as the last line."""
+"""`python -m autosing.evaluation builtin|alignment|lines|repair ...`: prints progress, then one JSON object as the last line."""
 
 import sys
 
 from autosing.registry import Registry
 
 EVALUATIONS = Registry(
-    "evaluation", {"builtin": "autosing.evaluation.builtin:main", "alignment": "autosing.evaluation.alignment:main"}
+    "evaluation",
+    {
+        "builtin": "autosing.evaluation.builtin:main",
+        "alignment": "autosing.evaluation.alignment:main",
+        "lines": "autosing.evaluation.lines:main",
+        "repair": "autosing.evaluation.repair:main",
+    },
 )
 
 
