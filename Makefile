@@ -24,7 +24,7 @@ demo: setup
 	$(RUN) -m autosing.cli.demo
 
 test: setup
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --maxprocesses 4
 
 test-long: setup
 	$(RUN) -m pytest -q -m long

@@ -299,9 +299,8 @@ def fit_confidence(aligner: BuiltinAligner, songs: Iterable[KnownSong]) -> dict[
         band = song.wavs["mixture"] - song.wavs["vocals"]
         for gain in (1.0, 0.6, 0.35, None):
             wav = song.wavs["vocals"] if gain is None else song.wavs["vocals"] * gain + band
-            log_posteriors = aligner.log_posteriors(wav)
             for stamps in ("none", "starts"):
-                found = aligner.examine(log_posteriors, song.lyrics(stamps))
+                found = aligner.examine(wav, song.lyrics(stamps))
                 truth = song.starts()[list(found.lines.numbers)]
                 kept = seen.setdefault(found.kind, ([], []))
                 kept[0].append(found.measurements)

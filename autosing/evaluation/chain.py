@@ -98,7 +98,7 @@ def chain_figures(
     t2s, _ = load_model(t2s_model, "t2s")
     sm2a, _ = load_model(*find_code_singer(sm2a_model))
     codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
-    front_end, listener = load_text("phones"), Listener(load_aligner("builtin"))
+    front_end, listener = load_text("phones"), Listener(load_aligner("builtin", adapt_steps=0))
     heard: dict[str, list[tuple[str, ...]]] = {"codec": [], "sm2a": [], "one_try": [], "chain": []}
     written: list[tuple[str, ...]] = []
     seconds = {"t2s": 0.0, "sm2a": 0.0, "decode": 0.0, "choose": 0.0}

@@ -118,7 +118,7 @@ class Bench:
         self.t2s, _ = load_model("builtin", "t2s")
         self.sm2a, _ = load_model(*find_code_singer(sm2a_model))
         check_settings(self.sm2a, steps, repair=1)
-        self.codec, self.listener = load_codec(meta.codec.name), Listener(load_aligner("builtin"))
+        self.codec, self.listener = load_codec(meta.codec.name), Listener(load_aligner("builtin", adapt_steps=0))
         self.pronounce = load_text("phones").pronounce
         self.passes = Passes()
         self.passes.count("t2s_decoder", self.t2s.decoder)

@@ -21,6 +21,7 @@ from autosing.models.io import load_model, resolve, weights_file
 from autosing.nn.embeddings import code_features, same_fit
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
 from autosing.perception.codec.base import Codec
+from autosing.registry import split_choice
 from autosing.singing.cache import Cache
 from autosing.singing.codes import check_settings, find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
@@ -138,7 +139,9 @@ class Singer:
         self.codec: Codec = load_codec(ears.trained("codec", sm2a.codec.name), self.device)
         same = sm2a.accompaniment_codec.name == sm2a.codec.name
         band_codec = self.codec if same else load_codec(sm2a.accompaniment_codec.name, self.device)
-        self.aligner = load_aligner(ears.aligner, self.device)
+        name, options = split_choice(ears.aligner)  # ears that got used to the words would find them in anything; these judge what was sung
+        fixed = {"adapt_steps": 0} if name == "builtin" and "adapt_steps" not in options else {}
+        self.aligner = load_aligner(ears.aligner, self.device, **fixed)
         voice = ears.trained("voice", sm2a.voice.name)
         self.semantic = ears.trained("semantic", sm2a.semantic.name)
         kept = all(choice.startswith("builtin") for choice in (ears.separator, ears.aligner, voice, sm2a.accompaniment_codec.name))

@@ -55,10 +55,10 @@ class Take(NamedTuple):
 
 
 class Listener:
-    """Hears words and phones in sung audio: by one pass of one recogniser where the aligner is the embedded one."""
+    """Hears words and phones in sung audio: by one pass of one recogniser where the aligner is the embedded one and stays as it is."""
 
     def __init__(self, aligner: Aligner, device: torch.device | str = "cpu"):
-        """`aligner` finds the words."""
+        """`aligner` finds the words; one that gets used to them first would find them in anything."""
         self.aligner = aligner
         self._ears = aligner if isinstance(aligner, BuiltinAligner) else BuiltinAligner(device)
 
@@ -78,7 +78,7 @@ class Listener:
             return Alignment(())
         plain = Lyrics(tuple(Line(line.text) for line in lyrics.lines))  # where they should be must not decide where they are found
         try:
-            if heard is not None and self.aligner is self._ears:
+            if heard is not None and self.aligner is self._ears and not self._ears.adapt_steps:
                 return self._ears.align_posteriors(heard.log_posteriors, plain)
             return self.aligner.align(audio.resample(vocals, rate, self.aligner.sample_rate), plain)
         except AlignmentError:

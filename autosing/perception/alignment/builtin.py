@@ -1,7 +1,8 @@
 """The embedded aligner: our recogniser, a chain of the lyrics' sounds with explicit durations, and line stamps as soft anchors.
 
 Without stamps the chain runs over the whole song. With stamps it runs over the whole song once without them; the difference between both is a
-vote on the offset of all stamps, on how exact they are, and on which lines can be trusted; then it runs again with the stamps.
+vote on the offset of all stamps, on how exact they are, and on which lines can be trusted; then it runs again with the stamps. Before it, the
+recogniser gets used to the recording (`adaptation`).
 
 A word's score is the estimated probability that it begins within 0.3 s of its time; a line's trust is the mean over its words
 (`line_trust`), a song's trust the share of lines above one half. Letters: n samples, F frames (50 a second), C classes.
@@ -21,6 +22,7 @@ from autosing.errors import AlignmentError
 from autosing.models.io import load_model
 from autosing.models.recogniser import CLASS_OF, SILENCE, Recogniser
 from autosing.perception.alignment import confidence
+from autosing.perception.alignment.adaptation import STEPS, adapted
 from autosing.perception.alignment.spelling import pronouncer_for
 from autosing.perception.alignment.timing import Sounds, SpokenWord, Timing, TimingModel, find_times
 from autosing.song.alignment import Alignment, Token, Word
@@ -53,6 +55,12 @@ class _Lines:
         for word in self.words:
             letters[word.line] += word.letters
         return letters
+
+    @property
+    def classes(self) -> list[int]:
+        """What the recogniser should read, in order: of a sound that is one of several the first, and nothing where nobody can tell."""
+        names = (phone.split("|")[0] for word in self.words for phone in word.phones)
+        return [CLASS_OF[name] for name in names if name in CLASS_OF]
 
     def first_words(self) -> dict[int, int]:
         """Line -> index of its first sung word."""
@@ -87,6 +95,8 @@ class BuiltinAligner:
     Args:
         device: where the recogniser runs.
         weights: "builtin" or the checkpoint of a recogniser.
+        adapt_steps: how far the recogniser gets used to each recording; 0 hears all with the same ears, and the same recording alike
+            whatever it is said to hold.
         model: the numbers of the timing model.
     """
 
@@ -97,29 +107,36 @@ class BuiltinAligner:
         self,
         device: torch.device | str = "cpu",
         weights: str | Path = "builtin",
+        adapt_steps: int = STEPS,
         model: TimingModel | None = None,
     ):
         self.device = torch.device(device)
-        self.model = model or TimingModel()
+        self.model, self.adapt_steps = model or TimingModel(), adapt_steps
         self._recogniser, _ = load_model(weights, "recogniser", self.device)
 
     def listen(self, wav: Tensor) -> Heard:
-        """(n,) -> what is heard, in pieces of a minute that overlap."""
+        """(n,) -> what is heard, in pieces of a minute that overlap, whatever is known of the words."""
+        return self._listen(self._recogniser, wav)
+
+    def log_posteriors(self, wav: Tensor, lines: "_Lines | None" = None) -> np.ndarray:
+        """(n,) -> (F, C) log probabilities of the classes; used to the recording where its `lines` are known."""
+        recogniser = self._recogniser
+        if lines is not None and self.adapt_steps:
+            recogniser = adapted(recogniser, wav.to(self.device, torch.float32), lines.classes, self.adapt_steps)
+        return self._listen(recogniser, wav).log_posteriors
+
+    def _listen(self, recogniser: Recogniser, wav: Tensor) -> Heard:
         hop, frames = Recogniser.hop, Recogniser.num_frames(wav.shape[-1])
         posteriors, paths = [torch.zeros(0, len(CLASS_OF))], [torch.zeros(0, dtype=torch.long)]
         with torch.inference_mode():
             for first in range(0, frames, _PIECE_FRAMES):
                 begin = max(0, first - _MARGIN_FRAMES)
                 end = min(frames, first + _PIECE_FRAMES + _MARGIN_FRAMES)
-                heard = self._recogniser(wav[begin * hop : end * hop].to(self.device, torch.float32)[None])
+                heard = recogniser(wav[begin * hop : end * hop].to(self.device, torch.float32)[None])
                 own = slice(first - begin, first - begin + _PIECE_FRAMES)
                 posteriors.append(nnf.log_softmax(heard.frames[0, own], dim=-1).cpu())
                 paths.append(heard.ctc[0, own].argmax(-1).cpu())
         return Heard(torch.cat(posteriors).numpy(), torch.cat(paths).numpy())
-
-    def log_posteriors(self, wav: Tensor) -> np.ndarray:
-        """(n,) -> (F, C) log probabilities of the classes."""
-        return self.listen(wav).log_posteriors
 
     def activity(self, wav: Tensor) -> Tensor:
         """(n,) -> (F,) probability of singing, averaged over 0.1 s."""
@@ -131,31 +148,29 @@ class BuiltinAligner:
         Raises:
             AlignmentError: code `no_lyrics` or `too_many_words`.
         """
-        return self.align_posteriors(self.log_posteriors(wav), lyrics)
+        return _alignment(self.examine(wav, lyrics))
 
     def align_posteriors(self, log_posteriors: np.ndarray, lyrics: Lyrics) -> Alignment:
         """`align` from (F, C) of `log_posteriors`."""
-        found = self.examine(log_posteriors, lyrics)
-        return _alignment(found, confidence.score(found.measurements, found.kind))
+        lines = read_lines(lyrics)
+        _check(lines, len(log_posteriors))
+        return _alignment(self._timed(log_posteriors, lines))
 
-    def examine(self, log_posteriors: np.ndarray, lyrics: Lyrics) -> "Examined":
-        """Times and measurements of all sung words, not yet scored.
+    def examine(self, wav: Tensor, lyrics: Lyrics) -> "Examined":
+        """Times and measurements of all sung words of (n,), not yet scored.
 
         Raises:
             AlignmentError: see `align`.
         """
         lines = read_lines(lyrics)
-        if not lines.words:
-            raise AlignmentError("no_lyrics", "the lyrics hold no sung word; add the words or leave the song out")
-        seconds = len(log_posteriors) / Recogniser.frame_rate
-        if 2 * sum(len(word.phones) for word in lines.words) > len(log_posteriors):
-            raise AlignmentError(
-                "too_many_words",
-                f"{len(lines.words)} words do not fit into {seconds:.1f} s; check that the lyrics belong to the recording",
-            )
+        _check(lines, Recogniser.num_frames(wav.shape[-1]))
+        return self._timed(self.log_posteriors(wav, lines), lines)
+
+    def _timed(self, log_posteriors: np.ndarray, lines: "_Lines") -> "Examined":
         try:
             return self._examine(log_posteriors, lines)
         except ValueError as error:
+            seconds = len(log_posteriors) / Recogniser.frame_rate
             raise AlignmentError(
                 "too_many_words", f"the words do not fit into the recording of {seconds:.1f} s ({error})"
             ) from error
@@ -190,6 +205,21 @@ class Examined(NamedTuple):
     kind: str
     lines: _Lines
     offset: Seconds
+
+
+def _check(lines: _Lines, frames: int) -> None:
+    """
+    Raises:
+        AlignmentError: no word, or more of them than a recording of so many frames can hold.
+    """
+    if not lines.words:
+        raise AlignmentError("no_lyrics", "the lyrics hold no sung word; add the words or leave the song out")
+    if 2 * sum(len(word.phones) for word in lines.words) > frames:
+        seconds = frames / Recogniser.frame_rate
+        raise AlignmentError(
+            "too_many_words",
+            f"{len(lines.words)} words do not fit into {seconds:.1f} s; check that the lyrics belong to the recording",
+        )
 
 
 def line_trust(alignment: Alignment) -> dict[int, float]:
@@ -279,8 +309,8 @@ def _vote(free: Timing, lines: _Lines) -> Seconds:
     return offset if trusted and abs(offset) >= 0.12 else 0.0
 
 
-def _alignment(found: Examined, scores: np.ndarray) -> Alignment:
-    timing, lines = found.timing, found.lines
+def _alignment(found: Examined) -> Alignment:
+    timing, lines, scores = found.timing, found.lines, confidence.score(found.measurements, found.kind)
     words: list[Word] = []
     tokens: list[Token] = []
     index_of = {number: i for i, number in enumerate(lines.numbers)}
