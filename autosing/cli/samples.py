@@ -194,8 +194,8 @@ def shown_line(song: str, number: int, words: Sequence[Word], mix: Audio, vocals
     """What is heard between two times, with the words that begin there."""
     inside = tuple(w._replace(start=w.start - begin, end=min(w.end, end) - begin) for w in words if begin <= w.start < end)
     score = sum(w.score for w in inside) / len(inside) if inside else 0.0
-    clips = (clip_of(audio, begin, end) for audio in (mix, vocals))
-    return Line(song, number, score, inside, begin, end - begin, *clips, peaks_of(vocals, begin, end))
+    clips = clip_of(mix, begin, end), clip_of(vocals, begin, end)
+    return Line(song, number, score, inside, begin, end - begin, clips[0], clips[1], peaks_of(vocals, begin, end))
 
 
 # -- processing ----------------------------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def excerpts(work: Path, dataset: Dataset, songs: Sequence[RealSong]) -> tuple[l
                 pictures[song.name] = f"pictures/{len(lines) + 1}.png"
                 (work / "pictures").mkdir(exist_ok=True)
                 cut = [audio.samples[:, round(begin * audio.sample_rate) : round(end * audio.sample_rate)] for audio in (mix, voice)]
-                draw(work / pictures[song.name], *cut, voice.sample_rate, Alignment(line.words), f"{song.name}, from {begin:.0f} s")
+                draw(work / pictures[song.name], cut[0], cut[1], voice.sample_rate, Alignment(line.words), f"{song.name}, from {begin:.0f} s")
                 lines.append(line)
     return lines, pictures
 

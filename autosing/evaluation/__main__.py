@@ -1,4 +1,4 @@
-"""`python -m autosing.evaluation builtin|alignment ...`: prints progress, then one JSON object as the last line; `card` makes MODEL_CARD.md of it."""
+"""`python -m autosing.evaluation builtin|alignment|lines|repair ...`: prints progress, then one JSON object as the last line; `card` makes MODEL_CARD.md of it."""
 
 import sys
 
@@ -10,6 +10,8 @@ EVALUATIONS = Registry(
         "builtin": "autosing.evaluation.builtin:main",
         "alignment": "autosing.evaluation.alignment:main",
         "card": "autosing.evaluation.card:main",
+        "lines": "autosing.evaluation.lines:main",
+        "repair": "autosing.evaluation.repair:main",
     },
 )
 

@@ -35,9 +35,8 @@ from autosing.models.recogniser import SILENCE
 from autosing.perception import load_aligner, load_codec, load_semantic, load_voice
 from autosing.singing.codes import find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
-from autosing.singing.pipeline import find_words
 from autosing.singing.request import SingRequest
-from autosing.singing.score import Listener, score_take
+from autosing.singing.score import Listener
 from autosing.song import audio
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
@@ -113,7 +112,7 @@ def chain_figures(
     t2s, _ = load_model(t2s_model, "t2s")
     sm2a, _ = load_model(*find_code_singer(sm2a_model))
     codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
-    front_end, aligner, listener = load_text("phones"), load_aligner("builtin", adapt_steps=0), Listener()  # as sing.py has them
+    front_end, listener = load_text("phones"), Listener(load_aligner("builtin", adapt_steps=0))
     melody, known = Melody(), read_known(songs, {row["song"] for row in rows}) if songs else {}
     tokenizer = load_semantic(meta.semantic.name)
     read_out = getattr(tokenizer, "phones", None)  # of those that have one
@@ -140,9 +139,7 @@ def chain_figures(
             decoded = time.perf_counter()
             lyrics = Lyrics(tuple(Line(line) for half in text for line in half))
             rate = codec.spec.sample_rate
-            scores = [
-                score_take(listener, one, rate, find_words(aligner, one, rate, lyrics), lyrics, front_end.pronounce) for one in sung_waves
-            ]
+            scores = [listener.take(one, rate, lyrics, front_end.pronounce).score for one in sung_waves]
             wav = sung_waves[min(range(candidates), key=lambda i: (scores[i].badness, i))]
             seconds["t2s"] += middle - begin
             seconds["sm2a"] += end - middle

@@ -73,7 +73,7 @@ def earlier_of(result: Mapping[str, Any], where: str) -> Earlier:
         figures = {name: Measured(**value) for name, value in result["figures"].items() if name in BY_NAME}
         return Earlier(where, figures, result["protocols"], result["weights"])
     protocol = result.get("protocol", {})
-    return Earlier(where, all_measured(result["figures"]), dict.fromkeys(result["figures"], protocol), result.get("weights", {}))
+    return Earlier(where, all_measured(result["figures"]), {name: protocol for name in result["figures"]}, result.get("weights", {}))
 
 
 def against(earlier: Earlier, result: Mapping[str, Any]) -> str:

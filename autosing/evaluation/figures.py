@@ -168,9 +168,14 @@ def all_measured(figures: Mapping[str, Any]) -> dict[str, Measured]:
 
 def holds(figure: Figure, value: Measured) -> bool:
     """Whether the bar is met; a figure that could not be measured meets none."""
-    if figure.asked is None or value.value is None:
-        return False
-    return value.value >= figure.asked if figure.better == ">=" else value.value <= figure.asked
+    return figure.asked is not None and bar(value.value, figure.better, figure.asked)["ok"]
+
+
+def bar(value: float | None, better: str, asked: float) -> dict[str, Any]:
+    """A value beside its bar, which is met on the side of `better`; one that could not be measured meets none."""
+    if value is None or not math.isfinite(value):
+        return {"value": None, "bar": f"{better} {asked:g}", "ok": False}
+    return {"value": round(float(value), 4), "bar": f"{better} {asked:g}", "ok": bool(value >= asked if better == ">=" else value <= asked)}
 
 
 def bars(figures: Mapping[str, Any], table: Sequence[Figure] = FIGURES) -> dict[str, dict[str, Any]]:
@@ -180,8 +185,7 @@ def bars(figures: Mapping[str, Any], table: Sequence[Figure] = FIGURES) -> dict[
         found = measured(figures, figure)
         if figure.asked is None or found is None:
             continue
-        value = None if found.value is None else round(found.value, 4)
-        out[figure.name] = {"value": value, "bar": f"{figure.better} {figure.asked:g}", "ok": holds(figure, found)}
+        out[figure.name] = bar(found.value, figure.better, figure.asked)
         if found.low is not None:
             out[figure.name] |= {"low": found.low, "high": found.high}
     return out

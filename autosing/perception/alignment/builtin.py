@@ -78,6 +78,18 @@ def _plus(time: Seconds | None, by: Seconds) -> Seconds | None:
     return None if time is None else time + by
 
 
+class Reading(NamedTuple):
+    """Both read-outs of one pass of the recogniser.
+
+    Attributes:
+        log_posteriors: (F, C) log probabilities of the classes.
+        path: (F,) the likeliest class of the CTC read-out, BLANK where no phone begins.
+    """
+
+    log_posteriors: np.ndarray
+    path: np.ndarray
+
+
 class BuiltinAligner:
     """Implements `autosing.perception.alignment.base.Aligner`.
 
@@ -103,21 +115,26 @@ class BuiltinAligner:
         self.model, self.adapt_steps = model or TimingModel(), adapt_steps
         self._recogniser, _ = load_model(weights, "recogniser", self.device)
 
-    def log_posteriors(self, wav: Tensor) -> np.ndarray:
-        """(n,) -> (F, C) log probabilities of the classes, in pieces of a minute that overlap."""
-        return self._hear(self._recogniser, wav)
+    def listen(self, wav: Tensor) -> Reading:
+        """(n,) -> both read-outs, in pieces of a minute that overlap, whatever is known of the words."""
+        return self._listen(self._recogniser, wav)
 
-    def _hear(self, recogniser: Recogniser, wav: Tensor) -> np.ndarray:
+    def log_posteriors(self, wav: Tensor) -> np.ndarray:
+        """(n,) -> (F, C) log probabilities of the classes."""
+        return self.listen(wav).log_posteriors
+
+    def _listen(self, recogniser: Recogniser, wav: Tensor) -> Reading:
         hop, frames = Recogniser.hop, Recogniser.num_frames(wav.shape[-1])
-        pieces = []
+        posteriors, paths = [torch.zeros(0, len(CLASS_OF))], [torch.zeros(0, dtype=torch.long)]
         with torch.inference_mode():
             for first in range(0, frames, _PIECE_FRAMES):
                 begin = max(0, first - _MARGIN_FRAMES)
                 end = min(frames, first + _PIECE_FRAMES + _MARGIN_FRAMES)
-                piece = wav[begin * hop : end * hop].to(self.device, torch.float32)[None]
-                found = nnf.log_softmax(recogniser(piece).frames[0], dim=-1)
-                pieces.append(found[first - begin : first - begin + _PIECE_FRAMES].cpu())
-        return torch.cat(pieces).numpy() if pieces else np.zeros((0, len(CLASS_OF)), dtype=np.float32)
+                heard = recogniser(wav[begin * hop : end * hop].to(self.device, torch.float32)[None])
+                own = slice(first - begin, first - begin + _PIECE_FRAMES)
+                posteriors.append(nnf.log_softmax(heard.frames[0, own], dim=-1).cpu())
+                paths.append(heard.ctc[0, own].argmax(-1).cpu())
+        return Reading(torch.cat(posteriors).numpy(), torch.cat(paths).numpy())
 
     def activity(self, wav: Tensor) -> Tensor:
         """(n,) -> (F,) probability of singing, averaged over 0.1 s."""
@@ -153,7 +170,7 @@ class BuiltinAligner:
         if not self.adapt_steps:
             return Heard(plain)
         student = adapted(self._recogniser, wav.to(self.device), lines.classes, self.adapt_steps)
-        return Heard(plain, None if student is self._recogniser else self._hear(student, wav))
+        return Heard(plain, None if student is self._recogniser else self._listen(student, wav).log_posteriors)
 
     def time(self, heard: "Heard", lines: Lines) -> "Examined":
         """Times and measurements of all sung words of what was heard.
