@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from autosing.models.listening import HEAD_WIDTH, ListeningModel
 from autosing.nn.attention import Source, stack_optional, stack_sources
 from autosing.nn.blocks import Decoder, Encoder
-from autosing.nn.decode import Map, matrix
+from autosing.nn.decode import Map
 from autosing.nn.embeddings import CodeGeometry, FrozenCodebook, LaneEmbedding, interpolate
 from autosing.nn.mup import Mup, init_linear
 from autosing.tokens.patterns import TokenPattern, load_pattern
@@ -267,7 +267,7 @@ class SM2A(ListeningModel):
         heads = []
         for lane in range(self.codes_embedding.lanes):  # whatever makes a lane's logits, they are an affine map of the hidden state
             bias = self.lane_logits(torch.zeros_like(unit[0]), lane)
-            heads.append(matrix((self.lane_logits(unit, lane) - bias).T.contiguous(), bias))
+            heads.append(self._matrix((self.lane_logits(unit, lane) - bias).T.contiguous(), bias))
         return Ends(rows, tuple(heads))
 
     def lane_logits(self, hidden: Tensor, lane: int) -> Tensor:

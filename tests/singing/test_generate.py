@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from autosing.errors import ConfigError
+from autosing.models.io import load_model
 from autosing.models.sm2a import SM2A, SM2AConfig
 from autosing.models.t2s import T2S, T2SConfig, T2SSource
+from autosing.nn.int8 import ENGINE
 from autosing.nn.sampling import guide
 from autosing.singing.generate import BRISK, LONGEST_STEPS, Pacer, generate_codes, generate_semantic, window_text
 from autosing.tokens.pointer import MAX_ADVANCE
@@ -206,6 +208,34 @@ def test_cold_words_equal_the_likeliest_tokens_of_whole_forwards(pointer: bool, 
     if lean != 1.0:
         logits = guide(logits, model.semantic_logits(model.decode(previous, T2SSource.stack([untold], 2), *without)), lean)
     assert torch.equal(logits.argmax(-1), tokens)
+
+
+@pytest.mark.skipif(ENGINE not in torch.backends.quantized.supported_engines, reason="int8 needs an x86 processor")
+@torch.no_grad()
+def test_int8_is_near_what_the_shipped_weights_say() -> None:
+    """Both shipped models on what they sang: the share of the likeliest tokens that stay, and how far logits move beside how far they lie apart."""
+    t2s, sm2a = load_model("builtin", "t2s")[0], load_model("builtin", "sm2a")[0]
+    words = window_text(Letters(), (("la lo",), ("li lu",)), 4.0)  # type: ignore[arg-type]
+    semantic, _ = generate_semantic(t2s, words, None, steps=100, generator=seeded(), guidance=1.0)
+    frames, pattern = sm2a.config.codec.frames(4.0), sm2a.pattern("bricks")
+    grid = pattern.apply(generate_codes(sm2a, semantic, None, None, frames=frames, generator=seeded(), semantic_guidance=1.0), sm2a.config.codec)
+    previous = torch.nn.functional.pad(grid[..., :-1], (1, 0), value=CODEC.HOLE)
+    music = sm2a.music_grid(None, 1, sm2a.config.accompaniment.frames(4.0), torch.device("cpu"))
+    source = sm2a.encode(semantic, music, None, pattern, grid.shape[-1])
+
+    def logits() -> torch.Tensor:
+        hidden, heads = sm2a.decode(previous, source)[0, 4:-4], sm2a.ends().heads
+        return torch.stack([head(hidden) for head in heads])
+
+    exact = logits()
+    sm2a.use_int8()
+    near = logits()
+    assert 0 < (near - exact).std() < 0.1 * exact.std()
+    assert (near.argmax(-1) == exact.argmax(-1)).float().mean() > 0.9
+    again = generate_codes(sm2a, semantic, None, None, frames=frames, generator=seeded(), semantic_guidance=1.0)
+    assert again.shape == (1, 4, frames) and torch.equal(again, generate_codes(sm2a, semantic, None, None, frames=frames, generator=seeded(), semantic_guidance=1.0))
+    t2s.use_int8()
+    assert generate_semantic(t2s, words, None, steps=100, generator=seeded(), guidance=1.0)[0].shape == (1, 100)
 
 
 def test_an_unknown_language_is_refused(t2s: T2S) -> None:
