@@ -7,7 +7,7 @@ heads, 30 s windows, 750 semantic tokens, 550 text tokens, 1024 codes a lane, th
 one thread, equal allocators. Ours sings the whole window, its encoders and all else included; of WhisperSpeech `--peer-tokens` decoder steps are taken,
 without its encoder (each of its steps costs the same, see `whisperspeech_generate`). A turn of one side follows a turn of the other; least of `--turns`.
 "as sung": four candidates with accompaniment, pointer and guidance, as `sing.py` asks for them, ours alone. int8 is PyTorch's dynamically quantised
-linear. On CUDA there are batches of 1, 8 and 64, and the share of the bandwidth of a large copy that the weights and caches read account for.
+linear; what it costs is told of the shipped weights (`int8_error`). On CUDA there are batches of 1, 8 and 64, and the share of the bandwidth of a large copy that the weights and caches read account for.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import torch
 from autosing.models.t2s import SIZES
 from autosing.nn.int8 import ENGINE
 from benchmarks.figures import bar, last_line
+from benchmarks.int8_error import int8_error
 from benchmarks.train_step import LONGEST_TEXT, PAIRS, SECONDS, peer_settings
 from benchmarks.turns import ALLOCATOR, Contestant
 
@@ -88,7 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 shown = {side: f["ms_a_step"] for side, f in found.items() if isinstance(f, dict)}
                 print(f"{key}: ms a step {shown}, times faster {found.get('ours_times_faster')}, int8 {found.get('int8_times_faster')}",
                       file=sys.stderr, flush=True)  # fmt: skip
-    more = {}
+    more: dict[str, Any] = {}
+    if options.device == "cpu" and ENGINE in torch.backends.quantized.supported_engines:
+        more["int8_error"] = int8_error()
+        print(f"int8, shipped weights: {more['int8_error']}", file=sys.stderr, flush=True)
     if not options.peers_python:
         more["missing"] = "WhisperSpeech's side: give --peers-python, a Python that has whisperspeech 0.8.9"
         print(more["missing"], file=sys.stderr)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from autosing.nn.attention import rotary_table
 from autosing.nn.blocks import Build, Decoder
-from autosing.nn.decode import Map, matrix
+from autosing.nn.decode import Map, affine
 from autosing.nn.int8 import Int8Linear, linears_to_int8, require_int8
 from autosing.tokens.patterns import TokenPattern
 
@@ -38,9 +38,9 @@ class ListeningModel(nn.Module):
             if isinstance(part, Decoder):
                 linears_to_int8(part, but="key_value")  # of the sources, all of whose states go through it at once
 
-    def _matrix(self, weight: Tensor, bias: Tensor) -> Map:
-        """x -> x W^T + b for the decoder's steps."""
-        return Int8Linear(weight, bias).forward if self.int8 else matrix(weight, bias)
+    def _affine(self, matrix: Tensor, bias: Tensor) -> Map:
+        """(B, in) x -> x M + b for the decoder's steps, of M (in, out)."""
+        return Int8Linear(matrix.T.contiguous(), bias).forward if self.int8 else affine(matrix, bias)
 
     def _build(self) -> Build:
         c = self.config

@@ -267,7 +267,7 @@ class SM2A(ListeningModel):
         heads = []
         for lane in range(self.codes_embedding.lanes):  # whatever makes a lane's logits, they are an affine map of the hidden state
             bias = self.lane_logits(torch.zeros_like(unit[0]), lane)
-            heads.append(self._matrix((self.lane_logits(unit, lane) - bias).T.contiguous(), bias))
+            heads.append(self._affine(self.lane_logits(unit, lane) - bias, bias))
         return Ends(rows, tuple(heads))
 
     def lane_logits(self, hidden: Tensor, lane: int) -> Tensor:

@@ -43,9 +43,9 @@ def test_step_by_step_equals_all_at_once(span: int | None, kv_heads: int | None,
 @torch.no_grad()
 def test_candidates_share_one_source() -> None:
     decoder = decoder_of()
-    sources, x, table = sources_of(decoder, 1), torch.randn(3, STEPS, 128), rotary_table(torch.arange(STEPS), 64)
-    stepper = Stepper(decoder, sources, table, 3, STEPS)
+    sources, x, table = sources_of(decoder, 1), torch.randn(4, STEPS, 128), rotary_table(torch.arange(STEPS), 64)
+    stepper = Stepper(decoder, sources, table, 4, STEPS)  # as many rows as turn its matrices
     assert stepper.layers[0].heard[0].keys.untyped_storage().nbytes() == 4 * 6 * 128  # of one row
     taken = torch.stack([stepper(x[:, step]) for step in range(STEPS)], 1)
-    for row in range(3):
+    for row in range(4):
         torch.testing.assert_close(taken[row : row + 1], decoder(x[row : row + 1], table, sources), atol=1e-5, rtol=1e-4)
