@@ -97,13 +97,11 @@ class StepLayer:
         y = F.scaled_dot_product_attention(query, keys, values, scale=self.scale, enable_gqa=grouped)
         x = x + self.out(y.reshape(rows, -1))
         if self.norm_cross is not None:
-            asking, told = self.norm_cross(x), None
+            asking = self.norm_cross(x)
             for heard in self.heard:
                 query = rotate(heard.query(asking).view(rows, self.heads, self.width), turn).unsqueeze(2)
                 y = F.scaled_dot_product_attention(query, heard.keys, heard.values, heard.mask, scale=heard.scale, enable_gqa=grouped)
-                part = heard.out(y.reshape(rows, -1)) * heard.weight
-                told = part if told is None else told + part
-            x = x + told
+                x = x + heard.out(y.reshape(rows, -1)) * heard.weight
         return x + self.down(F.gelu(self.up(self.norm_ff(x)), approximate="tanh"))
 
 
