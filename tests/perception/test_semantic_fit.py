@@ -76,7 +76,6 @@ def test_fitted_tokens_name_the_sounds(workplace: Path, fitted: Path) -> None:
     assert report["songs"] == 7
     assert report["clean"]["own"]["frame_accuracy"] > 0.85 and report["clean"]["counted"]["frame_accuracy"] > 0.8
     assert report["clean"]["own"]["phone_error"] < 0.4
-    assert report["bars"]["semantic_read_out_clean"]["bar"] == ">= 0.88"
     assert report["singer"]["tokens"]["singers"] == 2
 
 
