@@ -32,7 +32,7 @@ from autosing.evaluation import intervals
 from autosing.perception import ALIGNERS, load_aligner, load_separator
 from autosing.perception.alignment import confidence
 from autosing.perception.alignment.base import Aligner
-from autosing.perception.alignment.builtin import BuiltinAligner, read_lines
+from autosing.perception.alignment.builtin import BuiltinAligner, Heard, read_lines
 from autosing.perception.separation.base import Separator
 from autosing.song.alignment import Alignment
 from autosing.song.audio import resample
@@ -300,7 +300,7 @@ class _Listened:
 
     def __init__(self, aligner: Aligner, wav: Tensor):
         self._aligner, self._wav = aligner, wav
-        self._log_posteriors: np.ndarray | None = None
+        self._heard: Heard | None = None
         self._worked = 0.0
 
     def align(self, lyrics: Lyrics) -> tuple[Alignment, float]:
@@ -308,11 +308,11 @@ class _Listened:
         begin = time.process_time()
         if not isinstance(self._aligner, BuiltinAligner):
             return self._aligner.align(self._wav, lyrics), time.process_time() - begin
-        if self._log_posteriors is None:
-            self._log_posteriors = self._aligner.log_posteriors(self._wav, read_lines(lyrics))
+        if self._heard is None:
+            self._heard = self._aligner.hear(self._wav, read_lines(lyrics))
             self._worked = time.process_time() - begin
             begin = time.process_time()
-        found = self._aligner.align_posteriors(self._log_posteriors, lyrics)
+        found = self._aligner.align_heard(self._heard, lyrics)
         return found, self._worked + time.process_time() - begin
 
 
@@ -388,8 +388,9 @@ def fit_confidence(aligner: BuiltinAligner, songs: Iterable[KnownSong]) -> dict[
         band = song.wavs["mixture"] - song.wavs["vocals"]
         for gain in (1.0, 0.6, 0.35, None):
             wav = song.wavs["vocals"] if gain is None else song.wavs["vocals"] * gain + band
+            heard = aligner.hear(wav, read_lines(song.lyrics("none")))
             for stamps in ("none", "starts"):
-                found = aligner.examine(wav, song.lyrics(stamps))
+                found = aligner.time(heard, read_lines(song.lyrics(stamps)))
                 truth = song.starts()[list(found.lines.numbers)]
                 kept = seen.setdefault(found.kind, ([], []))
                 kept[0].append(found.measurements)
