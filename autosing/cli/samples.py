@@ -24,7 +24,7 @@ from autosing.cli.demo import ROOT, StageFailed
 from autosing.errors import ConfigError
 from autosing.evaluation.card import SECTION_TITLES, shown
 from autosing.evaluation.compare import SHIPPED, read_result
-from autosing.evaluation.figures import FIGURES, Measured, holds
+from autosing.evaluation.figures import BY_NAME, FIGURES, Measured, holds
 from autosing.song.alignment import Alignment, Word
 from autosing.song.audio import Audio, decode
 from autosing.store import Dataset, TableReader, atomic_path, sha256_of
@@ -37,6 +37,11 @@ SHARED = ROOT.parent / "shared" / "data"
 LINE_SECONDS: Seconds = 8.0
 EXCERPT_SECONDS: Seconds = 15.0
 DONE = ".done.json"
+HEADLINES = {
+    "chain_phone_error": "phones wrong in what is sung", "notes_in_key": "notes in the song's key", "asked_voice_auc": "like the asked voice, not another",
+    "real_pco_line_starts": "words of real songs within 0.3 s", "singing_activity_f1_real": "where real songs are sung, F1",
+    "separation_real_worst_improvement_db": "worst gain of a real voice by separating",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -309,7 +314,7 @@ def _picture(path: str, words: str) -> str:
 
 
 def figures(shipped: Path = SHIPPED) -> str:
-    """The figures of the shipped weights as an HTML table."""
+    """The figures of the shipped weights: some large, all in a table."""
     if not shipped.is_file():
         return "<p>None were measured yet.</p>"
     known = read_result(shipped)["figures"]
@@ -322,10 +327,16 @@ def figures(shipped: Path = SHIPPED) -> str:
             asked = "" if figure.asked is None else f"{'at most' if figure.better == '<=' else 'at least'} {figure.asked:g}"
             met = "" if figure.asked is None else "<span class='badge good'>met</span>" if holds(figure, value) else "<span class='badge poor'>not met</span>"
             rows.append(f"<tr><th scope=row>{html.escape(figure.title)}</th><td class=number>{html.escape(shown(figure, value))}</td><td>{asked}</td><td>{met}</td></tr>")
+    tiles = "".join(
+        f"<div><dt>{html.escape(said)}</dt><dd>{html.escape(shown(BY_NAME[name], Measured(known[name]['value'])))}</dd><dd class=note>"
+        f"{'asked: at most' if BY_NAME[name].better == '<=' else 'asked: at least'} {BY_NAME[name].asked:g}</dd></div>"
+        for name, said in HEADLINES.items()
+        if name in known
+    )
     head = "".join(f"<th scope=col>{name}</th>" for name in ("what", "measured [95 %]", "asked", ""))
     return (
         "<p>On songs that no part was trained on; MODEL_CARD.md says how. Phone errors are an independent recogniser's.</p>"
-        f"<details><summary>All figures</summary><div class=scroll tabindex=0 role=group aria-label='Figures'><table><thead><tr>{head}</tr></thead>"
+        f"<dl class=tiles>{tiles}</dl><details><summary>All figures</summary><div class=scroll tabindex=0 role=group aria-label='Figures'><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div></details>"
     )
 

@@ -267,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "protocol": {
             "mode": options.mode, "songs": songs.name, "songs_hash": songs_hash, "weights_hash": hashes["all"], "real_songs": real is not None,
             "real_hash": real and hash_of(real_files(real)),
-            "limit": mode.limit, "separated": mode.separated, "windows": mode.windows, "real": mode.real, "sm2a_model": material.sm2a_model,
+            "limit": mode.limit, "separated": mode.separated, "windows": mode.windows, "real": mode.real, "excerpt": mode.excerpt, "sm2a_model": material.sm2a_model,
             "beside": material.beside, "seed": SEED, "intervals": "95 %, bootstrap over songs or windows",
         },
         "weights": hashes,
