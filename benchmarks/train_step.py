@@ -40,7 +40,7 @@ ALONE: dict[str, dict[str, Any]] = {
 }
 
 
-def peer_settings(name: str, pair: dict[str, Any], size: str) -> dict[str, Any]:
+def peer_settings(name: str, pair: dict[str, Any], size: str, seconds: float = SECONDS) -> dict[str, Any]:
     """What WhisperSpeech's side is told: its shape and, for codes, which cells of the grid hold one."""
     depth, heads = SIZES[size].depth, SIZES[size].heads
     settings: dict[str, Any] = {"model": "t2s" if pair["task"] == "t2s" else "s2a", "depth": depth, "heads": heads, "text": LONGEST_TEXT}
@@ -48,7 +48,7 @@ def peer_settings(name: str, pair: dict[str, Any], size: str) -> dict[str, Any]:
         codec = CODECS[pair["codec"]]
         unrolled = "multiscale" in pair["args"]  # then a piece of as many steps as the whole window has in "bricks"
         pattern = load_pattern("bricks_unrolled" if unrolled else "bricks", codec.strides)
-        steps = load_pattern("bricks", codec.strides).steps(codec.frames(SECONDS))
+        steps = load_pattern("bricks", codec.strides).steps(codec.frames(seconds))
         settings |= {"steps": steps, "lanes": [(slot.start, slot.step) for slot in pattern.live_slots(steps, codec)]}
     return settings
 

@@ -63,7 +63,10 @@ class Contestant:
 
 
 def serve(build: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str, Any]]]) -> None:
-    """The child's main: `build(settings)` makes one step and what is to be told of it; then obey the parent."""
+    """The child's main: `build(settings)` makes one step and what is to be told of it; then obey the parent.
+
+    A step that returns a dict has measured itself: its figures go in place of those measured around it.
+    """
     import torch
 
     settings = json.loads(sys.argv[1])
@@ -81,10 +84,11 @@ def serve(build: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str, A
         if cuda:
             torch.cuda.synchronize()
         cpu, wall = time.process_time(), time.perf_counter()
-        step()
+        own = step()
         if cuda:
             torch.cuda.synchronize()
-        print(json.dumps({"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}), flush=True)
+        taken = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+        print(json.dumps(own if isinstance(own, dict) else taken), flush=True)
 
 
 def resident_megabytes(which: str) -> float:

@@ -13,35 +13,54 @@ from benchmarks.turns import serve
 WIDTH, CODES, PADDING = 64, 2049, 1024  # of its semantic codebook; its acoustic vocabulary is 1024 codes
 
 
-def build(settings: dict[str, Any]) -> Any:
+def make(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The model on its device, and random inputs: "semantic" (B, N) for both; "text", "language" and "rate" for t2s; "singer" for s2a."""
     warnings.filterwarnings("ignore")
     import torch
 
     batch, semantic, device = settings["batch"], settings["semantic"], settings["device"]
     shape: dict[str, Any] = {"depth": settings["depth"], "n_head": settings["heads"], "ffn_mult": 4, "stoks_len": semantic,
                              "stoks_codes": CODES, "stoks_width": WIDTH}  # fmt: skip
-    stoks = torch.randint(0, CODES - 1, (batch, semantic), device=device)
+    given: dict[str, Any] = {"semantic": torch.randint(0, CODES - 1, (batch, semantic), device=device)}
     if settings["model"] == "t2s":
         from whisperspeech.t2s_up_wds_mlang_enclm import TSARTransformer, Tunables
 
         model: Any = TSARTransformer(**shape, ttoks_len=settings["text"], ttoks_codes=256, tunables=Tunables())
-        text = torch.randint(1, 255, (batch, settings["text"]), device=device)
-        language, rate = torch.zeros(batch, dtype=torch.long, device=device), torch.full((batch,), 15.0, device=device)
-        loss = lambda: model(text, text, language, rate, stoks, out_stoks=stoks)[1]  # noqa: E731
+        given["text"] = torch.randint(1, 255, (batch, settings["text"]), device=device)
+        given["language"], given["rate"] = torch.zeros(batch, dtype=torch.long, device=device), torch.full((batch,), 15.0, device=device)
     else:
         from whisperspeech.s2a_delar_mup_wds_mlang import SADelARTransformer, Tunables
 
-        lanes, steps = settings["lanes"], settings["steps"]
-        model = SADelARTransformer(**shape, ctx_n=steps, quantizers=len(lanes), spk_width=256, tunables=Tunables())
-        codes = torch.full((batch, len(lanes), steps), PADDING)
-        for lane, (first, period) in enumerate(lanes):
-            live = codes[:, lane, first::period]
-            live.copy_(torch.randint(0, PADDING, live.shape))
-        codes, singer = codes.to(device), torch.randn(batch, 256, device=device)
-        loss = lambda: model(stoks, codes, singer)[1]  # noqa: E731
+        model = SADelARTransformer(**shape, ctx_n=settings["steps"], quantizers=len(settings["lanes"]), spk_width=256, tunables=Tunables())
+        given["singer"] = torch.randn(batch, 256, device=device)
     if device == "cpu":
         torch.set_float32_matmul_precision("highest")  # the package lowers it when it is imported; ours computes in full precision too
-    model.to(device).train()
+    return model.to(device), given
+
+
+def told_of(model: Any) -> dict[str, Any]:
+    """What is said of the peer's side beside its figures."""
+    import torch
+
+    return {"version": version("whisperspeech"), "torch": torch.__version__, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def build(settings: dict[str, Any]) -> Any:
+    import torch
+
+    model, given = make(settings)
+    device, stoks = settings["device"], given["semantic"]
+    if settings["model"] == "t2s":
+        text = given["text"]
+        loss = lambda: model(text, text, given["language"], given["rate"], stoks, out_stoks=stoks)[1]  # noqa: E731
+    else:
+        codes = torch.full((settings["batch"], len(settings["lanes"]), settings["steps"]), PADDING)
+        for lane, (first, period) in enumerate(settings["lanes"]):
+            live = codes[:, lane, first::period]
+            live.copy_(torch.randint(0, PADDING, live.shape))
+        codes = codes.to(device)
+        loss = lambda: model(stoks, codes, given["singer"])[1]  # noqa: E731
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
 
     def step() -> None:
@@ -52,7 +71,7 @@ def build(settings: dict[str, Any]) -> Any:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step, {"version": version("whisperspeech"), "torch": torch.__version__, "parameters": sum(p.numel() for p in model.parameters())}
+    return step, told_of(model)
 
 
 if __name__ == "__main__":

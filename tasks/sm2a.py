@@ -274,7 +274,7 @@ class TASK:
             first,
             absent,
         )
-        hidden = model.decode(previous, first, pattern, source, source_step=first)
+        hidden = model.decode(previous, source)
         return self._score(model, pattern, hidden, grid, first)
 
     def _score(self, model: SM2A, pattern: TokenPattern, hidden: torch.Tensor, grid: torch.Tensor, first: int) -> Losses:

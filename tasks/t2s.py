@@ -329,7 +329,7 @@ class TASK:
         previous = F.pad(semantic[:, :-1], (1, 0), value=-1)
         if model.training:
             previous = replace_codes(previous, self.args.corrupt)
-        hidden = model.decode(previous, 0, source, batch["pointer"], batch["since"], batch["pace"])
+        hidden = model.decode(previous, source, batch["pointer"], batch["since"], batch["pace"])
         logits = model.semantic_logits(hidden).float()
         token_loss = F.cross_entropy(logits.flatten(0, 1), semantic.flatten(), ignore_index=-1)
         total, parts = token_loss, {"semantic": token_loss.detach()}

@@ -1,4 +1,4 @@
-"""`python -m autosing.evaluation builtin|alignment|lines|repair ...`: prints progress, then one JSON object as the last line."""
+"""`python -m autosing.evaluation builtin|alignment|lines|repair ...`: prints progress, then one JSON object as the last line; `card` makes MODEL_CARD.md of it."""
 
 import sys
 
@@ -9,6 +9,7 @@ EVALUATIONS = Registry(
     {
         "builtin": "autosing.evaluation.builtin:main",
         "alignment": "autosing.evaluation.alignment:main",
+        "card": "autosing.evaluation.card:main",
         "lines": "autosing.evaluation.lines:main",
         "repair": "autosing.evaluation.repair:main",
     },

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from autosing.errors import AutoSingError, ConfigError
 from autosing.evaluation.alignment import auc
-from autosing.evaluation.builtin import REAL_FOLDER, bar, hash_of
+from autosing.evaluation.builtin import REAL_FOLDER, hash_of
 from autosing.evaluation.chain import asked_voice_auc
-from autosing.evaluation.figures import last_line
+from autosing.evaluation.figures import bar
 from autosing.evaluation.judge import Judge
+from autosing.evaluation.result import last_line
 from autosing.evaluation.separation import rendered_rows
 from autosing.models.recogniser import Recogniser
 from autosing.singing.mix import active_level, sounding
@@ -184,7 +185,7 @@ def sung_figures(outputs: Sequence[Output]) -> Figures:
         "confidence_auc": round(auc(score, right), 4) if 0 < right.sum() < len(right) else None,
         "phone_error": round(sum(o.wrong for o in outputs) / max(1, sum(o.written for o in outputs)), 4),
         "asked_voice_similarity": round(float(np.mean([one for o in outputs if (one := o.row["similarity"]) is not None])), 4),
-        "asked_voice_auc": asked_voice_auc([o.voice for o in outputs if len(o.voice[1])]),
+        **asked_voice_auc([o.voice for o in outputs if len(o.voice[1])]),
         "seams": of_seams(seams),
         "inside_windows": of_seams(inside),
         "bars": bars,

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from autosing.nn.attention import rotary_table
-from autosing.nn.blocks import Build
+from autosing.nn.blocks import Build, Decoder
+from autosing.nn.decode import Map, affine
+from autosing.nn.int8 import Int8Linear, linears_to_int8, require_int8
 from autosing.tokens.patterns import TokenPattern
 
 HEAD_WIDTH = 64
@@ -18,6 +20,27 @@ class ListeningModel(nn.Module):
 
     config: Any
     music_pattern: TokenPattern | None
+    int8: bool = False
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The modules that compiling is worth it for."""
+        raise NotImplementedError
+
+    def use_int8(self) -> None:
+        """Let the decoder, where there is one, take its steps in int8 from now on: for singing, the model can neither learn nor be saved after it.
+
+        Raises:
+            ConfigError: this machine has no fast int8.
+        """
+        require_int8(next(self.parameters()).device)
+        self.int8 = True
+        for part in self.compiled_parts():
+            if isinstance(part, Decoder):
+                linears_to_int8(part, but="key_value")  # of the sources, all of whose states go through it at once
+
+    def _affine(self, matrix: Tensor, bias: Tensor) -> Map:
+        """(B, in) x -> x M + b for the decoder's steps, of M (in, out)."""
+        return Int8Linear(matrix.T.contiguous(), bias).forward if self.int8 else affine(matrix, bias)
 
     def _build(self) -> Build:
         c = self.config

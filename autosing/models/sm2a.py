@@ -11,15 +11,16 @@ The decode loop is `autosing.singing.generate`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autosing.models.listening import HEAD_WIDTH, ListeningModel
-from autosing.nn.attention import Cache, Source, stack_optional, stack_sources
+from autosing.nn.attention import Source, stack_optional, stack_sources
 from autosing.nn.blocks import Decoder, Encoder
+from autosing.nn.decode import Map
 from autosing.nn.embeddings import CodeGeometry, FrozenCodebook, LaneEmbedding, interpolate
 from autosing.nn.mup import Mup, init_linear
 from autosing.tokens.patterns import TokenPattern, load_pattern
@@ -97,6 +98,18 @@ class SM2ASource:
         return SM2ASource(
             stack_optional([p.added for p in parts], copies), stack_sources([p.sources for p in parts], copies), parts[0].rotary
         )
+
+
+class Ends(NamedTuple):
+    """The two ends of the decoder with tables, geometry and projections multiplied out: made once for many steps.
+
+    Attributes:
+        rows: (R * (num_codes + 1), D) of which `LaneEmbedding.embed` makes what the codes before a step add to it.
+        heads: of each lane, (B, D) hidden states -> (B, num_codes) logits.
+    """
+
+    rows: Tensor
+    heads: tuple[Map, ...]
 
 
 class SM2A(ListeningModel):
@@ -229,22 +242,11 @@ class SM2A(ListeningModel):
         covered = max(spec.strides[level], pattern.hop)
         return (step_frames - delay + covered / 2) / spec.frame_rate
 
-    def decode(
-        self,
-        previous: Tensor,
-        first_step: int,
-        pattern: TokenPattern,
-        source: SM2ASource,
-        caches: list[Cache] | None = None,
-        source_step: int = 0,
-    ) -> Tensor:
-        """Hidden states of consecutive steps.
+    def decode(self, previous: Tensor, source: SM2ASource) -> Tensor:
+        """Hidden states of the first steps that the source was prepared for, at once.
 
         Args:
             previous: (B, R, s) the grid column before each step, -1 = hole.
-            first_step: which step the first of the s is (sets the positions).
-            source: from `encode`; `source_step` is the step its first entry stands for.
-            caches: from `decoder.caches`, holding the steps before `first_step`.
 
         Returns:
             (B, s, D) for `lane_logits`.
@@ -252,10 +254,21 @@ class SM2A(ListeningModel):
         x = self.codes_embedding.embed(previous)
         if self.geometry is not None:
             x = x + self.geometry.embed(previous)
-        here = slice(first_step - source_step, first_step - source_step + previous.shape[-1])
+        steps = previous.shape[-1]
         if source.added is not None:
-            x = x + source.added[:, here]
-        return self.decoder(x, None if source.rotary is None else source.rotary[:, here], source.sources, caches)
+            x = x + source.added[:, :steps]
+        return self.decoder(x, None if source.rotary is None else source.rotary[:, :steps], source.sources)
+
+    @torch.no_grad()
+    def ends(self) -> Ends:
+        """The decoder's `Ends` as the weights are now."""
+        rows = self.codes_embedding.embedding if self.geometry is None else self.codes_embedding.embedding + self.geometry.rows()
+        unit = torch.eye(self.config.width, dtype=rows.dtype, device=rows.device)
+        heads = []
+        for lane in range(self.codes_embedding.lanes):  # whatever makes a lane's logits, they are an affine map of the hidden state
+            bias = self.lane_logits(torch.zeros_like(unit[0]), lane)
+            heads.append(self._affine(self.lane_logits(unit, lane) - bias, bias))
+        return Ends(rows, tuple(heads))
 
     def lane_logits(self, hidden: Tensor, lane: int) -> Tensor:
         """(..., D) hidden -> (..., num_codes) of one lane; give it only the steps where the lane is live."""

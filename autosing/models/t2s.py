@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autosing.models.listening import HEAD_WIDTH, ListeningModel
-from autosing.nn.attention import Cache, Source, stack_optional, stack_rows, stack_sources
+from autosing.nn.attention import Source, stack_optional, stack_rows, stack_sources
 from autosing.nn.blocks import Decoder, Encoder
 from autosing.nn.embeddings import FrozenCodebook, LaneEmbedding, interpolate, pick
 from autosing.nn.mup import Mup, init_embedding, init_linear
@@ -126,7 +126,7 @@ class T2SSource:
     """What the decoder reads, made once.
 
     Attributes:
-        text: (B, L, D) states, or (B, L, 3 D) of a pointer model: the token sung and those ahead of it.
+        text: (B, L, D) states; of a pointer model what the decoder is told where the pointer stands: the token sung and those ahead of it.
         last: (B, 1) index of each row's last token that is not padding.
         music: (B, N, D) or None.
         sources: of the cross-attentions.
@@ -222,15 +222,19 @@ class T2S(ListeningModel):
             if c.aligned_music:
                 at = (torch.arange(steps, device=device) + 0.5) / per_step - 0.5
                 music_states = interpolate(self.aligned_music(music_states), at)
+        last = ((index + 1) * real).amax(1, keepdim=True).clamp(min=1) - 1
+        if c.pointer:
+            ahead = self.pointed(states).unflatten(-1, (1 + LOOKAHEAD, c.width)).unbind(2)
+            states = torch.stack([pick(part, torch.minimum(index + far, last)) for far, part in enumerate(ahead)]).sum(0)
         return T2SSource(
-            self.pointed(states) if c.pointer else states,
-            (torch.arange(1, text.shape[1] + 1, device=device) * real).amax(1, keepdim=True).clamp(min=1) - 1,
+            states,
+            last,
             music_states if c.aligned_music else None,
             self.decoder.project(parts),
             self._rotary(torch.arange(steps, device=device)),
         )
 
-    def decode(
+    def inputs(
         self,
         previous: Tensor,
         first_step: int,
@@ -238,33 +242,34 @@ class T2S(ListeningModel):
         pointer: Tensor | None = None,
         since: Tensor | None = None,
         pace: Tensor | None = None,
-        caches: list[Cache] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states of consecutive steps.
+        """What consecutive steps of the decoder read.
 
         Args:
             previous: (B, s) the semantic token before each step, -1 = none.
             first_step: which step the first of the s is.
             source: from `encode`.
             pointer, since, pace: (B, s) text index, steps rested on it, pace bucket; for a pointer model.
-            caches: from `decoder.caches`, holding the steps before `first_step`.
+            rows: of `semantic.rows()`, for who takes many steps one by one.
 
         Returns:
-            (B, s, D) for `semantic_logits` and `advance_logits`.
+            (B, s, D) for the decoder.
         """
-        x = self.semantic.embed(previous)
+        x = self.semantic.embed(previous, rows)
         steps = previous.shape[1]
         if source.music is not None:
             x = x + source.music[:, first_step : first_step + steps]
         if self.config.pointer:
             assert pointer is not None and since is not None and pace is not None
-            width = self.config.width
             x = x + F.embedding(since, self.embedding_since) + F.embedding(pace, self.embedding_pace)
-            for ahead in range(1 + LOOKAHEAD):
-                part = source.text[..., ahead * width : (ahead + 1) * width]
-                x = x + pick(part, torch.minimum(pointer + ahead, source.last))
-        rotary = None if source.rotary is None else source.rotary[:, first_step : first_step + steps]
-        return self.decoder(x, rotary, source.sources, caches)
+            x = x + pick(source.text, torch.minimum(pointer, source.last))
+        return x
+
+    def decode(self, previous: Tensor, source: T2SSource, pointer: Tensor | None = None, since: Tensor | None = None, pace: Tensor | None = None) -> Tensor:
+        """(B, N, D) hidden states of the first N steps at once, for `semantic_logits` and `advance_logits`; arguments as of `inputs`."""
+        rotary = None if source.rotary is None else source.rotary[:, : previous.shape[1]]
+        return self.decoder(self.inputs(previous, 0, source, pointer, since, pace), rotary, source.sources)
 
     def semantic_logits(self, hidden: Tensor) -> Tensor:
         """(B, s, D) -> (B, s, codes)."""

@@ -1,12 +1,11 @@
-"""Self- and cross-attention with rotary positions and static caches.
+"""Self- and cross-attention with rotary positions.
 
 Conventions: activations (B, S, D), heads (B, H, S, E) with E = head width; keys and values may have fewer heads, G, each of which serves
-H / G queries. Positions are inputs (float, in whatever unit the model calls a step), so a cached decode passes the positions it is
-at and needs no other code. Keys and values of a cross-attention's source are projected once (`CrossAttention.project`) and passed in.
+H / G queries. Positions are inputs (float, in whatever unit the model calls a step). Keys and values of a cross-attention's source are projected
+once (`CrossAttention.project`) and passed in. Caches of earlier steps are in `decode.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -86,39 +85,17 @@ def split_heads(projected: Tensor, counts: Sequence[int], rotated: int, table: T
     return (*turned.split(counts[:rotated], 1), *heads[:, turning:].split(counts[rotated:], 1))
 
 
-@dataclass
-class Cache:
-    """Keys and values of the steps so far, (B, G, capacity, E) each, of which the first `length` are filled."""
-
-    keys: Tensor
-    values: Tensor
-    length: int = 0
-
-    @staticmethod
-    def empty(batch: int, heads: int, capacity: int, head_width: int, like: Tensor) -> "Cache":
-        shape = (batch, heads, capacity, head_width)
-        return Cache(like.new_zeros(shape), like.new_zeros(shape))
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, G, s, E) and return all filled keys and values."""
-        end = self.length + keys.shape[2]
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-
-def attention_mask(queries: int, keys: int, causal: bool, span: int | None, device: torch.device) -> Tensor | None:
-    """(queries, keys) bool of what may be attended, the last query aligned with the last key; None = everything.
+def attention_mask(steps: int, causal: bool, span: int | None, device: torch.device) -> Tensor | None:
+    """(steps, steps) bool of what may be attended; None = everything.
 
     Args:
         span: a step attends only to steps fewer than `span` away; None = any distance.
     """
-    if span is not None and keys <= span:
+    if span is not None and steps <= span:
         span = None
-    if (not causal or queries == 1) and span is None:
+    if (not causal or steps == 1) and span is None:
         return None
-    distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
+    distance = torch.arange(steps, device=device)[:, None] - torch.arange(steps, device=device)
     mask = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
     return mask if span is None else mask & (distance.abs() < span)
 
@@ -134,26 +111,20 @@ class SelfAttention(nn.Module):
         self.qkv = init_linear(nn.Linear(width, (heads + 2 * self.kv_heads) * self.head_width), mup, zero_rows=width)
         self.out = init_linear(nn.Linear(width, width), mup)
 
-    def forward(self, x: Tensor, rotary: Tensor | None, cache: Cache | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """(B, S, D) -> (B, S, D).
 
         Args:
             rotary: table of the S positions, or None.
-            cache: earlier steps; the S new ones are appended.
             mask: (B, S) bool of real (not padded) steps, for encoders of padded sources.
         """
         batch, steps, _ = x.shape
         projected = self.qkv(x).unflatten(-1, (-1, self.head_width))
         q, k, v = split_heads(projected, (self.heads, self.kv_heads, self.kv_heads), 2, rotary)
-        if cache is not None:
-            k, v = cache.append(k, v)
-            if steps == 1 and self.span is not None:
-                k, v = k[:, :, -self.span :], v[:, :, -self.span :]
-        keys = k.shape[2]
-        if self.causal and steps == keys and steps > 1 and (self.span is None or steps <= self.span) and mask is None:
+        if self.causal and steps > 1 and (self.span is None or steps <= self.span) and mask is None:
             y = attend(q, k, v, self.scale, causal=True)
         else:
-            allowed = attention_mask(steps, keys, self.causal, self.span, x.device)
+            allowed = attention_mask(steps, self.causal, self.span, x.device)
             if mask is not None:
                 allowed = mask[:, None, None] if allowed is None else mask[:, None, None] & allowed
             y = attend(q, k, v, self.scale, allowed)

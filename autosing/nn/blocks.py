@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from autosing.nn.attention import Cache, CrossAttention, SelfAttention, Source
+from autosing.nn.attention import CrossAttention, SelfAttention, Source
 from autosing.nn.mup import Mup, init_linear
 
 SourceStates = tuple[Tensor, Tensor | None, Tensor | None]
@@ -78,22 +78,21 @@ class Layer(nn.Module):
         x: Tensor,
         rotary: Tensor | None,
         sources: Sequence[Source] = (),
-        cache: Cache | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         if not self.training:
-            return self._inside(x, rotary, sources, cache, mask)
+            return self._inside(x, rotary, sources, mask)
         if self.checkpointing and torch.is_grad_enabled():
-            y: Tensor = checkpoint(self._inside, x, rotary, sources, cache, mask, use_reentrant=False)  # type: ignore[assignment]
+            y: Tensor = checkpoint(self._inside, x, rotary, sources, mask, use_reentrant=False)  # type: ignore[assignment]
         else:
-            y = self._inside(x, rotary, sources, cache, mask)
+            y = self._inside(x, rotary, sources, mask)
         if self.layer_dropout:  # by example, not by batch: nothing waits for a draw, and every parameter has a gradient on every rank
             passed_over = torch.rand(len(x), 1, 1, device=x.device) < self.layer_dropout
             y = torch.where(passed_over, x, y)
         return y
 
-    def _inside(self, x: Tensor, rotary: Tensor | None, sources: Sequence[Source], cache: Cache | None, mask: Tensor | None) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm_self(x), rotary, cache, mask))
+    def _inside(self, x: Tensor, rotary: Tensor | None, sources: Sequence[Source], mask: Tensor | None) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm_self(x), rotary, mask))
         if self.norm_cross is not None:
             y = self.norm_cross(x)
             mixed = [w * c(y, s, rotary) for w, c, s in zip(self.cross_weights, self.cross, sources, strict=True)]
@@ -116,11 +115,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A causal stack with a closing norm. The first `cross_layers` layers attend to the sources."""
+    """A causal stack with a closing norm. The first `cross_layers` layers attend to the sources. Step by step: `autosing.nn.decode`."""
 
     def __init__(self, depth: int, build: Build, *, cross_weights: Sequence[float], cross_layers: int, span: int | None = None):
         super().__init__()
-        self.kv_heads, self.head_width = build.kv_heads or build.heads, build.width // build.heads
         self.layers = nn.ModuleList(
             Layer(build, causal=True, cross_weights=cross_weights if index < cross_layers else (), span=span) for index in range(depth)
         )
@@ -130,12 +128,7 @@ class Decoder(nn.Module):
         """The states of each source -> what every layer attends to, projected once."""
         return [layer.project(states) for layer in self.layers]  # type: ignore[operator]
 
-    def caches(self, batch: int, capacity: int, like: Tensor) -> list[Cache]:
-        return [Cache.empty(batch, self.kv_heads, capacity, self.head_width, like) for _ in self.layers]
-
-    def forward(
-        self, x: Tensor, rotary: Tensor | None, sources: Sequence[Sequence[Source]], caches: Sequence[Cache] | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor | None, sources: Sequence[Sequence[Source]]) -> Tensor:
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotary, sources[index], None if caches is None else caches[index])
+            x = layer(x, rotary, sources[index])
         return self.norm(x)

@@ -41,13 +41,16 @@ class FrozenCodebook(nn.Module):
         centred = codebook.float() - codebook.float().mean(0, keepdim=True)
         self.codebook.copy_(centred / centred.square().mean().sqrt().clamp(min=1e-6))
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """(B, N) codes, -1 = hole -> (B, N, D)."""
-        if ids.numel() < self.num_codes:  # fewer rows to project than the codebook has
-            rows = self.into(F.embedding(ids.clamp(min=0), self.codebook))
-            return torch.where(ids[..., None] < 0, self.embedding_hole.to(rows.dtype), rows)
-        table = torch.cat([self.into(self.codebook), self.embedding_hole[None]])
-        return F.embedding(torch.where(ids < 0, self.num_codes, ids), table)
+    def rows(self) -> Tensor:
+        """(num_codes + 1, D) what each code is told as; the last is a hole."""
+        return torch.cat([self.into(self.codebook), self.embedding_hole[None]])
+
+    def embed(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(B, N) codes, -1 = hole -> (B, N, D); `rows`: of `rows()`, for who asks several times."""
+        if rows is None and ids.numel() < self.num_codes:  # fewer rows to project than the codebook has
+            told = self.into(F.embedding(ids.clamp(min=0), self.codebook))
+            return torch.where(ids[..., None] < 0, self.embedding_hole.to(told.dtype), told)
+        return F.embedding(torch.where(ids < 0, self.num_codes, ids), self.rows() if rows is None else rows)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., num_codes)."""
@@ -55,7 +58,7 @@ class FrozenCodebook(nn.Module):
             return self.mup.scaled(self.head(hidden))
         # the dot product with code_width standardised numbers grows with its root; output_scale expects unit embeddings
         scale = 1.0 / self.codebook.shape[1] ** 0.5
-        return self.mup.scaled(F.linear(self.out(hidden), self.codebook * scale, self.bias))
+        return self.mup.scaled(F.linear(self.out(hidden) * scale, self.codebook, self.bias))
 
 
 class LaneEmbedding(nn.Module):
@@ -73,11 +76,10 @@ class LaneEmbedding(nn.Module):
         untied = head and mup.linear_heads
         self.heads = nn.ModuleList(init_linear(nn.Linear(width, num_codes), mup) for _ in range(lanes)) if untied else None
 
-    def embed(self, grid: Tensor) -> Tensor:
-        """(B, R, S) codes, -1 = hole -> (B, S, D)."""
-        rows = torch.where(grid < 0, self.num_codes, grid) + self.offsets
-        flat = rows.transpose(1, 2).reshape(-1, self.lanes)
-        return F.embedding_bag(flat, self.embedding, mode="sum").view(grid.shape[0], grid.shape[2], -1)
+    def embed(self, grid: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(B, R, S) codes, -1 = hole -> (B, S, D); `rows`: other ones than the table's own (R * (num_codes + 1), D)."""
+        flat = (torch.where(grid < 0, self.num_codes, grid) + self.offsets).transpose(1, 2).reshape(-1, self.lanes)
+        return F.embedding_bag(flat, self.embedding if rows is None else rows, mode="sum").view(grid.shape[0], grid.shape[2], -1)
 
     def tables(self) -> tuple[Tensor, ...]:
         """The table of each lane, (num_codes + 1, D). Taken apart once a step, their gradients are put together in one pass."""
@@ -159,6 +161,12 @@ class CodeGeometry(nn.Module):
             for row, level in enumerate(self.levels)
         ]
         return self.into(torch.cat(told, -1))
+
+    def rows(self) -> Tensor:
+        """(R * (num_codes + 1), D) of which `embed` is the sum over the lanes, as it is of a `LaneEmbedding`'s table."""
+        matrices = self.into.weight.split([self.features(level).shape[1] for level in self.levels], 1)
+        told = [F.pad(self.features(level) @ matrix.T, (0, 0, 0, 1)) for level, matrix in zip(self.levels, matrices, strict=True)]
+        return torch.cat(told) + self.into.bias / len(self.levels)
 
     def logits(self, hidden: Tensor, lane: int) -> Tensor:
         """(..., D) -> (..., num_codes) of one lane."""

@@ -22,13 +22,22 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
 
 
 def sample(
-    logits: Tensor, generator: torch.Generator, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+    logits: Tensor, generator: torch.Generator, temperature: float | Tensor = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> Tensor:
-    """(B, V) logits -> (B,) tokens; temperature 0 = the likeliest."""
-    if temperature <= 0:
+    """(B, V) logits -> (B,) tokens, or (r, B, V) -> (r, B), the same as r calls draw; temperature 0 = the likeliest.
+
+    The token whose exponential clock of rate p rings first: what `torch.multinomial` does, without its checks, each of which waits for the device.
+
+    Args:
+        temperature: a number, or a positive tensor that broadcasts.
+    """
+    if not isinstance(temperature, Tensor) and temperature <= 0:
         return logits.argmax(-1)
     probabilities = filter_logits(logits / temperature, top_k, top_p).softmax(-1)
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+    clocks = torch.empty_like(probabilities, memory_format=torch.contiguous_format)
+    for part in clocks if clocks.dim() > 2 else (clocks,):
+        part.exponential_(1, generator=generator)
+    return (probabilities / clocks).argmax(-1)
 
 
 def sample_sure(

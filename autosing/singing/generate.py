@@ -1,6 +1,6 @@
 """The decode loops: lyrics -> semantic tokens -> codec tokens.
 
-Free functions over a model, its encoded source and static caches; all randomness comes from the generator given, so the same seed
+Free functions over a model, its encoded source and a `Stepper`; all randomness comes from the generator given, so the same seed
 gives the same tokens. Candidates of one request share the encoded source. With a pointer model the loop also steers the pace, so that
 every token of a section is sung before the section's time is over; rests stay where the model puts them.
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from autosing.errors import ConfigError
 from autosing.models.sm2a import SM2A
 from autosing.models.t2s import T2S, T2SSource
+from autosing.nn.decode import Stepper
 from autosing.nn.sampling import guide, sample
 from autosing.tokens.pointer import MAX_ADVANCE, SINCE_BUCKETS, pace_bucket, sections, sung_before, with_opening_line
 from autosing.tokens.specs import CodecSpec, Seconds
@@ -125,35 +126,33 @@ class Pacer:
         left = self.before[self.ends[section]] - self.before[np.minimum(self.pointer + 1, len(self.ids))]
         return section, left, self.deadlines[section] - step
 
-    def conditions(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(pointer, since, pace), each (B, 1)."""
+    def conditions(self, step: int, rows: int) -> np.ndarray:
+        """(3, rows, 1) pointer, since, pace: of the B candidates, and then of rows that know no text, as `guidance` leans away from."""
         _, left, time = self._left(step)
-        since = np.minimum(self.since, SINCE_BUCKETS - 1)
-        pointer, since, pace = (torch.from_numpy(a[:, None].copy()) for a in (self.pointer, since, pace_bucket(left, time)))
-        return pointer, since, pace
+        told = np.zeros((3, rows, 1), dtype=np.int64)
+        told[1] = min(step, SINCE_BUCKETS - 1)
+        told[:, : len(self.pointer), 0] = self.pointer, np.minimum(self.since, SINCE_BUCKETS - 1), pace_bucket(left, time)
+        return told
 
     def steer(self, logits: Tensor, step: int) -> Tensor:
         """(B, MAX_ADVANCE + 1) logits of the model -> of what may and should happen before step + 1."""
         section, left, time = self._left(step)
+        at, text = self.pointer, len(self.ids)
+        end, late = self.ends[section], time <= 1
+        limit = np.where((late | (step + 1 >= self.opens[section])) & (end < text), end, end - 1)
         rate = left / np.maximum(time - 2, 1)
-        steered = logits.clone()
-        for row in range(len(self.pointer)):
-            at, last = self.pointer[row], len(self.ids) - 1
-            end, late = self.ends[section[row]], time[row] <= 1
-            open_ = late or step + 1 >= self.opens[section[row]]
-            limit = end if open_ and end <= last else end - 1
-            hurry = 0.0
-            if left[row] and rate[row] > BRISK:
-                hurry += 8.0 * (rate[row] - BRISK)
-            if self.sounds[at] and self.since[row] > LONGEST_STEPS:
-                hurry += 0.2 * (self.since[row] - LONGEST_STEPS)
-            steered[row, 1:] += hurry
-            least = 1 if late and limit == end else min(int(rate[row] + 1e-6), MAX_ADVANCE) if left[row] else 0
-            for advance in range(MAX_ADVANCE + 1):
-                skipped = self.sounds[at + 1 : at + advance].any()  # a sound is skipped only when there is no time for it
-                if (at + advance > limit and advance > 0) or (skipped and advance > least) or advance < min(least, limit - at):
-                    steered[row, advance] = -torch.inf
-        return steered
+        hurry = np.where((left > 0) & (rate > BRISK), 8.0 * (rate - BRISK), 0.0)
+        hurry += np.where(self.sounds[at] & (self.since > LONGEST_STEPS), 0.2 * (self.since - LONGEST_STEPS), 0.0)
+        least = np.where(left > 0, np.minimum((rate + 1e-6).astype(np.int64), MAX_ADVANCE), 0)
+        least = np.where(late & (limit == end), 1, least)[:, None]
+        advance = np.arange(MAX_ADVANCE + 1)
+        target = at[:, None] + advance
+        skipped = self.before[np.minimum(target, text)] > self.before[np.minimum(at + 1, text)][:, None]
+        barred = (target > limit[:, None]) & (advance > 0)
+        barred |= skipped & (advance > least)  # a sound is skipped only when there is no time for it
+        barred |= advance < np.minimum(least, (limit - at)[:, None])
+        told = np.where(barred, -np.inf, np.where(advance > 0, hurry[:, None], 0.0))
+        return logits + torch.from_numpy(told.astype(np.float32)).to(logits.device)
 
     def move(self, advance: np.ndarray, step: int) -> None:
         """Take (B,) advances before step + 1; a section whose time is over is left for the next one, whatever is unsung."""
@@ -227,7 +226,7 @@ def generate_semantic(
         nothing = np.concatenate([[UNKNOWN], np.full(len(ids) - 1, PAD)])
         source = T2SSource.stack([source, _encode_text(model, nothing, accompaniment, steps, language)], batch)
         rows = 2 * batch
-    caches = model.decoder.caches(rows, steps, model.embedding_text)
+    stepper, told_as = Stepper(model.decoder, source.sources, source.rotary, rows, steps), model.semantic.rows()
     pacer = Pacer(ids, steps, batch, schedule)
     known = np.zeros(0, dtype=np.int64) if prompt_pointer is None else prompt_pointer
     if len(known):
@@ -236,19 +235,15 @@ def generate_semantic(
         prompt = prompt.to(device).expand(batch, -1)
     tokens = torch.full((batch, steps), CodecSpec.HOLE, dtype=torch.long, device=device)
     track = np.zeros((batch, steps), dtype=np.int64)
-    previous = tokens[:, :1]
+    previous = torch.full((rows, 1), CodecSpec.HOLE, dtype=torch.long, device=device)
     repeats = torch.zeros(batch, dtype=torch.long, device=device)
     for step in range(steps):
-        conditions = [t.to(device) for t in pacer.conditions(step)]
+        conditions = torch.from_numpy(pacer.conditions(step, rows)).to(device) if c.pointer else ()
         track[:, step] = pacer.pointer
-        if rows > batch:
-            previous = torch.cat([previous, previous])
-            conditions = [torch.cat([t, torch.zeros_like(t)]) for t in conditions]
-            conditions[1][batch:] = min(step, SINCE_BUCKETS - 1)
-        hidden = model.decode(previous, step, source, *conditions, caches=caches)[:, 0]
-        logits = model.semantic_logits(hidden)
-        if rows > batch:
-            logits = guide(logits[:batch], logits[batch:], towards_text)
+        hidden = stepper(model.inputs(previous, step, source, *conditions, rows=told_as)[:, 0])
+        # guidance of what goes into an affine map is guidance of what comes out
+        leaned = hidden if rows == batch else guide(hidden[:batch], hidden[batch:], towards_text)
+        logits = model.semantic_logits(leaned)
         if prompt is not None and step < prompt.shape[1]:
             chosen = prompt[:, step]
         else:
@@ -261,7 +256,7 @@ def generate_semantic(
             chosen = sample(logits, generator, temperature, top_k, top_p)
         repeats = torch.where(chosen == tokens[:, step - 1], repeats + 1, 0) if step else repeats
         tokens[:, step] = chosen
-        previous = chosen[:, None]
+        previous = chosen.repeat(rows // batch)[:, None]
         if c.pointer and step + 1 < len(known):
             pacer.follow(np.full(batch, known[step + 1]))
         elif c.pointer:
@@ -345,25 +340,35 @@ def generate_codes(
         sources.append(model.encode(torch.full_like(semantic, CodecSpec.HOLE), grid_music, voice, token_pattern, steps))
         leanings.append(towards_words)
     source = type(sources[0]).stack(sources, batch)
-    rows = batch * len(sources)
-    caches = model.decoder.caches(rows, steps, model.codes_embedding.embedding)
+    stepper, ends = Stepper(model.decoder, source.sources, source.rotary, batch * len(sources), steps), model.ends()
     live = token_pattern.live(steps, c.codec, frames)
-    lanes_at = [live[:, step].nonzero()[:, 0].tolist() for step in range(steps)]
-    lanes = token_pattern.lanes
+    lanes_at = [tuple(live[:, step].nonzero()[:, 0].tolist()) for step in range(steps)]
     factors = tuple(level_temperatures or c.level_temperatures or (1.0,) * c.codec.levels)
-    grid = torch.full((batch, len(lanes), steps), CodecSpec.HOLE, dtype=torch.long, device=device)
+    warmth = {lanes: _warmth(temperature, [factors[token_pattern.lanes[lane].level] for lane in lanes], device) for lanes in set(lanes_at)}
+    index = {lanes: torch.tensor(lanes, dtype=torch.long, device=device) for lanes in warmth}
+    grid = torch.full((batch, len(token_pattern.lanes), steps), CodecSpec.HOLE, dtype=torch.long, device=device)
     given = None if template is None else token_pattern.apply(template.to(device).expand(batch, -1, -1), c.codec)
     previous = grid[:, :, :1]
     for step in range(steps):
-        hidden = model.decode(previous.repeat(len(sources), 1, 1), step, token_pattern, source, caches)[:, 0]
-        for lane in lanes_at[step]:
-            plain, *without = model.lane_logits(hidden, lane).split(batch)
-            logits = plain + sum(guide(plain, other, lean) - plain for lean, other in zip(leanings, without, strict=True))
-            chosen = sample(logits, generator, temperature * factors[lanes[lane].level], top_k, top_p)
+        x = model.codes_embedding.embed(previous, ends.rows).repeat(len(sources), 1, 1)[:, 0]
+        hidden = stepper(x if source.added is None else x + source.added[:, step])
+        plain, *without = hidden.split(batch)
+        # guidance of what goes into an affine map is guidance of what comes out
+        leaned = plain + sum(guide(plain, other, lean) - plain for lean, other in zip(leanings, without, strict=True))
+        lanes = lanes_at[step]
+        if lanes:
+            logits = torch.stack([ends.heads[lane](leaned) for lane in lanes])
+            chosen = sample(logits, generator, warmth[lanes], top_k, top_p).T
             if given is not None:
-                chosen = torch.where(given[:, lane, step] >= 0, given[:, lane, step], chosen)
-            grid[:, lane, step] = chosen
+                there = given[:, index[lanes], step]
+                chosen = torch.where(there >= 0, there, chosen)
+            grid[:, index[lanes], step] = chosen
         previous = grid[:, :, step : step + 1]
         if progress is not None:
             progress(step + 1, steps)
     return token_pattern.invert(grid, c.codec, frames)
+
+
+def _warmth(temperature: float, factors: Sequence[float], device: torch.device) -> float | Tensor:
+    """`temperature` times the factor of each of r lanes as (r, 1, 1); 0 where it is none."""
+    return torch.tensor([temperature * factor for factor in factors], device=device)[:, None, None] if temperature > 0 else 0.0

@@ -15,7 +15,7 @@ from torch import Tensor
 from autosing.errors import AlignmentError
 from autosing.models.recogniser import BLANK, CLASSES, SILENCE, Recogniser
 from autosing.perception.alignment.base import Aligner
-from autosing.perception.alignment.builtin import BuiltinAligner, Heard
+from autosing.perception.alignment.builtin import BuiltinAligner, Heard, Reading
 from autosing.song import audio
 from autosing.song.alignment import Alignment, Word
 from autosing.song.lyrics import Line, Lyrics
@@ -73,13 +73,13 @@ class Listener:
         """Where in the sung (n,) `vocals` the words are, stamps or not; without words where there are none, or nothing that could be them was sung."""
         return self._words(None, vocals, rate, lyrics)
 
-    def _words(self, heard: Heard | None, vocals: Tensor, rate: int, lyrics: Lyrics) -> Alignment:
+    def _words(self, heard: Reading | None, vocals: Tensor, rate: int, lyrics: Lyrics) -> Alignment:
         if not lyrics.lines:
             return Alignment(())
         plain = Lyrics(tuple(Line(line.text) for line in lyrics.lines))  # where they should be must not decide where they are found
         try:
             if heard is not None and self.aligner is self._ears and not self._ears.adapt_steps:
-                return self._ears.align_posteriors(heard.log_posteriors, plain)
+                return self._ears.align_heard(Heard(heard.log_posteriors), plain)
             return self.aligner.align(audio.resample(vocals, rate, self.aligner.sample_rate), plain)
         except AlignmentError:
             return Alignment(())

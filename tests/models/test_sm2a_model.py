@@ -8,6 +8,8 @@ import torch
 
 from autosing.models.io import load_model, save_model
 from autosing.models.sm2a import SM2A, SM2AConfig
+from autosing.nn.decode import Stepper
+from autosing.nn.mup import Mup
 from tests.sequence_rows import BAND, CODEC, SEMANTIC, VOICE, wake
 
 CONFIG = SM2AConfig(
@@ -47,17 +49,47 @@ def run(model: SM2A, x: dict[str, torch.Tensor], pattern_name: str = "bricks", c
     music = model.music_grid(x["music"], len(grid), FRAMES, torch.device("cpu"))
     source = model.encode(x["semantic"], music, x["voice"], pattern, steps)
     if not cached:
-        return model.decode(grid, 0, pattern, source)
-    caches = model.decoder.caches(len(grid), steps, model.codes_embedding.embedding)
-    return torch.cat([model.decode(grid[..., i : i + 1], i, pattern, source, caches) for i in range(steps)], 1)
+        return model.decode(grid, source)
+    stepper, rows = Stepper(model.decoder, source.sources, source.rotary, len(grid), steps), model.ends().rows
+    assert source.added is not None
+    embedded = [model.codes_embedding.embed(grid[..., i : i + 1], rows)[:, 0] + source.added[:, i] for i in range(steps)]
+    return torch.stack([stepper(x) for x in embedded], 1)
+
+
+def make(config: SM2AConfig) -> SM2A:
+    """Random weights, and features of codes where the config has any."""
+    torch.manual_seed(0)
+    model = wake(SM2A(config))
+    if model.geometry is not None:
+        model.geometry.load([torch.randn(CODEC.num_codes, width) for width in config.code_widths])
+    return model
+
+
+VARIANTS = {
+    "tables": CONFIG,
+    "span": replace(CONFIG, span=12),
+    "geometry": replace(CONFIG, code_widths=(5, 6, 7, 8)),
+    "plain lanes": replace(CONFIG, lane_projections=False, cross_layers=0),
+    "linear heads": replace(CONFIG, code_widths=(5, 6, 7, 8), mup=Mup(linear_heads=True, output_mult=3.0)),
+    "no positions": replace(CONFIG, mup=Mup(rope=False)),
+    "fewer key heads": replace(CONFIG, heads=2, kv_heads=1),
+}
 
 
 @pytest.mark.parametrize("pattern", ["bricks", "bricks_unrolled"])
-@pytest.mark.parametrize("span", [None, 12])
-def test_step_by_step_equals_all_at_once(pattern: str, span: int | None) -> None:
-    torch.manual_seed(0)
-    model = wake(SM2A(replace(CONFIG, span=span)))
+@pytest.mark.parametrize("name", VARIANTS)
+def test_step_by_step_equals_all_at_once(pattern: str, name: str) -> None:
+    model = make(VARIANTS[name])
     torch.testing.assert_close(run(model, inputs(), pattern, cached=True), run(model, inputs(), pattern), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@torch.no_grad()
+def test_heads_put_together_equal_the_parts(name: str) -> None:
+    model = make(VARIANTS[name])
+    hidden, ends = torch.randn(3, model.config.width), model.ends()
+    for lane, head in enumerate(ends.heads):
+        torch.testing.assert_close(head(hidden), model.lane_logits(hidden, lane), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("key", ["semantic", "music", "voice", "codes"])

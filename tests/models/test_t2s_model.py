@@ -9,6 +9,7 @@ import torch
 
 from autosing.models.io import load_model, save_model
 from autosing.models.t2s import SIZES, T2S, T2SConfig, layer_counts
+from autosing.nn.decode import Stepper
 from autosing.tokens.pointer import pace_track, steps_since_advance
 from tests.sequence_rows import BAND, SEMANTIC, wake
 
@@ -40,12 +41,11 @@ def run(model: T2S, x: dict[str, torch.Tensor], cached: bool) -> torch.Tensor:
     source = model.encode(x["text"], x["rate"], x["language"], music, steps)
     track = [x["pointer"], x["since"], x["pace"]]
     if not cached:
-        return model.semantic_logits(model.decode(x["previous"], 0, source, *track))
-    caches = model.decoder.caches(len(x["text"]), steps, source.text)
-    hidden = [
-        model.decode(x["previous"][:, i : i + 1], i, source, *(t[:, i : i + 1] for t in track), caches=caches) for i in range(steps)
-    ]
-    return model.semantic_logits(torch.cat(hidden, 1))
+        return model.semantic_logits(model.decode(x["previous"], source, *track))
+    stepper, rows = Stepper(model.decoder, source.sources, source.rotary, len(x["text"]), steps), model.semantic.rows()
+    at = lambda tensor, i: tensor[:, i : i + 1]  # noqa: E731
+    hidden = [stepper(model.inputs(at(x["previous"], i), i, source, *(at(t, i) for t in track), rows=rows)[:, 0]) for i in range(steps)]
+    return model.semantic_logits(torch.stack(hidden, 1))
 
 
 @pytest.mark.parametrize("pointer", [True, False])

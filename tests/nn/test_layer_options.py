@@ -76,16 +76,6 @@ def test_keys_of_fewer_heads_equal_repeated_ones() -> None:
     torch.testing.assert_close(run(few, x), run(many, x), rtol=1e-5, atol=1e-5)
 
 
-def test_a_cached_decode_with_fewer_key_heads_equals_the_full_forward() -> None:
-    _, decoder = stacks(kv_heads=1).eval()
-    x, table = torch.randn(2, 9, 128), rotary_table(torch.arange(9), 64)
-    sources = decoder.project([(torch.randn(2, 5, 128), None, None)])
-    caches = decoder.caches(2, 9, x)
-    assert caches[0].keys.shape == (2, 1, 9, 64)
-    steps = [decoder(x[:, i : i + 1], table[:, i : i + 1], sources, caches) for i in range(9)]
-    torch.testing.assert_close(torch.cat(steps, 1), decoder(x, table, sources), atol=1e-5, rtol=1e-4)
-
-
 def test_layer_dropout_passes_examples_over_in_training_alone() -> None:
     x = torch.randn(64, 3, 128)
     (layer,) = wake(Encoder(1, replace(BUILD, layer_dropout=0.25))).train().layers

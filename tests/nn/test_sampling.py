@@ -20,6 +20,17 @@ def test_the_same_seed_gives_the_same_tokens_and_temperature_zero_the_likeliest(
     assert sample(LOGITS, torch.Generator(), temperature=0.0).tolist() == [0, 2]
 
 
+def test_a_draw_is_that_of_multinomial_and_of_lanes_together_that_of_each() -> None:
+    logits = torch.randn(3, 5, 70, generator=torch.Generator().manual_seed(0)) * 3
+    temperatures = torch.tensor([0.5, 0.7, 1.2])
+    together, apart, plain = (torch.Generator().manual_seed(1) for _ in range(3))
+    each = [sample(lane, apart, float(t)) for lane, t in zip(logits, temperatures, strict=True)]
+    drawn = [torch.multinomial((lane / t).softmax(-1), 1, generator=plain)[:, 0] for lane, t in zip(logits, temperatures, strict=True)]
+    assert torch.equal(sample(logits, together, temperatures[:, None, None]), torch.stack(each))
+    assert torch.equal(torch.stack(each), torch.stack(drawn))
+    assert torch.equal(sample(logits, together, temperature=0.0), logits.argmax(-1))
+
+
 def test_guidance_of_one_changes_nothing() -> None:
     torch.testing.assert_close(guide(LOGITS, torch.zeros_like(LOGITS), 1.0), LOGITS)
     torch.testing.assert_close(guide(LOGITS, torch.zeros_like(LOGITS), 2.0), 2 * LOGITS)

@@ -8,7 +8,7 @@ from autosing.models.io import load_model
 from autosing.models.recogniser import BLANK, SIZES, Recogniser
 from autosing.perception.alignment import adaptation
 from autosing.perception.alignment.adaptation import FRONT, adapted
-from autosing.perception.alignment.builtin import BuiltinAligner
+from autosing.perception.alignment.builtin import BuiltinAligner, Heard
 from autosing.song.lyrics import parse_raw
 
 PHONES = [3, 7, 12, 7, 20, 5]
@@ -80,7 +80,7 @@ def test_no_steps_hears_every_recording_alike(tmp_path, recogniser, wav):
     save_model(recogniser, tmp_path, {})
     lyrics = parse_raw("hello world")
     fixed = BuiltinAligner(weights=tmp_path, adapt_steps=0)
-    assert fixed.align(wav, lyrics) == fixed.align_posteriors(fixed.log_posteriors(wav), lyrics)
+    assert fixed.align(wav, lyrics) == fixed.align_heard(Heard(fixed.log_posteriors(wav)), lyrics)
     assert BuiltinAligner(weights=tmp_path).align(wav, lyrics) != fixed.align(wav, lyrics)
     assert BuiltinAligner(weights=tmp_path).align(wav, lyrics) == BuiltinAligner(weights=tmp_path).align(wav, lyrics)
 

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from autosing.errors import ConfigError
+from autosing.models.io import load_model
 from autosing.models.sm2a import SM2A, SM2AConfig
-from autosing.models.t2s import T2S, T2SConfig
-from autosing.singing.generate import Pacer, generate_codes, generate_semantic, window_text
-from autosing.tokens.text import LINE, PAUSE, TimedText
+from autosing.models.t2s import T2S, T2SConfig, T2SSource
+from autosing.nn.int8 import ENGINE
+from autosing.nn.sampling import guide
+from autosing.singing.generate import BRISK, LONGEST_STEPS, Pacer, generate_codes, generate_semantic, window_text
+from autosing.tokens.pointer import MAX_ADVANCE
+from autosing.tokens.text import LINE, PAD, PAUSE, UNKNOWN, TimedText
 from tests.sequence_rows import BAND, CODEC, SEMANTIC, VOICE, wake
 
 T2S_CONFIG = T2SConfig(
@@ -135,6 +139,105 @@ def test_the_pacer_waits_for_the_half_and_skips_no_sound() -> None:
     assert seen[19] == 3 and seen[20] == 4 and set(seen) >= {1, 2, 5}
 
 
+def steer_slowly(pacer: Pacer, logits: torch.Tensor, step: int) -> torch.Tensor:
+    """One candidate and one advance after the other."""
+    sections, lefts, times = pacer._left(step)
+    steered = logits.clone()
+    for row, (section, left, time) in enumerate(zip(sections, lefts, times, strict=True)):
+        at, end, rate = pacer.pointer[row], pacer.ends[section], left / max(time - 2, 1)
+        late = time <= 1
+        limit = end if (late or step + 1 >= pacer.opens[section]) and end < len(pacer.ids) else end - 1
+        if left and rate > BRISK:
+            steered[row, 1:] += 8.0 * (rate - BRISK)
+        if pacer.sounds[at] and pacer.since[row] > LONGEST_STEPS:
+            steered[row, 1:] += 0.2 * (pacer.since[row] - LONGEST_STEPS)
+        least = min(int(rate + 1e-6), MAX_ADVANCE) if left else 0
+        if late and limit == end:
+            least = 1
+        for advance in range(MAX_ADVANCE + 1):
+            skipped = pacer.sounds[at + 1 : at + advance].any()
+            if (at + advance > limit and advance > 0) or (skipped and advance > least) or advance < min(least, limit - at):
+                steered[row, advance] = -torch.inf
+    return steered
+
+
+def test_candidates_are_steered_as_each_alone() -> None:
+    rng = np.random.default_rng(0)
+    barred = hurried = 0
+    for _ in range(40):
+        ids = np.concatenate([[LINE], rng.choice([LINE, PAUSE, 5, 6, 7, 8], size=rng.integers(1, 60))])
+        steps = int(rng.integers(20, 160))
+        pacer = Pacer(ids, steps, 3)
+        for step in range(0, steps, 3):
+            pacer.pointer, pacer.since = rng.integers(0, len(ids), 3), rng.integers(0, 80, 3)
+            logits = torch.from_numpy(rng.normal(size=(3, MAX_ADVANCE + 1))).float()
+            wanted = steer_slowly(pacer, logits, step)
+            torch.testing.assert_close(pacer.steer(logits, step), wanted)
+            barred += int(wanted.isinf().sum())
+            hurried += int((wanted > logits).sum())
+    assert barred > 100 and hurried > 100
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pointer", [True, False])
+@pytest.mark.parametrize("lean", [1.0, 2.5])
+def test_cold_words_equal_the_likeliest_tokens_of_whole_forwards(pointer: bool, lean: float) -> None:
+    """Two candidates whose pointers go their own ways; logits of whole forwards with and without the text, extrapolated."""
+    torch.manual_seed(0)
+    model, steps = wake(T2S(replace(T2S_CONFIG, pointer=pointer))), 60
+    music = torch.randint(0, BAND.num_codes, (1, 4, BAND.frames(steps / 25)), generator=seeded())
+    tokens, track = generate_semantic(
+        model, text_of(5), music, steps=steps, generator=seeded(), batch=2, temperature=0.0, guidance=lean, max_repeat=0
+    )
+    music[:, model.config.shown_levels :] = CODEC.HOLE
+    grid, rate = model.music_grid(music, 1, music.shape[-1], torch.device("cpu")), torch.tensor([len(track.ids) / (steps / 25)])
+    texts = [track.ids, np.concatenate([[UNKNOWN], np.full(len(track.ids) - 1, PAD)])]
+    told, untold = (
+        model.encode(torch.from_numpy(ids)[None], rate if ids is track.ids else torch.tensor([25 / steps]), torch.zeros(1, dtype=torch.long), grid, steps)
+        for ids in texts
+    )
+    pacer, conditions = Pacer(track.ids, steps, 2), []
+    for step in range(steps):
+        conditions.append(torch.from_numpy(pacer.conditions(step, 4)))
+        if track.pointer is not None and step + 1 < steps:
+            pacer.follow(track.pointer[:, step + 1].numpy())
+    track_of = torch.cat(conditions, 2)
+    previous = torch.nn.functional.pad(tokens[:, :-1], (1, 0), value=CODEC.HOLE)
+    given, without = (tuple(part) if pointer else () for part in (track_of[:, :2], track_of[:, 2:]))
+    logits = model.semantic_logits(model.decode(previous, T2SSource.stack([told], 2), *given))
+    if lean != 1.0:
+        logits = guide(logits, model.semantic_logits(model.decode(previous, T2SSource.stack([untold], 2), *without)), lean)
+    assert torch.equal(logits.argmax(-1), tokens)
+
+
+@pytest.mark.skipif(ENGINE not in torch.backends.quantized.supported_engines, reason="int8 needs an x86 processor")
+@torch.no_grad()
+def test_int8_is_near_what_the_shipped_weights_say() -> None:
+    """Both shipped models on what they sang: the share of the likeliest tokens that stay, and how far logits move beside how far they lie apart."""
+    t2s, sm2a = load_model("builtin", "t2s")[0], load_model("builtin", "sm2a")[0]
+    words = window_text(Letters(), (("la lo",), ("li lu",)), 4.0)  # type: ignore[arg-type]
+    semantic, _ = generate_semantic(t2s, words, None, steps=100, generator=seeded(), guidance=1.0)
+    frames, pattern = sm2a.config.codec.frames(4.0), sm2a.pattern("bricks")
+    grid = pattern.apply(generate_codes(sm2a, semantic, None, None, frames=frames, generator=seeded(), semantic_guidance=1.0), sm2a.config.codec)
+    previous = torch.nn.functional.pad(grid[..., :-1], (1, 0), value=CODEC.HOLE)
+    music = sm2a.music_grid(None, 1, sm2a.config.accompaniment.frames(4.0), torch.device("cpu"))
+    source = sm2a.encode(semantic, music, None, pattern, grid.shape[-1])
+
+    def logits() -> torch.Tensor:
+        hidden, heads = sm2a.decode(previous, source)[0, 4:-4], sm2a.ends().heads
+        return torch.stack([head(hidden) for head in heads])
+
+    exact = logits()
+    sm2a.use_int8()
+    near = logits()
+    assert 0 < (near - exact).std() < 0.1 * exact.std()
+    assert (near.argmax(-1) == exact.argmax(-1)).float().mean() > 0.9
+    again = generate_codes(sm2a, semantic, None, None, frames=frames, generator=seeded(), semantic_guidance=1.0)
+    assert again.shape == (1, 4, frames) and torch.equal(again, generate_codes(sm2a, semantic, None, None, frames=frames, generator=seeded(), semantic_guidance=1.0))
+    t2s.use_int8()
+    assert generate_semantic(t2s, words, None, steps=100, generator=seeded(), guidance=1.0)[0].shape == (1, 100)
+
+
 def test_an_unknown_language_is_refused(t2s: T2S) -> None:
     with pytest.raises(ConfigError, match="'de'"):
         generate_semantic(t2s, text_of(2), None, steps=10, generator=seeded(), language="de")
@@ -165,19 +268,20 @@ def test_given_codes_are_kept_and_conditions_may_be_absent(sm2a: SM2A) -> None:
     assert (codes[:, 3] >= 0).all()
 
 
-def test_guidance_towards_the_words_leans_away_from_what_is_likely_without_them(sm2a: SM2A) -> None:
+@pytest.mark.parametrize("name", ["bricks", "bricks_unrolled"])
+def test_guidance_towards_the_words_leans_away_from_what_is_likely_without_them(sm2a: SM2A, name: str) -> None:
     """Slow reference: logits of whole forwards with and without semantic tokens, extrapolated, must be where cold singing went."""
     semantic = torch.randint(0, SEMANTIC.num_codes, (1, 50), generator=seeded())
-    cold = {lean: generate_codes(sm2a, semantic, None, None, frames=FRAMES, generator=seeded(), temperature=0.0, semantic_guidance=lean)
+    cold = {lean: generate_codes(sm2a, semantic, None, None, frames=FRAMES, generator=seeded(), temperature=0.0, semantic_guidance=lean, pattern=name)
             for lean in (1.0, 3.0)}  # fmt: skip
     assert not torch.equal(cold[1.0], cold[3.0])
-    pattern = sm2a.pattern("bricks")
+    pattern = sm2a.pattern(name)
     grid = pattern.apply(cold[3.0], CODEC)
     previous = torch.nn.functional.pad(grid[..., :-1], (1, 0), value=CODEC.HOLE)
     with torch.no_grad():
         music = sm2a.music_grid(None, 1, BAND.frames(CODEC.seconds(FRAMES)), torch.device("cpu"))
         told, untold = (
-            sm2a.decode(previous, 0, pattern, sm2a.encode(tokens, music, None, pattern, grid.shape[-1]))
+            sm2a.decode(previous, sm2a.encode(tokens, music, None, pattern, grid.shape[-1]))
             for tokens in (semantic, torch.full_like(semantic, -1))
         )
         for lane in range(grid.shape[1]):
@@ -186,16 +290,17 @@ def test_guidance_towards_the_words_leans_away_from_what_is_likely_without_them(
             assert torch.equal((without + 3.0 * (with_words - without)).argmax(-1), grid[0, lane, live])
 
 
-def test_cold_singing_equals_the_likeliest_codes_of_one_forward(sm2a: SM2A) -> None:
+@pytest.mark.parametrize("name", ["bricks", "bricks_unrolled"])
+def test_cold_singing_equals_the_likeliest_codes_of_one_forward(sm2a: SM2A, name: str) -> None:
     """Feeding the generated grid back at once must predict that very grid."""
     semantic = torch.randint(0, SEMANTIC.num_codes, (1, 50), generator=seeded())
-    codes = generate_codes(sm2a, semantic, None, None, frames=FRAMES, generator=seeded(), temperature=0.0, semantic_guidance=1.0)
-    pattern = sm2a.pattern("bricks")
+    codes = generate_codes(sm2a, semantic, None, None, frames=FRAMES, generator=seeded(), temperature=0.0, semantic_guidance=1.0, pattern=name)
+    pattern = sm2a.pattern(name)
     grid = pattern.apply(codes, CODEC)
     previous = torch.nn.functional.pad(grid[..., :-1], (1, 0), value=CODEC.HOLE)
     with torch.no_grad():
         music = sm2a.music_grid(None, 1, BAND.frames(CODEC.seconds(FRAMES)), torch.device("cpu"))
-        hidden = sm2a.decode(previous, 0, pattern, sm2a.encode(semantic, music, None, pattern, grid.shape[-1]))
+        hidden = sm2a.decode(previous, sm2a.encode(semantic, music, None, pattern, grid.shape[-1]))
         for lane in range(grid.shape[1]):
             live = grid[0, lane] >= 0
             torch.testing.assert_close(sm2a.lane_logits(hidden[0, live], lane).argmax(-1), grid[0, lane, live])

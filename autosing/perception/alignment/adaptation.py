@@ -7,6 +7,7 @@ by heart. Known as test-time training (Sun et al. 2020).
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -58,7 +59,7 @@ def _loss(student: Recogniser, pieces: Sequence[Tensor], phones: Tensor) -> Tens
     def logits(piece: Tensor) -> Tensor:
         return student(piece).ctc[0]
 
-    heard = [logits(pieces[0])] if len(pieces) == 1 else [checkpoint(logits, piece, use_reentrant=False) for piece in pieces]
+    heard: list[Any] = [logits(pieces[0])] if len(pieces) == 1 else [checkpoint(logits, piece, use_reentrant=False) for piece in pieces]
     log_probs = nnf.log_softmax(torch.cat(heard), dim=-1)[:, None]
     lengths = [torch.tensor([n]) for n in (len(log_probs), phones.shape[1])]
     return nnf.ctc_loss(log_probs, phones, *lengths, blank=BLANK, reduction="sum", zero_infinity=True) / len(log_probs)

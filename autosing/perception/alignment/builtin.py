@@ -2,7 +2,8 @@
 
 Without stamps the chain runs over the whole song. With stamps it runs over the whole song once without them; the difference between both is a
 vote on the offset of all stamps, on how exact they are, and on which lines can be trusted; then it runs again with the stamps. Before it, the
-recogniser gets used to the recording (`adaptation`).
+recogniser gets used to the recording (`adaptation`); ears that have learnt the words find them in anything, so words are scored by what the
+recogniser heard before, and by whether it found them at the same times.
 
 A word's score is the estimated probability that it begins within 0.3 s of its time; a line's trust is the mean over its words
 (`line_trust`), a song's trust the share of lines above one half. Letters: n samples, F frames (50 a second), C classes.
@@ -36,7 +37,7 @@ _MAX_OFFSET: Seconds = 8.0
 
 
 @dataclass(frozen=True)
-class _Lines:
+class Lines:
     """Lyrics as the chain wants them.
 
     `words[i]` is written word number `numbers[i]`; `texts` and `lines` hold every written word and its line of `count` lines.
@@ -77,7 +78,7 @@ def _plus(time: Seconds | None, by: Seconds) -> Seconds | None:
     return None if time is None else time + by
 
 
-class Heard(NamedTuple):
+class Reading(NamedTuple):
     """Both read-outs of one pass of the recogniser.
 
     Attributes:
@@ -114,18 +115,15 @@ class BuiltinAligner:
         self.model, self.adapt_steps = model or TimingModel(), adapt_steps
         self._recogniser, _ = load_model(weights, "recogniser", self.device)
 
-    def listen(self, wav: Tensor) -> Heard:
-        """(n,) -> what is heard, in pieces of a minute that overlap, whatever is known of the words."""
+    def listen(self, wav: Tensor) -> Reading:
+        """(n,) -> both read-outs, in pieces of a minute that overlap, whatever is known of the words."""
         return self._listen(self._recogniser, wav)
 
-    def log_posteriors(self, wav: Tensor, lines: "_Lines | None" = None) -> np.ndarray:
-        """(n,) -> (F, C) log probabilities of the classes; used to the recording where its `lines` are known."""
-        recogniser = self._recogniser
-        if lines is not None and self.adapt_steps:
-            recogniser = adapted(recogniser, wav.to(self.device, torch.float32), lines.classes, self.adapt_steps)
-        return self._listen(recogniser, wav).log_posteriors
+    def log_posteriors(self, wav: Tensor) -> np.ndarray:
+        """(n,) -> (F, C) log probabilities of the classes."""
+        return self.listen(wav).log_posteriors
 
-    def _listen(self, recogniser: Recogniser, wav: Tensor) -> Heard:
+    def _listen(self, recogniser: Recogniser, wav: Tensor) -> Reading:
         hop, frames = Recogniser.hop, Recogniser.num_frames(wav.shape[-1])
         posteriors, paths = [torch.zeros(0, len(CLASS_OF))], [torch.zeros(0, dtype=torch.long)]
         with torch.inference_mode():
@@ -136,7 +134,7 @@ class BuiltinAligner:
                 own = slice(first - begin, first - begin + _PIECE_FRAMES)
                 posteriors.append(nnf.log_softmax(heard.frames[0, own], dim=-1).cpu())
                 paths.append(heard.ctc[0, own].argmax(-1).cpu())
-        return Heard(torch.cat(posteriors).numpy(), torch.cat(paths).numpy())
+        return Reading(torch.cat(posteriors).numpy(), torch.cat(paths).numpy())
 
     def activity(self, wav: Tensor) -> Tensor:
         """(n,) -> (F,) probability of singing, averaged over 0.1 s."""
@@ -150,11 +148,11 @@ class BuiltinAligner:
         """
         return _alignment(self.examine(wav, lyrics))
 
-    def align_posteriors(self, log_posteriors: np.ndarray, lyrics: Lyrics) -> Alignment:
-        """`align` from (F, C) of `log_posteriors`."""
+    def align_heard(self, heard: "Heard", lyrics: Lyrics) -> Alignment:
+        """`align` from what was heard before (`hear`)."""
         lines = read_lines(lyrics)
-        _check(lines, len(log_posteriors))
-        return _alignment(self._timed(log_posteriors, lines))
+        _check(lines, len(heard.plain))
+        return _alignment(self.time(heard, lines))
 
     def examine(self, wav: Tensor, lyrics: Lyrics) -> "Examined":
         """Times and measurements of all sung words of (n,), not yet scored.
@@ -164,29 +162,52 @@ class BuiltinAligner:
         """
         lines = read_lines(lyrics)
         _check(lines, Recogniser.num_frames(wav.shape[-1]))
-        return self._timed(self.log_posteriors(wav, lines), lines)
+        return self.time(self.hear(wav, lines), lines)
 
-    def _timed(self, log_posteriors: np.ndarray, lines: "_Lines") -> "Examined":
+    def hear(self, wav: Tensor, lines: Lines) -> "Heard":
+        """(n,) -> what the recogniser hears, before and after it got used to the recording."""
+        plain = self.log_posteriors(wav)
+        if not self.adapt_steps:
+            return Heard(plain)
+        student = adapted(self._recogniser, wav.to(self.device), lines.classes, self.adapt_steps)
+        return Heard(plain, None if student is self._recogniser else self._listen(student, wav).log_posteriors)
+
+    def time(self, heard: "Heard", lines: Lines) -> "Examined":
+        """Times and measurements of all sung words of what was heard.
+
+        Raises:
+            AlignmentError: code `too_many_words`.
+        """
         try:
-            return self._examine(log_posteriors, lines)
+            return self._time(heard, lines)
         except ValueError as error:
-            seconds = len(log_posteriors) / Recogniser.frame_rate
+            seconds = len(heard.plain) / Recogniser.frame_rate
             raise AlignmentError(
                 "too_many_words", f"the words do not fit into the recording of {seconds:.1f} s ({error})"
             ) from error
 
-    def _examine(self, log_posteriors: np.ndarray, lines: "_Lines") -> "Examined":
-        sounds = Sounds(log_posteriors, self.model)
-        pace = np.full(lines.count, _song_pace(_activity(log_posteriors), lines.letters))
+    def _time(self, heard: "Heard", lines: Lines) -> "Examined":
+        plain = Sounds(heard.plain, self.model)
+        best = heard.plain if heard.adapted is None else heard.adapted
+        sounds = plain if heard.adapted is None else Sounds(best, self.model)
+        pace = np.full(lines.count, _song_pace(_activity(best), lines.letters))
         free = timing = find_times(sounds, lines.moved(None), pace, self.model)
+        before = free if heard.adapted is None else find_times(plain, lines.moved(None), pace, self.model)
         offset, kind = 0.0, "free"
         if any(word.stamp is not None for word in lines.words):
             kind, offset = "stamped", _vote(free, lines)
             words = lines.moved(offset)
-            pace = _stamped_pace(words, lines.letters, float(pace[0]), len(log_posteriors) / Recogniser.frame_rate)
+            pace = _stamped_pace(words, lines.letters, float(pace[0]), len(best) / Recogniser.frame_rate)
             timing = find_times(sounds, words, pace, self.model)
-        measurements = confidence.measure(timing, free, lines.words, sounds)
-        return Examined(timing, measurements, kind, lines, offset)
+        measurements = confidence.measure(timing, before, lines.words, plain)
+        return Examined(timing, measurements, kind if heard.adapted is None else f"adapted {kind}", lines, offset)
+
+
+class Heard(NamedTuple):
+    """(F, C) log probabilities of the classes: `plain` by the recogniser as it is, `adapted` after it got used to the recording (None: it did not)."""
+
+    plain: np.ndarray
+    adapted: np.ndarray | None = None
 
 
 class Examined(NamedTuple):
@@ -203,11 +224,11 @@ class Examined(NamedTuple):
     timing: Timing
     measurements: np.ndarray
     kind: str
-    lines: _Lines
+    lines: Lines
     offset: Seconds
 
 
-def _check(lines: _Lines, frames: int) -> None:
+def _check(lines: Lines, frames: int) -> None:
     """
     Raises:
         AlignmentError: no word, or more of them than a recording of so many frames can hold.
@@ -230,7 +251,7 @@ def line_trust(alignment: Alignment) -> dict[int, float]:
     return {line: float(np.mean(scores)) for line, scores in by_line.items()}
 
 
-def read_lines(lyrics: Lyrics) -> _Lines:
+def read_lines(lyrics: Lyrics) -> Lines:
     """Lyrics -> words with phones; the language of the spelling is guessed from all lines together."""
     pronounce = pronouncer_for(lyrics.text)
     texts: list[str] = []
@@ -255,7 +276,7 @@ def read_lines(lyrics: Lyrics) -> _Lines:
         ends_alone = line.end is not None and (following is None or line.end < following)
         if ends_alone and words and words[-1].line == number:  # an end that a next line overtakes says nothing
             words[-1] = words[-1]._replace(until=line.end)
-    return _Lines(tuple(texts), tuple(line_of), tuple(words), tuple(numbers), len(lyrics.lines))
+    return Lines(tuple(texts), tuple(line_of), tuple(words), tuple(numbers), len(lyrics.lines))
 
 
 def _activity(log_posteriors: np.ndarray) -> np.ndarray:
@@ -290,7 +311,7 @@ def _stamped_pace(words: Sequence[SpokenWord], letters: np.ndarray, fallback: Se
     return np.clip(np.where(fits, np.fmin(pace, limit), usual), 0.02, 1.5)
 
 
-def _vote(free: Timing, lines: _Lines) -> Seconds:
+def _vote(free: Timing, lines: Lines) -> Seconds:
     """How much later than their stamps the lines are heard: what most lines share, or 0 unless many certain lines say otherwise."""
     stamps = [(index, lines.words[index].stamp) for index in lines.first_words().values()]
     heard = [(free.starts[index] - stamp, free.certainty[index]) for index, stamp in stamps if stamp is not None]

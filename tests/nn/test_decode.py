@@ -1,0 +1,51 @@
+"""The decoder step by step: what is computed one step after the other equals what is computed at once."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from autosing.nn.attention import Source, rotary_table
+from autosing.nn.blocks import Build, Decoder
+from autosing.nn.decode import Stepper
+from autosing.nn.mup import Mup
+from tests.sequence_rows import wake
+
+BUILD = Build(128, 2, Mup())
+STEPS = 17
+
+
+def decoder_of(span: int | None = None, kv_heads: int | None = None) -> Decoder:
+    torch.manual_seed(0)
+    return wake(Decoder(2, replace(BUILD, kv_heads=kv_heads), cross_weights=(0.8, 0.2), cross_layers=1, span=span))
+
+
+def sources_of(decoder: Decoder, rows: int) -> list[list[Source]]:
+    real = torch.ones(rows, 6, dtype=torch.bool)
+    real[1:, 4:] = False
+    return decoder.project([(torch.randn(rows, 6, 128), None, real), (torch.randn(rows, 9, 128), rotary_table(torch.arange(9), 64), None)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("span", [None, 5])
+@pytest.mark.parametrize("kv_heads", [None, 1])
+@pytest.mark.parametrize("rope", [True, False])
+def test_step_by_step_equals_all_at_once(span: int | None, kv_heads: int | None, rope: bool) -> None:
+    decoder = decoder_of(span, kv_heads)
+    sources, x = sources_of(decoder, 2), torch.randn(2, STEPS, 128)
+    table = rotary_table(torch.arange(STEPS), 64) if rope else None
+    stepper = Stepper(decoder, sources, table, 2, STEPS)
+    assert stepper.layers[0].keys.shape == (2, kv_heads or 2, STEPS, 64)
+    taken = torch.stack([stepper(x[:, step]) for step in range(STEPS)], 1)
+    torch.testing.assert_close(taken, decoder(x, table, sources), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_candidates_share_one_source() -> None:
+    decoder = decoder_of()
+    sources, x, table = sources_of(decoder, 1), torch.randn(4, STEPS, 128), rotary_table(torch.arange(STEPS), 64)
+    stepper = Stepper(decoder, sources, table, 4, STEPS)  # as many rows as turn its matrices
+    assert stepper.layers[0].heard[0].keys.untyped_storage().nbytes() == 4 * 6 * 128  # of one row
+    taken = torch.stack([stepper(x[:, step]) for step in range(STEPS)], 1)
+    for row in range(4):
+        torch.testing.assert_close(taken[row : row + 1], decoder(x[row : row + 1], table, sources), atol=1e-5, rtol=1e-4)
