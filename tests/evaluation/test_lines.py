@@ -3,7 +3,7 @@
 import torch
 
 from autosing.evaluation.lines import Output, of_seams, sung_figures, table
-from autosing.evaluation.repair import Passes, Way, best_of, paired_gain
+from autosing.evaluation.repair import Passes, Way, best_of
 from autosing.singing.repair import Version
 from autosing.singing.score import Score, Take
 from autosing.singing.seams import SeamFigures
@@ -35,13 +35,6 @@ def test_a_table_has_a_row_an_output() -> None:
 
 def version(error: float) -> Version:
     return Version(torch.zeros(4, 8), torch.full((1,), error), Take(Alignment(()), (), Score(error, 1.0)))
-
-
-def test_a_gain_is_measured_window_by_window() -> None:
-    written = ["abcd", "abcd"]
-    assert paired_gain(["xxxx", "abcd"], ["abcd", "abcd"], written)["value"] == 0.5
-    same = paired_gain(["xbcd", "abcd"], ["xbcd", "abcd"], written)
-    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_a_way_keeps_its_last_version_where_there_are_fewer_turns() -> None:
