@@ -3,7 +3,7 @@
 import torch
 
 from autosing.evaluation.lines import Output, of_seams, sung_figures, table
-from autosing.evaluation.repair import Passes, Way, best_of, paired_gain
+from autosing.evaluation.repair import Passes, Way, best_of
 from autosing.singing.repair import Version
 from autosing.singing.score import Score, Take
 from autosing.singing.seams import SeamFigures
@@ -37,22 +37,17 @@ def version(error: float) -> Version:
     return Version(torch.zeros(4, 8), torch.full((1,), error), Take(Alignment(()), (), Score(error, 1.0)))
 
 
-def test_a_gain_is_measured_window_by_window() -> None:
-    written = ["abcd", "abcd"]
-    assert paired_gain(["xxxx", "abcd"], ["abcd", "abcd"], written)["value"] == 0.5
-    same = paired_gain(["xbcd", "abcd"], ["xbcd", "abcd"], written)
-    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
-
-
-def test_a_way_keeps_its_last_version_where_there_are_fewer_generations() -> None:
+def test_a_way_keeps_its_last_version_where_there_are_fewer_turns() -> None:
     class Ear:
         def phones(self, wav: torch.Tensor) -> tuple[str, ...]:
             return ("a",) if float(wav) < 0.3 else ("b",)
 
-    way = Way.of(3)
+    way = Way.of(2)
     way.add([version(0.5), version(0.2)], Ear())  # type: ignore[arg-type]
     assert way.heard == [[("b",)], [("a",)], [("a",)]] and way.chosen_error == [[0.5], [0.2], [0.2]]
     assert [rate["value"] for rate in way.figures([("a",)])["phone_error"]] == [1.0, 0.0, 0.0]
+    way.cost.append({"rows": {}, "seconds": {"sm2a": 3.0, "listen": 1.0}})
+    assert way.seconds_a_turn == 2.0
     assert best_of([version(0.5), version(0.2), version(0.2)]) == 1
 
 

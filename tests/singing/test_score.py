@@ -63,6 +63,12 @@ def test_another_aligner_finds_the_words_and_the_phones_are_heard_all_the_same()
     assert Listener(Elsewhere()).take(wav[:100], RATE, LYRICS, PRONOUNCE).phones == ()
 
 
+def test_an_aligner_that_gets_used_to_the_words_finds_them_itself() -> None:
+    aligner, wav = load_aligner("builtin", adapt_steps=1), takes()[0]
+    found = Listener(aligner).take(wav, RATE, LYRICS, PRONOUNCE)
+    assert found.words == aligner.align(wav, LYRICS) != Listener(load_aligner("builtin", adapt_steps=0)).take(wav, RATE, LYRICS, PRONOUNCE).words
+
+
 @pytest.mark.parametrize(
     ("heard", "edits"),
     [
