@@ -1,6 +1,7 @@
 # Two commands on a fresh machine with Python 3.11 or 3.12, make and a C compiler:
 #   make demo   set up .venv and run the whole circle on the shipped demo songs
 #   make test   set up .venv and run the test suite
+# and `make samples`: sing a dozen lines and process four songs, on one page: samples/index.html
 VENV ?= .venv
 LOCK ?= requirements/dev.txt
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
@@ -8,7 +9,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 
-.PHONY: demo test test-long lint types layers check setup lock clean
+.PHONY: demo samples test test-long lint types layers check setup lock clean
 
 setup: $(STAMP)
 
@@ -23,8 +24,11 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: setup
 	$(RUN) -m autosing.cli.demo
 
+samples: setup
+	$(RUN) -m autosing.cli.samples
+
 test: setup
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --maxprocesses 4
 
 test-long: setup
 	$(RUN) -m pytest -q -m long
@@ -48,4 +52,4 @@ lock:
 		--no-emit-index-url --no-header --python-version 3.11 -o requirements/all.txt
 
 clean:
-	rm -rf $(VENV) demo/work build dist *.egg-info
+	rm -rf $(VENV) demo/work samples build dist *.egg-info

@@ -35,7 +35,7 @@ class AlignLyrics:
     """Lyrics -> word times."""
 
     name = key = "align"
-    version = "2"
+    version = "3"
     writes = ("alignment",)
 
     def __init__(

@@ -175,8 +175,9 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
     copy_of = duplicates(source, numbers)
     if copy_of:
         copy, first = next(iter(copy_of.items()))
-        which = f"{len(copy_of)} songs are copies of others (the first: '{copy}' of '{first}')"
-        notes.append(f"{which}; they stay on one side of the split, and --filter 'duplicate_of is None' leaves them out")
+        copies = "1 song is a copy of another" if len(copy_of) == 1 else f"{len(copy_of)} songs are copies of others"
+        which = f"{copies} (the first: '{copy}' of '{first}')"
+        notes.append(f"{which}; copies stay on one side of the split, and --filter 'duplicate_of is None' leaves them out")
     lost: Counter[str] = Counter()
     keys = [key for part in parts for key in part.keys(plan.split_by, lost, copy_of)]
     _no_repeats(keys)

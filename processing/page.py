@@ -61,7 +61,6 @@ MEASURES = (
 
 def page(report: Report) -> str:
     """The page as text."""
-    style, script = (resources.files("processing").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     sections = (
         ("summary", "Summary", _summary(report)),
         ("rows", "Rows", _rows(report)),
@@ -69,12 +68,19 @@ def page(report: Report) -> str:
         ("songs", "Songs", _songs(report.songs)),
         ("refused", "Rejected", _refused(report)),
     )
+    return document(f"Dataset {report.dataset}", report.dataset, sections)
+
+
+def document(title: str, heading: str, sections: Iterable[tuple[str, str, str]]) -> str:
+    """A whole page of (key, heading, HTML) sections, with styles and script inside."""
+    style, script = (resources.files("processing").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    sections = tuple(sections)
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
     body = "".join(f'<section id="{key}" aria-labelledby="h-{key}"><h2 id="h-{key}">{title}</h2>{text}</section>' for key, title, text in sections)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>Dataset {_t(report.dataset)}</title><style>{style}</style></head>'
-        f'<body><a class="skip" href="#main">Skip to content</a><header><h1>{_t(report.dataset)}</h1><nav aria-label="Sections">{links}</nav></header>'
+        f'<link rel="icon" href="data:,"><title>{_t(title)}</title><style>{style}</style></head>'
+        f'<body><a class="skip" href="#main">Skip to content</a><header><h1>{_t(heading)}</h1><nav aria-label="Sections">{links}</nav></header>'
         f'<main id="main">{body}</main><script>{script}</script></body></html>\n'
     )
 
@@ -196,18 +202,19 @@ def _worst(report: Report) -> str:
     if not report.worst:
         return "<p>No song has aligned words.</p>"
     names = _names(report.songs)
-    typical = "".join(_line(line, f"typical {i}", names) for i, line in enumerate(report.typical, 1))
+    typical = "".join(line_article(line, f"typical {i}", names) for i, line in enumerate(report.typical, 1))
     compare = f"<h3>For comparison: lines of an ordinary score</h3>{typical}" if typical else ""
     return (
         "<p>The lines whose words have the lowest mean score, at most three of a song. Each word stands where the aligner placed it, with its score: the "
         "chance that it begins within 0.3 s of there. Press a word to hear from there on. Where words and sound agree, the score is too "
         "careful; where they do not, the lyrics do not belong, or lie elsewhere.</p>"
-        + "".join(_line(line, str(i), names) for i, line in enumerate(report.worst, 1))
+        + "".join(line_article(line, str(i), names) for i, line in enumerate(report.worst, 1))
         + compare
     )
 
 
-def _line(line: Line, label: str, names: Mapping[str, str]) -> str:
+def line_article(line: Line, label: str, names: Mapping[str, str], more: str = "") -> str:
+    """A line with its words at their times and its players; `more` is HTML below them."""
     text = " ".join(word.text for word in line.words)
     peaks = "".join(f"{'M' if i == 0 else 'L'}{i},{50 - 48 * peak:.1f}" for i, peak in enumerate(line.wave))
     back = "".join(f"L{i},{50 + 48 * peak:.1f}" for i, peak in reversed(list(enumerate(line.wave))))
@@ -241,7 +248,7 @@ def _line(line: Line, label: str, names: Mapping[str, str]) -> str:
         f'<div class=scroll tabindex=0 role=group aria-label="Words of line {label} at their times"><div class=time style="min-width:{_LINE_WIDTH}px">'
         f'<svg viewBox="0 0 {len(line.wave)} 100" preserveAspectRatio="none" aria-hidden="true">{spans}<path d="{peaks}{back}Z"/></svg>'
         f'<div class=cursor></div><div class=ticks aria-hidden="true">{ticks}</div><div class=words style="height:{count * 30}px">{buttons}</div></div></div>'
-        f"<div class=players>{players}</div></article>"
+        f"<div class=players>{players}</div>{more}</article>"
     )
 
 

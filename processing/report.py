@@ -304,8 +304,8 @@ def _heard(dataset: Dataset, line: _Candidate) -> Line | None:
     wanted = min(first.seconds, max(word.end for word in line.words) + MARGIN_SECONDS)
     end = min(wanted, begin + MAX_CLIP_SECONDS)
     words = tuple(w._replace(start=w.start - begin, end=min(w.end, end) - begin) for w in line.words if w.start < end)
-    wave = _peaks(vocals or first, begin, end)
-    clips = [b"" if audio is None else _clip(audio, begin, end) for audio in sources]
+    wave = peaks_of(vocals or first, begin, end)
+    clips = [b"" if audio is None else clip_of(audio, begin, end) for audio in sources]
     return Line(line.song, line.number, line.score, words, begin, end - begin, clips[0], clips[1], wave, end < wanted)
 
 
@@ -314,13 +314,15 @@ def _cut(audio: Audio, begin: Seconds, end: Seconds) -> torch.Tensor:
     return audio.samples[:, round(begin * audio.sample_rate) : round(end * audio.sample_rate)].mean(dim=0)
 
 
-def _clip(audio: Audio, begin: Seconds, end: Seconds) -> bytes:
+def clip_of(audio: Audio, begin: Seconds, end: Seconds) -> bytes:
+    """The sound between two times as `CLIP_FORMAT`, about as loud as it may be."""
     samples = resample(_cut(audio, begin, end), audio.sample_rate, CLIP_RATE)
     peak = float(samples.abs().max()) if len(samples) else 0.0
     return encode(samples * min(0.9 / peak, 10.0) if peak > 0 else samples, CLIP_RATE, CLIP_FORMAT)
 
 
-def _peaks(audio: Audio, begin: Seconds, end: Seconds) -> tuple[float, ...]:
+def peaks_of(audio: Audio, begin: Seconds, end: Seconds) -> tuple[float, ...]:
+    """(WAVE_POINTS,) peaks between two times in [0, 1]."""
     samples = _cut(audio, begin, end).abs().numpy()
     edges = np.linspace(0, len(samples), WAVE_POINTS + 1).astype(int)
     peaks = [float(samples[a : max(b, a + 1)].max(initial=0.0)) for a, b in itertools.pairwise(edges)]

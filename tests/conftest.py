@@ -1,6 +1,7 @@
 """Fixtures every test may use."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,14 @@ def shared() -> Path:
 def own_cache_of_references(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What `sing.py` keeps of recordings stays out of the user's cache."""
     os.environ["AUTOSING_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"needs a browser to look at the page: none of {', '.join(BROWSERS)} is on the PATH")
+    return found

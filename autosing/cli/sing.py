@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, metavar="N", help="passes of an --sm2a-model of sm2a_parallel (16): fewer are faster")
     p.add_argument("--candidates", "--batch-size", dest="batch_size", type=int, default=4, metavar="N", help="versions to sing; the one with the "
                    "fewest wrong phones is kept")  # fmt: skip
+    p.add_argument("--repair", type=int, nargs="?", const=4, default=0, metavar="N", help="sing the wrong words of that one again, N "
+                   "times (4); takes an --sm2a-model of sm2a_parallel")  # fmt: skip
     p.add_argument("--spkfile", action="append", default=[], metavar="FILE", help="sing like this recording's singer (repeatable: the voice between "
                    "them), or 'any' voice where nobody sings in the reference")  # fmt: skip
     p.add_argument("--spk-alpha", type=float, default=1.0, help="1 = the --spkfile voice, 0 = the reference's voice")
@@ -109,6 +111,7 @@ def _main(argv: Sequence[str]) -> int:
             temperature=options.temp,
             steps=options.steps,
             candidates=options.batch_size,
+            repair=options.repair,
             speaker_files=tuple(Path(file) for file in options.spkfile if file != ANY_VOICE),
             speaker_alpha=options.spk_alpha,
             semantic_file=semantic_file,
@@ -142,8 +145,9 @@ def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears
     check_writable(folder)
     singer = Singer(*earlier.models, pick_device(options.device), ears, cache, options.int8)
     changed = replace_passage(
-        singer, earlier, begin, end, lyrics, candidates=options.batch_size, temperature=options.temp, seed=options.seed, strict=options.strict
-    )
+        singer, earlier, begin, end, lyrics, candidates=options.batch_size, temperature=options.temp, seed=options.seed,
+        strict=options.strict, repair=options.repair,
+    )  # fmt: skip
     _write_song(folder, changed, f"{folder.name} - {begin:g} to {end:g} s sung again, seed {options.seed}")
     _warn(changed.report)
     print(f"{folder}: sung again from {begin:g} to {end:g} s")

@@ -1,11 +1,18 @@
-"""`python -m autosing.evaluation builtin|alignment ...`: prints progress, then one JSON object as the last line."""
+"""`python -m autosing.evaluation builtin|alignment|lines|repair ...`: prints progress, then one JSON object as the last line; `card` makes MODEL_CARD.md of it."""
 
 import sys
 
 from autosing.registry import Registry
 
 EVALUATIONS = Registry(
-    "evaluation", {"builtin": "autosing.evaluation.builtin:main", "alignment": "autosing.evaluation.alignment:main"}
+    "evaluation",
+    {
+        "builtin": "autosing.evaluation.builtin:main",
+        "alignment": "autosing.evaluation.alignment:main",
+        "card": "autosing.evaluation.card:main",
+        "lines": "autosing.evaluation.lines:main",
+        "repair": "autosing.evaluation.repair:main",
+    },
 )
 
 

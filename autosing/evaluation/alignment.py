@@ -2,8 +2,10 @@
 
 Conventions: times are seconds; an estimate and its reference have the same number of words in the same order. `aae` is the mean and `mae` the
 median absolute error of the begins, `pco` the share within 0.3 s (mir_eval.alignment: percentage_correct, absolute_error). `even_spread` is
-the baseline: each line's words by letters from its stamp to its end. Real songs are read from the folders `ultrastar_cc` and
-`jamendolyrics`; no number of the aligner was fitted to them, but they were looked at while it was written.
+the baseline: each line's words by letters from its stamp to its end. `activity_f1` compares the aligner's singing activity with the reference:
+frames of 20 ms inside a word, or in a gap under 0.5 s between words, against frames above one half; gaps under 0.5 s are closed in both.
+`one_core_real_time_factor`: processor seconds (all threads together) of one alignment for a second of audio. Real songs are read from the folders
+`ultrastar_cc` and `jamendolyrics`; no number of the aligner was fitted to them, but they were looked at while it was written.
 
     python -m autosing.evaluation.alignment --rendered <songs dataset> --real <folder> --json
     python -m autosing.evaluation.alignment --aligner ctc:/models/WAV2VEC2_ASR_BASE_960H --real <folder>
@@ -12,8 +14,10 @@ the baseline: each line's words by letters from its stamp to its end. Real songs
 import argparse
 import csv
 import io
+import itertools
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +28,11 @@ import torch
 from torch import Tensor
 
 from autosing.errors import ConfigError, DataError
+from autosing.evaluation import intervals
 from autosing.perception import ALIGNERS, load_aligner, load_separator
 from autosing.perception.alignment import confidence
 from autosing.perception.alignment.base import Aligner
-from autosing.perception.alignment.builtin import BuiltinAligner
+from autosing.perception.alignment.builtin import BuiltinAligner, Heard, read_lines
 from autosing.perception.separation.base import Separator
 from autosing.song.alignment import Alignment
 from autosing.song.audio import resample
@@ -36,6 +41,10 @@ from autosing.store import song_tables
 from autosing.tokens.specs import Seconds
 
 PCO_WINDOW: Seconds = 0.3
+ACTIVITY_RATE = 50  # Hz, of `Aligner.activity`
+LEAST_GAP: Seconds = 0.5
+"""Shorter gaps between words belong to the singing."""
+ENGLISH = "English"
 
 
 class Errors(NamedTuple):
@@ -124,12 +133,14 @@ class KnownSong:
         name: of the song, unique in its collection.
         wavs: what is aligned, by kind ("mixture", "vocals"): (n,) float32 at `sample_rate`.
         words: the reference.
+        language: in English.
     """
 
     name: str
     wavs: dict[str, Tensor]
     sample_rate: int
     words: tuple[TimedWord, ...]
+    language: str = ENGLISH
 
     @property
     def seconds(self) -> Seconds:
@@ -137,6 +148,12 @@ class KnownSong:
 
     def starts(self) -> np.ndarray:
         return np.array([w.start for w in self.words])
+
+    def excerpt(self, seconds: Seconds) -> "KnownSong":
+        """The song to `seconds` after its first word begins."""
+        end = self.words[0].start + seconds
+        wavs = {kind: wav[: round(end * self.sample_rate)] for kind, wav in self.wavs.items()}
+        return replace(self, wavs=wavs, words=tuple(word for word in self.words if word.end <= end) or self.words[:1])
 
     def lyrics(self, stamps: str) -> Lyrics:
         """The words as lyrics with `stamps` "none", "starts" (of lines) or "ends" (starts and ends of lines)."""
@@ -201,22 +218,33 @@ def with_separated(songs: Iterable[KnownSong], separator: Separator) -> Iterator
         yield song
 
 
-def real_songs(folder: Path, sample_rate: int = 24000) -> Iterator[KnownSong]:
-    """The songs of `<folder>/ultrastar_cc` and `<folder>/jamendolyrics` with their published word times, as mixtures."""
+def real_songs(folder: Path, sample_rate: int = 24000, limit: int | None = None) -> Iterator[KnownSong]:
+    """The songs of `<folder>/ultrastar_cc` and `<folder>/jamendolyrics` with their published word times, as mixtures; `limit` of either."""
     from autosing.song.audio import load, mono
 
-    for song in sorted((Path(folder) / "ultrastar_cc").glob("*/words.derived.csv")):
+    for song in sorted((Path(folder) / "ultrastar_cc").glob("*/words.derived.csv"))[:limit]:
         audio = next(p for p in song.parent.iterdir() if p.stem == "audio")
         rows = list(csv.DictReader(io.StringIO(song.read_text(encoding="utf-8"))))
         words = _known_words(rows, [row["word"] for row in rows])
         yield KnownSong(song.parent.name, {"mixture": mono(load(audio.read_bytes(), sample_rate))}, sample_rate, words)
     lyrics = Path(folder) / "jamendolyrics" / "lyrics"
-    for song in sorted((Path(folder) / "jamendolyrics" / "annotations" / "words").glob("*.csv")):
+    annotated = sorted((Path(folder) / "jamendolyrics" / "annotations" / "words").glob("*.csv"))[:limit]
+    languages = _languages(Path(folder) / "jamendolyrics" / "JamendoLyrics.csv") if annotated else {}
+    for song in annotated:
         audio = Path(folder) / "jamendolyrics" / "mp3" / f"{song.stem}.mp3"
         rows = list(csv.DictReader(io.StringIO(song.read_text(encoding="utf-8"))))
         texts = (lyrics / f"{song.stem}.words.txt").read_text(encoding="utf-8").split("\n")
         words = _known_words(rows, texts[: len(rows)])
-        yield KnownSong(song.stem, {"mixture": mono(load(audio.read_bytes(), sample_rate))}, sample_rate, words)
+        wavs = {"mixture": mono(load(audio.read_bytes(), sample_rate))}
+        yield KnownSong(song.stem, wavs, sample_rate, words, languages.get(song.stem, "unknown"))
+
+
+def _languages(table: Path) -> dict[str, str]:
+    """Song -> its language, as the table of a collection says; empty where there is no table."""
+    if not table.is_file():
+        return {}
+    rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8")))
+    return {Path(row["Filepath"]).stem: row["Language"] for row in rows}
 
 
 def _known_words(rows: Sequence[dict[str, str]], texts: Sequence[str]) -> tuple[TimedWord, ...]:
@@ -244,28 +272,78 @@ def judge_lines(alignment: Alignment, song: KnownSong) -> list[LineJudgement]:
     return out
 
 
+def activity_f1(activity: Sequence[float] | np.ndarray, words: Sequence[TimedWord]) -> float:
+    """F1 of (F,) activity in [0, 1], `ACTIVITY_RATE` a second, against the words of the reference; see the module."""
+    activity = np.asarray(activity)
+    centres = (np.arange(len(activity)) + 0.5) / ACTIVITY_RATE
+    sung = np.zeros(len(activity), dtype=bool)
+    for word in words:
+        sung |= (centres >= word.start) & (centres < word.end)
+    least = round(LEAST_GAP * ACTIVITY_RATE)
+    sung, heard = without_short_gaps(sung, least), without_short_gaps(activity > 0.5, least)
+    both = float((sung & heard).sum())
+    return 2 * both / max(1.0, float(sung.sum() + heard.sum()))
+
+
+def without_short_gaps(flags: np.ndarray, least: int) -> np.ndarray:
+    """(F,) flags with gaps of fewer than `least` frames between two runs closed."""
+    flags = flags.copy()
+    inside = np.flatnonzero(flags)
+    for first, last in itertools.pairwise(inside):
+        if last - first - 1 < least:
+            flags[first:last] = True
+    return flags
+
+
+class _Listened:
+    """A recording as an aligner hears it: the embedded one gets used to it and listens once, whatever stamps come with the words; others each time anew."""
+
+    def __init__(self, aligner: Aligner, wav: Tensor):
+        self._aligner, self._wav = aligner, wav
+        self._heard: Heard | None = None
+        self._worked = 0.0
+
+    def align(self, lyrics: Lyrics) -> tuple[Alignment, float]:
+        """The alignment, and the processor seconds that it takes with listening."""
+        begin = time.process_time()
+        if not isinstance(self._aligner, BuiltinAligner):
+            return self._aligner.align(self._wav, lyrics), time.process_time() - begin
+        if self._heard is None:
+            self._heard = self._aligner.hear(self._wav, read_lines(lyrics))
+            self._worked = time.process_time() - begin
+            begin = time.process_time()
+        found = self._aligner.align_heard(self._heard, lyrics)
+        return found, self._worked + time.process_time() - begin
+
+
 def measure(aligner: Aligner, songs: Iterable[KnownSong], stamps: Sequence[str], progress: Any = None) -> list[dict[str, Any]]:
-    """One row a song, input kind and kind of stamps: errors, the baseline's errors where lines are stamped, trust, line judgements."""
+    """One row a song, input kind and kind of stamps: errors, the baseline's errors where lines are stamped, trust, line judgements, activity."""
     rows: list[dict[str, Any]] = []
     for song in songs:
         for kind, wav in song.wavs.items():
+            wav = resample(wav, song.sample_rate, aligner.sample_rate)
+            listened, f1 = _Listened(aligner, wav), activity_f1(aligner.activity(wav).cpu().numpy(), song.words)
             for given in stamps:
                 lyrics = song.lyrics(given)
-                found = aligner.align(resample(wav, song.sample_rate, aligner.sample_rate), lyrics)
-                row: dict[str, Any] = {"song": song.name, "input": kind, "stamps": given, "words": len(song.words)}
+                found, worked = listened.align(lyrics)
+                row: dict[str, Any] = {"song": song.name, "language": song.language, "input": kind, "stamps": given, "words": len(song.words)}
                 row |= errors(song.starts(), [w.start for w in found.words])._asdict()
                 row["errors"] = (np.array([w.start for w in found.words]) - song.starts()).round(3).tolist()
                 if given != "none":
                     row["even"] = errors(song.starts(), even_spread(lyrics, song.seconds))._asdict()
                 row |= {"trust": found.trust, "offset": found.offset, "lines": judge_lines(found, song)}
+                row |= {"activity_f1": f1, "one_core_real_time_factor": worked / song.seconds}
                 rows.append(row)
                 if progress is not None:
                     progress(row)
     return rows
 
 
+MEANS = (*Errors._fields, "activity_f1", "one_core_real_time_factor")
+
+
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over songs of each (input, stamps), the pooled AUC of line trust, and how many songs are worse than even spread.
+    """Means over songs of each (input, stamps), the pooled AUC of line trust, how many songs are worse than even spread, and intervals.
 
     Raises:
         DataError: no rows.
@@ -276,20 +354,31 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for key in dict.fromkeys((row["input"], row["stamps"]) for row in rows):
         own = [row for row in rows if (row["input"], row["stamps"]) == key]
         lines = [line for row in own for line in row["lines"]]
-        every = np.abs(np.concatenate([row["errors"] for row in own]))
+        away = [np.abs(row["errors"]) for row in own]
         entry: dict[str, Any] = {
             "songs": len(own),
-            "onset_mean": round(float(every.mean()), 4),
-            **{name: round(float(np.mean([row[name] for row in own])), 4) for name in Errors._fields},
-            "line_auc": round(auc([t for t, _ in lines], [g for _, g in lines]), 3),
+            "onset_mean": round(float(np.concatenate(away).mean()), 4),
+            **intervals.means(own, MEANS),
+            "line_auc": round(_line_auc(own, range(len(own))), 3),
             "good_lines": round(float(np.mean([g for _, g in lines])), 3),
+        }
+        entry["intervals"] |= {
+            "onset_mean": intervals.rounded(intervals.of_rate([a.sum() for a in away], [len(a) for a in away])),
+            "line_auc": intervals.rounded(intervals.of_statistic(len(own), lambda drawn, own=own: _line_auc(own, drawn)), 3),
         }
         if "even" in own[0]:
             entry["even"] = {n: round(float(np.mean([row["even"][n] for row in own])), 4) for n in Errors._fields}
             entry["worse_than_even"] = [row["song"] for row in own if row["pco"] < row["even"]["pco"]]
+            entry["songs_worse_than_even"] = len(entry["worse_than_even"])
             entry["worse_aae_than_even"] = [row["song"] for row in own if row["aae"] > row["even"]["aae"]]
         out["/".join(key)] = entry
     return out
+
+
+def _line_auc(rows: Sequence[dict[str, Any]], drawn: Iterable[int]) -> float:
+    """AUC of line trust over the lines of the songs drawn."""
+    lines = [line for index in drawn for line in rows[index]["lines"]]
+    return auc([line.trust for line in lines], [line.good for line in lines])
 
 
 def fit_confidence(aligner: BuiltinAligner, songs: Iterable[KnownSong]) -> dict[str, list[float]]:
@@ -299,9 +388,9 @@ def fit_confidence(aligner: BuiltinAligner, songs: Iterable[KnownSong]) -> dict[
         band = song.wavs["mixture"] - song.wavs["vocals"]
         for gain in (1.0, 0.6, 0.35, None):
             wav = song.wavs["vocals"] if gain is None else song.wavs["vocals"] * gain + band
-            log_posteriors = aligner.log_posteriors(wav)
+            heard = aligner.hear(wav, read_lines(song.lyrics("none")))
             for stamps in ("none", "starts"):
-                found = aligner.examine(log_posteriors, song.lyrics(stamps))
+                found = aligner.time(heard, read_lines(song.lyrics(stamps)))
                 truth = song.starts()[list(found.lines.numbers)]
                 kept = seen.setdefault(found.kind, ([], []))
                 kept[0].append(found.measurements)

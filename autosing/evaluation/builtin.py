@@ -1,10 +1,13 @@
-"""Every figure of the embedded default, beside its bar: `python -m autosing.evaluation builtin`.
+"""Every figure of the embedded default, beside its bar: `python -m autosing.evaluation builtin`, quickly, or `... builtin full`.
 
-    python -m autosing.evaluation builtin --songs <rendered test songs> --shared ../shared/data
+    python -m autosing.evaluation builtin
+    python -m autosing.evaluation builtin full --songs <rendered test songs> --shared ../shared/data
 
-Sections: codec, alignment, semantic, separation, voice, chain, sing. `--songs` are unseen rendered songs (unseen words, singers and
-bands); without it they are rendered first (needs the extra `render`). `--shared` is the folder of real songs; what needs it is left out,
-and said so, where it is absent. The last line printed is one JSON object: versions, machine, protocol, figures, bars.
+Sections: codec, alignment, semantic, separation, voice, chain, sing. `--songs` are unseen rendered songs (unseen words, singers and bands).
+Without it the quick look takes the four that the repository ships (`demo/test_songs`), and `full` renders them first (needs the extra
+`render`). `--shared` is the folder of real songs; what needs it is left out, and said so, where it is absent. The figures are those of
+`figures.py`. They are compared with those of an earlier run (`--against`; compare.py). The last line printed is one JSON object: versions,
+machine, protocol, hashes of data and weights, figures, bars.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +29,52 @@ import torch
 import autosing
 from autosing import weights
 from autosing.errors import AutoSingError, ConfigError
+from autosing.evaluation.compare import NOTHING, SHIPPED, against, read_earlier
+from autosing.evaluation.figures import FIGURES, bars
 from autosing.store import song_tables
+from autosing.tokens.specs import Seconds
 
 Figures = dict[str, Any]
 SEED = 0
-REAL_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[2]
+REAL_FOLDER = ROOT.parent / "shared" / "data"
+VOICE_SECONDS: Seconds = 60.0  # of a real song
+TEST_SONGS = ROOT / "demo" / "test_songs"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How much is measured where flags do not say.
+
+    Attributes:
+        limit: rendered songs a section at most.
+        separated: the same in sections that also separate them, which takes longest.
+        windows: that the chain sings.
+        real: songs of each collection of real ones at most; None = all.
+        excerpt: how much of each real song; None = all (`VOICE_SECONDS` where a voice is judged).
+        said: on starting.
+    """
+
+    limit: int
+    separated: int
+    windows: int
+    real: int | None
+    excerpt: Seconds | None
+    said: str
+
+
+MODES = {
+    "fast": Mode(4, 2, 2, 1, 45.0, "a quick look at a few songs, too few to prove anything, intervals included; `builtin full` measures everything"),
+    "full": Mode(24, 24, 50, None, None, "everything; takes the better part of an hour on two cores"),
+}
 
 
 @dataclass(frozen=True)
 class Material:
     """What is judged on: `songs` rendered test songs, `real` the folder of real songs or None; `given_tokens` their token set, or None.
 
-    `sm2a_model`: the checkpoint that the chain sings with.
+    `mode` says how much; its `limit` and `windows` may have been given. `sm2a_model`: the checkpoint that the chain sings with. `beside`:
+    another separator to report, or None.
     """
 
     songs: Path
@@ -45,9 +82,9 @@ class Material:
     given_tokens: Path | None
     real: Path | None
     work: Path
-    limit: int
-    windows: int
+    mode: Mode
     sm2a_model: str = "builtin"
+    beside: str | None = None
 
     def tokens(self) -> Path:
         """The token set of the songs; made by the weights of today where it is not given."""
@@ -61,63 +98,49 @@ class Material:
         return tokens
 
 
-def bar(value: float | None, sign: str, wanted: float) -> Figures:
-    """A figure beside its bar; a figure that could not be measured is not ok."""
-    if value is None or not math.isfinite(value):
-        return {"value": None, "bar": f"{sign} {wanted:g}", "ok": False}
-    held = value >= wanted if sign == ">=" else value <= wanted
-    return {"value": round(float(value), 4), "bar": f"{sign} {wanted:g}", "ok": bool(held)}
-
-
 def alignment(m: Material) -> Figures:
-    from autosing.evaluation.alignment import measure, real_songs, rendered_songs, summary, with_separated
+    from autosing.evaluation.alignment import ENGLISH, measure, real_songs, rendered_songs, summary, with_separated
     from autosing.perception import load_aligner, load_separator
 
     aligner = load_aligner("builtin")
-    songs = with_separated(rendered_songs(m.songs, limit=m.limit), load_separator("builtin"))
-    rendered = summary(measure(aligner, songs, ("none", "starts")))
-    figures: Figures = {"rendered": rendered}
-    bars = {
-        "onset_rendered_vocals_s": bar(rendered["vocals/none"]["onset_mean"], "<=", 0.025),
-        "onset_rendered_mixture_s": bar(rendered["mixture/none"]["onset_mean"], "<=", 0.040),
-        "onset_rendered_mixture_separated_first_s": bar(rendered["separated/none"]["onset_mean"], "<=", 0.040),
-    }
-    if m.real:
-        rows = measure(aligner, real_songs(m.real), ("none", "starts", "ends"))
-        real = summary(rows)
-        figures["real"] = real
+    songs = with_separated(rendered_songs(m.songs, limit=m.mode.separated), load_separator("builtin"))
+    figures: Figures = {"rendered": summary(measure(aligner, songs, ("none", "starts")))}
+    heard = real_songs(m.real, limit=m.mode.real) if m.real else ()
+    if m.mode.excerpt is not None:
+        heard = (song.excerpt(m.mode.excerpt) for song in heard)
+    rows = measure(aligner, heard, ("none", "starts", "ends"))
+    if rows:
+        real = figures["real"] = summary(rows)
+        if english := [row for row in rows if row["language"] == ENGLISH]:
+            figures["real_english"] = summary(english)
         figures["real_songs"] = [
-            {k: row[k] for k in ("song", "input", "stamps", "aae", "mae", "pco", "trust")} | {"even": row.get("even")} for row in rows
+            {k: row[k] for k in ("song", "input", "stamps", "aae", "mae", "pco", "trust", "activity_f1")} | {"even": row.get("even")} for row in rows
         ]
         stamped, to_the_end = real["mixture/starts"], real["mixture/ends"]["even"]
-        bars |= {
-            "real_songs_worse_than_even_spread": bar(len(stamped["worse_than_even"]), "<=", 0),
-            "real_mean_pco_over_even_spread": bar(stamped["pco"] - stamped["even"]["pco"], ">=", 0.0),
-            # the aligner given line starts alone, against words spread up to each line's true end
-            "real_mean_pco_over_even_spread_to_line_ends": bar(stamped["pco"] - to_the_end["pco"], ">=", 0.0),
-            "trust_auc_real_lines": bar(stamped["line_auc"], ">=", 0.8),
-        }
-    return {**figures, "bars": bars}
+        real["over_even_spread"] = stamped["pco"] - stamped["even"]["pco"]
+        # the aligner given line starts alone, against words spread up to each line's true end
+        real["over_even_spread_to_line_ends"] = stamped["pco"] - to_the_end["pco"]
+    return figures
 
 
 def semantic(m: Material) -> Figures:
     from autosing.evaluation.semantic import evaluate_folder
     from autosing.perception import load_semantic
 
-    return evaluate_folder(load_semantic("builtin"), m.songs, limit=m.limit)
+    return evaluate_folder(load_semantic("builtin"), m.songs, limit=m.mode.limit)
 
 
 def separation(m: Material) -> Figures:
     from autosing.evaluation.separation import cc0_pairs, rendered_pairs, separation_figures
     from autosing.perception import load_separator
 
-    separator = load_separator("builtin")
-    figures: Figures = {"rendered": separation_figures(separator, rendered_pairs(m.songs, m.limit))}
-    bars = {"separation_rendered_improvement_db": bar(figures["rendered"]["mean"]["vocals_improvement_db"], ">=", 6.0)}
-    if m.real:
-        figures["real"] = separation_figures(separator, cc0_pairs(m.real))
-        bars["separation_real_worst_improvement_db"] = bar(figures["real"]["worst_improvement_db"], ">=", 0.0)
-    return {**figures, "bars": bars}
+    def both(choice: str) -> Figures:
+        separator = load_separator(choice)
+        figures: Figures = {"separator": choice, "rendered": separation_figures(separator, rendered_pairs(m.songs, m.mode.separated))}
+        pairs = list(cc0_pairs(m.real, m.mode.real)) if m.real else []
+        return {**figures, "real": separation_figures(separator, pairs)} if pairs else figures
+
+    return both("builtin") | ({"beside": both(m.beside)} if m.beside else {})
 
 
 def voice(m: Material) -> Figures:
@@ -125,10 +148,11 @@ def voice(m: Material) -> Figures:
     from autosing.perception import load_separator, load_voice
 
     embedder = load_voice("builtin")
-    figures = voice_figures(embedder, rendered_recordings(m.songs, m.limit))
+    figures = voice_figures(embedder, rendered_recordings(m.songs, m.mode.limit))
     if m.real:
-        figures["real_separated"] = voice_figures(embedder, real_recordings(m.real, load_separator("builtin"), longest=60.0))
-    return {**figures, "bars": {"voice_auc_rendered": bar(figures["auc_windows_across_songs"], ">=", 0.95)}}
+        recordings = list(real_recordings(m.real, load_separator("builtin"), longest=m.mode.excerpt or VOICE_SECONDS, most_songs=m.mode.real))
+        figures |= {"real_separated": voice_figures(embedder, recordings)} if recordings else {}
+    return figures
 
 
 def codec(m: Material) -> Figures:
@@ -136,25 +160,13 @@ def codec(m: Material) -> Figures:
     from autosing.evaluation.judge import Judge
     from autosing.perception import load_separator
 
-    figures = evaluate_codec(m.songs, m.real, Judge(), limit=m.limit, separator=load_separator("builtin"))
-    bars = {
-        "codec_kbps": bar(figures["kbps"], "<=", 2.0),
-        "codec_encode_real_time_factor": bar(figures["rendered"]["encode_rtf"], "<=", 0.1),
-        "codec_decode_real_time_factor": bar(figures["rendered"]["decode_rtf"], "<=", 0.1),
-    }
-    return {**figures, "bars": bars}
+    return evaluate_codec(m.songs, m.real, Judge(), limit=m.mode.separated, separator=load_separator("builtin"), real_limit=m.mode.real)
 
 
 def chain(m: Material) -> Figures:
     from autosing.evaluation.chain import chain_figures
 
-    figures = chain_figures(m.tokens(), m.windows, sm2a_model=m.sm2a_model, seed=SEED, keep=m.work / "chain")
-    rates = figures["phone_error"]
-    bars = {
-        "chain_phone_error": bar(rates["chain"]["value"], "<=", 0.45),
-        "chain_phone_error_mismatched": bar(rates["mismatched"]["value"], ">=", 0.95),
-    }
-    return {**figures, "bars": bars}
+    return chain_figures(m.tokens(), m.mode.windows, sm2a_model=m.sm2a_model, seed=SEED, keep=m.work / "chain", songs=m.songs)
 
 
 _SING = """
@@ -184,11 +196,10 @@ def sing(m: Material) -> Figures:
     if done.returncode:
         raise ConfigError(f"sing.py ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}")
     report = json.loads((m.work / "sung" / "request.json").read_text(encoding="utf-8"))
-    peak_gb = int(done.stdout.split("peak")[-1]) * 1024 / 1e9
-    factor = seconds / report["seconds"]
     return {
         "seconds": round(seconds, 2), "song_seconds": report["seconds"], "stage_seconds": report["stage_seconds"],
-        "bars": {"sing_real_time_factor": bar(factor, "<=", 3.0), "sing_peak_memory_gb": bar(peak_gb, "<=", 3.0)},
+        "real_time_factor": round(seconds / report["seconds"], 4),
+        "peak_memory_gb": round(int(done.stdout.split("peak")[-1]) * 1024 / 1e9, 3),
     }  # fmt: skip
 
 
@@ -213,17 +224,7 @@ def rendered_into(work: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0: every section was measured; 1: some could not be, the last line says why; 2: a mistake in the request."""
-    p = argparse.ArgumentParser(prog="python -m autosing.evaluation builtin", description="Judge the embedded default.")
-    p.add_argument("--songs", type=Path, help="unseen rendered songs; rendered into --work when left out")
-    p.add_argument("--tokens", type=Path, help="their token set; made when left out")
-    p.add_argument("--shared", type=Path, default=REAL_FOLDER, help="folder of real songs")
-    p.add_argument("--work", type=Path, default=Path("out/evaluation"))
-    p.add_argument("--only", default=",".join(SECTIONS), help=f"sections, of: {','.join(SECTIONS)}")
-    p.add_argument("--limit", type=int, default=24, help="rendered songs a section at most")
-    p.add_argument("--windows", type=int, default=40, help="windows the chain sings")
-    p.add_argument("--sm2a-model", default="builtin", help="what the chain sings with; as sing.py's")
-    p.add_argument("--threads", type=int, default=2)
-    options = p.parse_args(argv)
+    options = _parser().parse_args(argv)
     wanted = options.only.split(",")
     unknown = [name for name in wanted if name not in SECTIONS]
     if unknown:
@@ -232,38 +233,72 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     try:
-        songs = options.songs or rendered_into(options.work)
+        earlier = None if options.against == NOTHING else read_earlier(options.against)
+        songs = options.songs or (TEST_SONGS if options.mode == "fast" and TEST_SONGS.is_dir() else rendered_into(options.work))
         songs_hash = hash_of(song_tables(songs))
     except AutoSingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    mode = MODES[options.mode]
+    print(f"{options.mode}: {mode.said}; songs: {songs}", file=sys.stderr)
+    if options.limit is not None:
+        mode = replace(mode, limit=options.limit, separated=options.limit)
+    if options.windows is not None:
+        mode = replace(mode, windows=options.windows)
     real = options.shared if options.shared and options.shared.is_dir() else None
-    material = Material(songs, songs_hash, options.tokens, real, options.work, options.limit, options.windows, options.sm2a_model)
+    if real is None:
+        print(f"no real songs at '{options.shared}': what needs them is left out", file=sys.stderr)
+    material = Material(songs, songs_hash, options.tokens, real, options.work, mode, options.sm2a_model, options.beside)
     figures: Figures = {}
-    bars: Figures = {}
     for name in wanted:
         begin = time.perf_counter()
         try:
             figures[name] = SECTIONS[name](material)
-            shown = figures[name].pop("bars")
-            bars |= shown
+            shown = bars({name: figures[name]}, FIGURES)
         except Exception as error:  # one section's fault must not lose the others' hours
             figures[name] = shown = {"error": str(error) if isinstance(error, AutoSingError) else repr(error)}
         figures[name]["evaluation_seconds"] = round(time.perf_counter() - begin, 1)
-        print(f"{name}: {json.dumps(shown)}", file=sys.stderr, flush=True)
-    result = {
+        print(f"{name}: {json.dumps(finite(shown))}", file=sys.stderr, flush=True)
+    hashes = weights_hashes()
+    result = finite({
         "evaluation": "builtin",
         "versions": {"autosing": autosing.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": processor()},
         "protocol": {
-            "songs": songs.name, "songs_hash": songs_hash, "weights_hash": weights_hash(), "real_songs": real is not None,
-            "limit": material.limit, "windows": material.windows, "sm2a_model": material.sm2a_model, "seed": SEED,
+            "mode": options.mode, "songs": songs.name, "songs_hash": songs_hash, "weights_hash": hashes["all"], "real_songs": real is not None,
+            "real_hash": real and hash_of(real_files(real)),
+            "limit": mode.limit, "separated": mode.separated, "windows": mode.windows, "real": mode.real, "sm2a_model": material.sm2a_model,
+            "beside": material.beside, "seed": SEED, "intervals": "95 %, bootstrap over songs or windows",
         },
+        "weights": hashes,
         "figures": figures,
-        "bars": bars,
-    }  # fmt: skip
-    print(json.dumps(finite(result), allow_nan=False))
+        "bars": bars(figures, FIGURES),
+    })  # fmt: skip
+    if earlier is not None:
+        print(against(earlier, result), file=sys.stderr, flush=True)
+    print(json.dumps(result, allow_nan=False))
     return 1 if any("error" in section for section in figures.values()) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m autosing.evaluation builtin", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Judge the embedded default.\n\n" + "\n".join(f"  {name:5} {mode.said}" for name, mode in MODES.items()),
+    )  # fmt: skip
+    fast, full = MODES["fast"], MODES["full"]
+    p.add_argument("mode", nargs="?", choices=MODES, default="fast", help="how much to measure (default: %(default)s)")
+    p.add_argument("--songs", type=Path, help=f"unseen rendered songs; left out: fast takes {TEST_SONGS.name} of the repository, full renders some into --work")
+    p.add_argument("--tokens", type=Path, help="their token set; made when left out")
+    p.add_argument("--shared", type=Path, default=REAL_FOLDER, help="folder of real songs")
+    p.add_argument("--work", type=Path, default=Path("out/evaluation"))
+    p.add_argument("--only", default=",".join(SECTIONS), help=f"sections, of: {','.join(SECTIONS)}")
+    p.add_argument("--limit", type=int, help=f"rendered songs a section at most (fast: {fast.limit}, {fast.separated} where they are separated; full: {full.limit})")
+    p.add_argument("--windows", type=int, help=f"windows the chain sings (fast: {fast.windows}; full: {full.windows})")
+    p.add_argument("--sm2a-model", default="builtin", help="what the chain sings with; as sing.py's")
+    p.add_argument("--beside", metavar="SEPARATOR", help="another separator to report beside the builtin one, such as demucs:FOLDER")
+    p.add_argument("--against", default=str(SHIPPED), metavar="FILE.json", help=f"an earlier run to compare with, or '{NOTHING}' (default: the figures of the shipped weights)")
+    p.add_argument("--threads", type=int, default=2)
+    return p
 
 
 def hash_of(files: Sequence[Path]) -> str:
@@ -275,9 +310,21 @@ def hash_of(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def real_files(folder: Path) -> list[Path]:
+    """Everything that is read of the folder of real songs, notes and licences included."""
+    return sorted(p for part in ("jamendolyrics", "stems", "ultrastar_cc", "vocadito") for p in (folder / part).rglob("*") if p.is_file())
+
+
 def weights_hash() -> str:
     """Of every weight in the package."""
     return hash_of(sorted(Path(weights.__file__).parent.rglob("*.safetensors")))
+
+
+def weights_hashes() -> dict[str, str]:
+    """Part -> hash of its weights; "all" of all together."""
+    folders = sorted(folder for folder in Path(weights.__file__).parent.iterdir() if folder.is_dir())
+    parts = {folder.name: sorted(folder.rglob("*.safetensors")) for folder in folders}
+    return {"all": weights_hash(), **{name: hash_of(files) for name, files in parts.items() if files}}
 
 
 def finite(value: Any) -> Any:

@@ -2,8 +2,12 @@
 
 Windows come from a token set of unseen rendered songs: their lyrics, accompaniment codes and voice are the request, their own tokens are
 never shown to the models. As in `sing.py`, the chain sings several candidates and takes the one in which the aligner's recogniser hears the
-fewest wrong phones; `one_try` is the first candidate. Beside the chain stands what each stage adds: the codec alone (true codes decoded) and sm2a alone (true semantic
+fewest wrong phones; `one_try` is the first candidate. Beside the chain stand the codec alone (true codes decoded) and sm2a alone (true semantic
 tokens, one try). `mismatched` compares what was sung with the lyrics of another song: what a chain without words would get.
+
+`added` divides the chain's error up: what the judge mishears of the original vocals, and what codec, sm2a, t2s and choosing among candidates add
+to that, each with the interval of the difference on the same windows; `share` is of the whole. They sum to the chain's error. `notes_in_key`
+(melody.py) and the original vocals need the songs that the token set was made of; `soundness` (soundness.py) looks at every candidate.
 """
 
 import io
@@ -12,7 +16,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import soundfile
@@ -20,22 +24,29 @@ import torch
 from torch import Tensor
 
 from autosing.errors import DataError
-from autosing.evaluation.judge import Judge, phone_error_rate
+from autosing.evaluation import intervals, soundness
+from autosing.evaluation.judge import Judge, added_error, phone_error_rate
+from autosing.evaluation.melody import Note, fitting_scales, notes_of, share_in_key
+from autosing.evaluation.separation import rendered_rows
 from autosing.evaluation.voice import area_under_curve
 from autosing.models.io import load_model
-from autosing.perception import load_aligner, load_codec, load_voice
+from autosing.models.pitch import PitchNet
+from autosing.models.recogniser import SILENCE
+from autosing.perception import load_aligner, load_codec, load_semantic, load_voice
 from autosing.singing.codes import find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
-from autosing.singing.pipeline import find_words
 from autosing.singing.request import SingRequest
-from autosing.singing.score import Listener, score_take
+from autosing.singing.score import Listener
+from autosing.song import audio
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
-from autosing.tokens.specs import CodecSpec, SemanticSpec
+from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec
 from autosing.tokens.text import load_text
 from autosing.training.task import DatasetMeta
 
 LEAST_PHONES = 20
+STAGES = (("judge", "original"), ("codec", "codec"), ("sm2a", "sm2a"), ("t2s", "one_try"), ("choosing", "chain"))
+"""What adds to the phone error, and the take that it shows in, in order."""
 
 
 def validation_rows(tokens: Path, count: int) -> tuple[list[dict[str, Any]], DatasetMeta]:
@@ -84,11 +95,13 @@ def chain_figures(
     temperature: float = 0.7,
     candidates: int = SingRequest.candidates,
     keep: Path | None = None,
+    songs: Path | None = None,
 ) -> dict[str, Any]:
     """Phone error of the chain and of its stages on `count` windows.
 
     Args:
         candidates: how many are sung of each window to choose from.
+        songs: the rendered songs of the token set; without them originals and keys are not known, and their figures are left out.
         keep: folder to write the first eight sung windows to, as wav.
     """
     judge = judge or Judge()
@@ -99,8 +112,14 @@ def chain_figures(
     t2s, _ = load_model(t2s_model, "t2s")
     sm2a, _ = load_model(*find_code_singer(sm2a_model))
     codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
-    front_end, aligner, listener = load_text("phones"), load_aligner("builtin"), Listener()
-    heard: dict[str, list[tuple[str, ...]]] = {"codec": [], "sm2a": [], "one_try": [], "chain": []}
+    front_end, listener = load_text("phones"), Listener(load_aligner("builtin", adapt_steps=0))
+    melody, known = Melody(), read_known(songs, {row["song"] for row in rows}) if songs else {}
+    tokenizer = load_semantic(meta.semantic.name)
+    read_out = getattr(tokenizer, "phones", None)  # of those that have one
+    samples: list[soundness.Soundness] = []
+    true_samples: list[soundness.Soundness] = []
+    in_key: dict[str, list[float]] = {"codec": [], "one_try": [], "chain": []}
+    heard: dict[str, list[tuple[str, ...]]] = {"original": [], "codec": [], "sm2a": [], "one_try": [], "chain": []}
     written: list[tuple[str, ...]] = []
     seconds = {"t2s": 0.0, "sm2a": 0.0, "decode": 0.0, "choose": 0.0}
     voices: list[tuple[Tensor, Tensor, str]] = []
@@ -120,9 +139,7 @@ def chain_figures(
             decoded = time.perf_counter()
             lyrics = Lyrics(tuple(Line(line) for half in text for line in half))
             rate = codec.spec.sample_rate
-            scores = [
-                score_take(listener, one, rate, find_words(aligner, one, rate, lyrics), lyrics, front_end.pronounce) for one in sung_waves
-            ]
+            scores = [listener.take(one, rate, lyrics, front_end.pronounce).score for one in sung_waves]
             wav = sung_waves[min(range(candidates), key=lambda i: (scores[i].badness, i))]
             seconds["t2s"] += middle - begin
             seconds["sm2a"] += end - middle
@@ -132,6 +149,16 @@ def chain_figures(
                 sm2a, semantic, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator
             )
             takes = {"codec": codec.decode(codes)[0, 0], "sm2a": codec.decode(true_semantic)[0, 0], "one_try": sung_waves[0], "chain": wav}
+            if song := known.get(row["song"]):
+                takes["original"] = song.window(row["start"], meta.window_seconds, rate)
+                for name, into in in_key.items():
+                    share = share_in_key(melody.notes(takes[name], rate), song.scales)
+                    into += [] if share is None else [share]  # a voice without notes is neither in a key nor out of it
+            if read_out is not None:
+                for some, waves, group in ((sung, sung_waves, samples), (semantic, takes["codec"][None], true_samples)):
+                    for one, vocals in zip(some.cpu(), waves, strict=True):
+                        is_sung = (read_out(one).cpu().reshape(len(one), -1) != SILENCE).all(1)
+                        group.append(soundness.examine(one, is_sung, meta.semantic.token_rate, vocals, rate, judge.phones(vocals)))
             for name, take in takes.items():
                 heard[name].append(judge.phones(take))
             words = " ".join(line for half in text for line in half).split()
@@ -145,6 +172,7 @@ def chain_figures(
                     (keep / f"{index}_{name}.wav").write_bytes(buffer.getvalue())
     length = len(rows) * meta.window_seconds
     other = [written[of_another_song([row["song"] for row in rows], index)] for index in range(len(rows))]
+    heard = {name: takes for name, takes in heard.items() if len(takes) == len(rows)}
     rates = {name: phone_error_rate(takes, written).figures() for name, takes in heard.items()}
     rates["mismatched"] = phone_error_rate(heard["chain"], other).figures()
     rates["mismatched_truth"] = phone_error_rate(written, other).figures()  # what singing and hearing without a fault would get
@@ -157,10 +185,66 @@ def chain_figures(
         "candidates": candidates,
         "seed": seed,
         "phone_error": rates,
+        "added": added_by_stage(heard, written),
+        "notes_in_key": {name: intervals.figure(shares) for name, shares in in_key.items() if shares},
+        "soundness": soundness.summary(samples) if samples else {},
+        "soundness_truth": soundness.summary(true_samples) if true_samples else {},
         "phones_heard_per_written": round(sum(map(len, heard["chain"])) / sum(map(len, written)), 3),
         "real_time_factor": {k: round(v / length, 4) for k, v in seconds.items()},
-        "asked_voice_auc": asked_voice_auc(voices),
+        **asked_voice_auc(voices),
     }
+
+
+class Melody:
+    """Hears the notes of a voice."""
+
+    def __init__(self) -> None:
+        self._net: PitchNet
+        self._net, _ = load_model("builtin", PitchNet.kind)
+
+    def notes(self, vocals: Tensor, rate: int) -> list[Note]:
+        """Of (n,) `vocals` at `rate` Hz."""
+        config = self._net.config
+        f0_hz, voiced = self._net.track(audio.resample(vocals, rate, config.sample_rate))
+        return notes_of(f0_hz.numpy(), voiced.numpy(), config.sample_rate / config.hop)
+
+
+class KnownSong(NamedTuple):
+    """What a rendered song was before it became tokens: (n,) `vocals` at `sample_rate`, and the scales of its key."""
+
+    vocals: Tensor
+    sample_rate: int
+    scales: list[frozenset[int]]
+
+    def window(self, start: Seconds, seconds: Seconds, rate: int) -> Tensor:
+        """(n,) at `rate` Hz, filled up with silence."""
+        first, size = round(start * self.sample_rate), round(seconds * self.sample_rate)
+        cut = self.vocals[first : first + size]
+        return audio.resample(torch.nn.functional.pad(cut, (0, size - len(cut))), self.sample_rate, rate)
+
+
+def read_known(songs: Path, wanted: set[str]) -> dict[str, KnownSong]:
+    """The songs called `wanted` of a rendered dataset, by their ids."""
+    found: dict[str, KnownSong] = {}
+    for row in rendered_rows(songs, ("id", "vocals", "notes")):
+        if row["id"] in wanted and row["notes"]:
+            vocals = audio.decode(row["vocals"])
+            notes = [Note(note["end"] - note["start"], round(note["midi"])) for note in row["notes"]]
+            found[row["id"]] = KnownSong(vocals.samples.mean(0), vocals.sample_rate, fitting_scales(notes))
+    return found
+
+
+def added_by_stage(heard: dict[str, list[tuple[str, ...]]], written: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
+    """Stage -> the phone error that it adds to the take before, with its interval, and its share of the whole; see the module."""
+    there = [(stage, take) for stage, take in STAGES if take in heard]
+    whole = phone_error_rate(heard[there[-1][1]], written).value
+    before: Sequence[Sequence[str]] = written  # nothing is wrong in it
+    out = {}
+    for stage, take in there:
+        added = added_error(before, heard[take], written)
+        out[stage] = {**added.figures(), "share": round(added.value / max(1e-9, whole), 3)}
+        before = heard[take]
+    return out
 
 
 def row_tensors(
@@ -172,15 +256,22 @@ def row_tensors(
     return codes, band_codes, torch.tensor(row["stoks"])[None], torch.tensor(row["embs"]).reshape(1, -1, width)
 
 
-def asked_voice_auc(voices: Sequence[tuple[Tensor, Tensor, str]]) -> float | None:
-    """How often the sung voice is nearer to the asked singer than to another one: AUC of (sung, asked) pairs against (sung, others)."""
-    same = [float(sung @ torch.nn.functional.normalize(asked, dim=0)) for sung, asked, _ in voices]
-    apart = [
+def asked_voice_auc(voices: Sequence[tuple[Tensor, Tensor, str]]) -> dict[str, Any]:
+    """How often the sung voice is nearer to the asked singer than to another one: AUC of (sung, asked) pairs against (sung, others).
+
+    Returns: `asked_voice_auc`, and under "intervals" its interval over windows; nothing where all windows have one singer.
+    """
+    same = torch.tensor([float(sung @ torch.nn.functional.normalize(asked, dim=0)) for sung, asked, _ in voices])
+    apart = torch.tensor([
         float(sung @ torch.nn.functional.normalize(asked, dim=0))
         for sung, _, singer in voices
         for _, asked, other in voices
         if singer != other
-    ]
-    if not apart:
-        return None
-    return round(area_under_curve(torch.tensor(same), torch.tensor(apart)), 4)
+    ])  # fmt: skip
+    if not len(apart):
+        return {}
+    each = [area_under_curve(one[None], apart) for one in same]  # their mean is the AUC of all
+    return {
+        "asked_voice_auc": round(area_under_curve(same, apart), 4),
+        "intervals": {"asked_voice_auc": intervals.rounded(intervals.of_mean(each))},
+    }

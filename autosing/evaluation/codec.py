@@ -8,7 +8,7 @@ Figures of one recording, all against the recording itself unless said otherwise
 - `voicing_error`: share of all frames whose voicing differs.
 - `encode_rtf`, `decode_rtf`: processor seconds (all threads together) a second of audio on this machine.
 - phone error: a recogniser that is passed in, on the original, on features straight to synthesis, and on decoded codes; against the phones
-  of the lyrics for rendered songs, against what it hears in the original for real ones.
+  of the lyrics for rendered songs, against what it hears in the original for real ones. `added`: decoded codes less the original.
 """
 
 import math
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from autosing.errors import DataError
-from autosing.evaluation.judge import phone_error_rate
+from autosing.evaluation import intervals
+from autosing.evaluation.judge import added_error, phone_error_rate
 from autosing.perception.codec.builtin import BuiltinCodec
 from autosing.perception.codec.leakage import through_mask
 from autosing.perception.codec.vocoder import hz_to_mel, mel_to_hz
@@ -153,9 +154,11 @@ def leaking(recordings: Iterable[Recording]) -> Iterator[Recording]:
         yield recording._replace(wav=recording.wav + gain * band)
 
 
-def real_recordings(folder: Path, codec: BuiltinCodec, most_seconds: float = 45.0) -> Iterator[Recording]:
+def real_recordings(
+    folder: Path, codec: BuiltinCodec, most_seconds: float = 45.0, most_recordings: int | None = None
+) -> Iterator[Recording]:
     """Real a-cappella singing of the data folder; what is absent is left out."""
-    for path in (Path(folder) / name for name in REAL_VOICES):
+    for path in (Path(folder) / name for name in REAL_VOICES[:most_recordings]):
         if path.is_file():
             wav = _mono(path.read_bytes(), codec.spec.sample_rate)[: int(most_seconds * codec.spec.sample_rate)]
             yield Recording(path.parent.name if path.stem == "vocals" else path.stem, wav, None, None)
@@ -207,14 +210,16 @@ def measure(codec: BuiltinCodec, recordings: Iterable[Recording], judge: Listene
     if not rows:
         raise DataError("nothing to judge the codec on: no recording was found")
     names = [name for name in rows[0] if name != "song"]
-    figures: dict[str, Any] = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
+    figures: dict[str, Any] = intervals.means(rows, names)
     figures |= {
         "recordings": len(rows), "seconds": round(audio_seconds, 1),
         "encode_rtf": round(encode_seconds / audio_seconds, 4), "decode_rtf": round(decode_seconds / audio_seconds, 4),
         "songs": [{k: v if k == "song" else round(v, 4) for k, v in row.items()} for row in rows],
     }  # fmt: skip
     if judge is not None:
-        figures["phone_error"] = {name: phone_error_rate(takes, written).figures() for name, takes in heard.items()}
+        rates = {name: phone_error_rate(takes, written) for name, takes in heard.items()}
+        rates["added"] = added_error(heard["original"], heard["coded"], written)
+        figures["phone_error"] = {name: rate.figures() for name, rate in rates.items()}
     return figures
 
 
@@ -223,7 +228,12 @@ def _levels(codes: Tensor, codec: BuiltinCodec) -> list[Tensor]:
 
 
 def evaluate_codec(
-    songs: Path, real: Path | None, judge: Listener | None = None, limit: int | None = None, separator: Any | None = None
+    songs: Path,
+    real: Path | None,
+    judge: Listener | None = None,
+    limit: int | None = None,
+    separator: Any | None = None,
+    real_limit: int | None = None,
 ) -> dict[str, Any]:
     """All figures of the embedded codec of voices.
 
@@ -233,6 +243,7 @@ def evaluate_codec(
         judge: a recogniser for phone errors.
         limit: rendered songs at most.
         separator: makes the separated stems; None = an imitation of one.
+        real_limit: real recordings at most.
     """
     codec = BuiltinCodec()
     rendered = list(rendered_recordings(songs, codec, limit))
@@ -242,7 +253,7 @@ def evaluate_codec(
         "rendered_separated": measure(codec, separated(rendered, codec, separator), judge),
         "rendered_leak_12db": measure(codec, leaking(rendered), judge),
     }
-    voices = list(real_recordings(real, codec)) if real else []
+    voices = list(real_recordings(real, codec, most_recordings=real_limit)) if real else []
     if voices:
         figures["real"] = measure(codec, voices, judge)
     return figures

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autosing.evaluation import intervals
 from autosing.models.io import load_model
 from autosing.models.recogniser import BLANK, CLASSES, SILENCE
 from autosing.tokens.edits import edit_distance
@@ -46,9 +47,21 @@ class ErrorRate(NamedTuple):
 
 def phone_error_rate(heard: Sequence[Sequence[str]], written: Sequence[Sequence[str]], seed: int = 0) -> ErrorRate:
     """Phone error of what was heard against what was written, one pair a recording."""
-    wrong = np.array([edit_distance(w, h) for h, w in zip(heard, written, strict=True)], dtype=float)
-    length = np.array([len(w) for w in written], dtype=float)
-    draws = np.random.default_rng(seed).integers(0, len(wrong), (1000, len(wrong)))
-    rates = wrong[draws].sum(1) / np.maximum(1, length[draws].sum(1))
-    low, high = np.quantile(rates, [0.025, 0.975])
-    return ErrorRate(float(wrong.sum() / max(1.0, length.sum())), float(low), float(high), len(wrong))
+    wrong, length = _wrong(heard, written), _lengths(written)
+    return ErrorRate(float(wrong.sum() / max(1.0, length.sum())), *intervals.of_rate(wrong, length, seed), len(wrong))
+
+
+def added_error(
+    before: Sequence[Sequence[str]], after: Sequence[Sequence[str]], written: Sequence[Sequence[str]], seed: int = 0
+) -> ErrorRate:
+    """How much more of what was written is wrong in `after` than in `before`, both of the same recordings, whose draws are shared."""
+    more, length = _wrong(after, written) - _wrong(before, written), _lengths(written)
+    return ErrorRate(float(more.sum() / max(1.0, length.sum())), *intervals.of_rate(more, length, seed), len(more))
+
+
+def _wrong(heard: Sequence[Sequence[str]], written: Sequence[Sequence[str]]) -> np.ndarray:
+    return np.array([edit_distance(w, h) for h, w in zip(heard, written, strict=True)], dtype=float)
+
+
+def _lengths(written: Sequence[Sequence[str]]) -> np.ndarray:
+    return np.array([len(w) for w in written], dtype=float)

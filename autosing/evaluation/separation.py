@@ -2,7 +2,8 @@
 
 All figures are at the separator's sample rate, over all channels at once. SI-SDR (dB) is scale-invariant and has no other allowance:
 Le Roux, Wisdom, Erdogan, Hershey, "SDR - half-baked or well done?" (2019), equation 3. Improvement = after separation - of the mix itself, both
-against the true vocals. Letters: C channels, n samples.
+against the true vocals. `real_time_factor` is by the clock, `one_core_real_time_factor` by processor seconds (all threads together).
+Letters: C channels, n samples.
 """
 
 import math
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from autosing.errors import DataError
+from autosing.evaluation import intervals
 from autosing.perception.separation.base import Separator
 from autosing.song import audio
 from autosing.store import song_tables
@@ -50,14 +52,14 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> float:
 
 
 def song_figures(separator: Separator, pair: StemPair) -> dict[str, float]:
-    """One song: SI-SDR of the vocals in the mix and after separation, the same for the accompaniment, and the real-time factor."""
+    """One song: SI-SDR of the vocals in the mix and after separation, the same for the accompaniment, and the real-time factors."""
     vocals, rest = (audio.resample(stem, pair.sample_rate, separator.sample_rate) for stem in (pair.vocals, pair.accompaniment))
     channels = max(vocals.shape[0], rest.shape[0])
     vocals, rest = vocals.expand(channels, -1), rest.expand(channels, -1)
     mix = vocals + rest
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     found = separator.separate(mix)
-    seconds = time.perf_counter() - start
+    seconds, worked = time.perf_counter() - start, time.process_time() - worked
     before, after = si_sdr(mix, vocals), si_sdr(found.vocals, vocals)
     rest_before, rest_after = si_sdr(mix, rest), si_sdr(found.accompaniment, rest)
     return {
@@ -66,11 +68,12 @@ def song_figures(separator: Separator, pair: StemPair) -> dict[str, float]:
         "vocals_improvement_db": after - before,
         "accompaniment_improvement_db": rest_after - rest_before,
         "real_time_factor": seconds / (mix.shape[-1] / separator.sample_rate),
+        "one_core_real_time_factor": worked / (mix.shape[-1] / separator.sample_rate),
     }
 
 
 def separation_figures(separator: Separator, pairs: Iterable[StemPair]) -> dict[str, Any]:
-    """`{"songs": {name: song_figures}, "mean": {...}, "worst_improvement_db", "count"}` over all pairs.
+    """`{"songs": {name: song_figures}, "mean": {... and their intervals}, "worst_improvement_db", "count", ...}` over all pairs.
 
     Raises:
         DataError: no pairs.
@@ -78,11 +81,11 @@ def separation_figures(separator: Separator, pairs: Iterable[StemPair]) -> dict[
     songs = {pair.name: {key: round(value, 4) for key, value in song_figures(separator, pair).items()} for pair in pairs}
     if not songs:
         raise DataError("no song to judge the separator on; check the paths")
-    keys = next(iter(songs.values()))
     return {
         "songs": songs,
-        "mean": {key: round(sum(song[key] for song in songs.values()) / len(songs), 4) for key in keys},
+        "mean": intervals.means(songs.values(), list(next(iter(songs.values())))),
         "worst_improvement_db": min(song["vocals_improvement_db"] for song in songs.values()),
+        "worst_accompaniment_improvement_db": min(song["accompaniment_improvement_db"] for song in songs.values()),
         "count": len(songs),
     }
 
@@ -117,8 +120,8 @@ def rendered_rows(dataset: Path, columns: tuple[str, ...]) -> Iterator[dict[str,
                 yield from file.read_row_group(group, columns=list(columns)).to_pylist()
 
 
-def cc0_pairs(data: Path) -> Iterator[StemPair]:
+def cc0_pairs(data: Path, most_songs: int | None = None) -> Iterator[StemPair]:
     """The real CC0 multitracks under `<data>/stems/everythingisfree_cc0`; nothing where they are absent."""
-    for folder in sorted((Path(data) / "stems" / "everythingisfree_cc0").glob("*/")):
+    for folder in sorted((Path(data) / "stems" / "everythingisfree_cc0").glob("*/"))[:most_songs]:
         vocals, rest = (audio.decode((folder / f"{stem}.flac").read_bytes()) for stem in ("vocals", "accompaniment"))
         yield StemPair(folder.name, vocals.samples, rest.samples, vocals.sample_rate)

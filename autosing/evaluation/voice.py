@@ -49,22 +49,24 @@ def rendered_recordings(
         yield Recording(row["id"], row["artist"], audio.resample(wav.mean(0, keepdim=True), rate, sample_rate)[0])
 
 
-def real_recordings(data: Path, separator: Separator, sample_rate: int = 24_000, longest: Seconds = 180.0) -> Iterator[Recording]:
+def real_recordings(
+    data: Path, separator: Separator, sample_rate: int = 24_000, longest: Seconds = 180.0, most_songs: int | None = None
+) -> Iterator[Recording]:
     """Separated vocals of the full mixes under `<data>/ultrastar_cc` and `<data>/jamendolyrics`; nothing where they are absent.
 
-    The singer is the artist a file is named after; a song of several singers counts as one.
+    The singer is the artist a file is named after; a song of several singers counts as one. `most_songs` of either folder.
     """
-    for path, artist in real_songs(Path(data)):
+    for path, artist in real_songs(Path(data), most_songs):
         decoded = audio.decode(path.read_bytes())
         mix = audio.resample(decoded.samples[:, : int(longest * decoded.sample_rate)], decoded.sample_rate, separator.sample_rate)
         vocals = separator.separate(mix).vocals.mean(0, keepdim=True)
         yield Recording(f"{path.parent.name}/{path.name}", artist, audio.resample(vocals, separator.sample_rate, sample_rate)[0])
 
 
-def real_songs(data: Path) -> list[tuple[Path, str]]:
-    """(audio file, artist) of the real full mixes."""
-    karaoke = [p for folder in sorted((data / "ultrastar_cc").glob("*/")) for p in sorted(folder.glob("audio.*"))]
-    jamendo = sorted((data / "jamendolyrics" / "mp3").glob("*.mp3"))
+def real_songs(data: Path, most_songs: int | None = None) -> list[tuple[Path, str]]:
+    """(audio file, artist) of the real full mixes, `most_songs` of either folder."""
+    karaoke = [p for folder in sorted((data / "ultrastar_cc").glob("*/")) for p in sorted(folder.glob("audio.*"))][:most_songs]
+    jamendo = sorted((data / "jamendolyrics" / "mp3").glob("*.mp3"))[:most_songs]
     return [(p, p.parent.name.split(" - ")[0]) for p in karaoke] + [(p, p.stem.split("_-_")[-1]) for p in jamendo]
 
 

@@ -1,4 +1,4 @@
-"""``python -m autosing.rendering lexicon|songs|speech|tokens|demo ...``: the commands of this room."""
+"""``python -m autosing.rendering lexicon|songs|speech|tokens|demo|excerpt ...``: the commands of this room."""
 
 from __future__ import annotations
 
@@ -53,6 +53,12 @@ def _demo(args: argparse.Namespace) -> str:
 
     told = [f"{name}: {seconds:.1f} s" for name, seconds in write_demo(args.out, args.cache, args.seconds, args.seed)]
     return "\n".join(told)
+
+
+def _excerpt(args: argparse.Namespace) -> str:
+    from autosing.rendering.dataset import write_excerpt
+
+    return f"{len(args.ids)} songs, {write_excerpt(args.songs, args.ids, args.out) / 1e6:.2f} MB -> {args.out}"
 
 
 def _tokens(args: argparse.Namespace) -> str:
@@ -111,6 +117,11 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=7)
     demo.add_argument("--cache", type=Path, required=True, help="folder of the analysed words")
     demo.set_defaults(run=_demo)
+    excerpt = commands.add_parser("excerpt", help="a few rendered songs, small enough for a repository")
+    excerpt.add_argument("--songs", type=Path, required=True, help="folder written by the command songs")
+    excerpt.add_argument("--ids", nargs="+", required=True)
+    excerpt.add_argument("--out", type=Path, required=True)
+    excerpt.set_defaults(run=_excerpt)
     return top
 
 

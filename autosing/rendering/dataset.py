@@ -9,7 +9,7 @@ and a committed partition is skipped: a stopped run goes on where it was, and wh
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from autosing.errors import DataError
 from autosing.rendering.song import RenderedSong, Studio
 from autosing.rendering.voices import SAMPLE_RATE
 from autosing.store import atomic_path, song_tables
@@ -60,6 +61,26 @@ def song_row(song: RenderedSong) -> dict:
         "notes": [vars(note) for note in song.notes], "f0": song.f0_hz.astype("<f4").tobytes(), "style": song.style, "language": "en",
         "pron": [phone.phone for phone in song.phones],
     }  # fmt: skip
+
+
+def write_excerpt(songs: Path, ids: Sequence[str], out: Path) -> int:
+    """The songs called `ids` of a rendered dataset as one small partition of `out`, in that order, stems as OGG Vorbis; bytes written.
+
+    Raises:
+        DataError: one of them is not there.
+    """
+    found = {}
+    for table in song_tables(songs):
+        with pq.ParquetFile(table) as file:
+            for group, name in enumerate(file.read(columns=["id"]).column(0).to_pylist()):  # a row a row group
+                if name in ids:
+                    found[name] = file.read_row_group(group).to_pylist()[0]
+    if missing := [name for name in ids if name not in found]:
+        raise DataError(f"no song '{missing[0]}' in '{songs}'; give ids of its songs")
+    target = out / "0" / "songs.parquet"
+    stems = ("vocals", "accompaniment")
+    write_rows(({**found[name], **{stem: encode(decode(found[name][stem]), "OGG") for stem in stems}} for name in ids), target)
+    return target.stat().st_size
 
 
 def write_rows(rows: Iterable[dict], path: Path) -> int:

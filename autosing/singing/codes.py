@@ -10,25 +10,43 @@ from autosing.errors import ConfigError
 from autosing.models.io import read_kind
 from autosing.models.places import resolve
 from autosing.singing.generate import generate_codes
-from autosing.singing.parallel import generate_codes_parallel
+from autosing.singing.parallel import PASSES, generate_codes_parallel, passes_per_level
 
 
 class CodeSinger(NamedTuple):
-    """`builtin`: the name of the shipped checkpoint, where there is one; `sing`: (model, semantic, accompaniment, voice, **settings) -> (B, K, T) codes."""
+    """How one kind of model sings.
+
+    Attributes:
+        builtin: the name of the shipped checkpoint, where there is one.
+        sing: (model, semantic, accompaniment, voice, **settings) -> (B, K, T) codes.
+        check: (model, steps, repair) -> what `check_settings` raises.
+    """
 
     builtin: str | None
     sing: Callable[..., Tensor]
+    check: Callable[[Any, int | None, int], None]
 
 
-def _one_after_the_other(*given: Any, steps: int | None = None, **settings: Any) -> Tensor:
+def _one_after_the_other(model: Any, *given: Any, steps: int | None = None, **settings: Any) -> Tensor:
+    _has_no_passes(model, steps, 0)
+    return generate_codes(model, *given, **settings)
+
+
+def _has_no_passes(_: Any, steps: int | None, repair: int) -> None:
+    instead = "this one sings step by step; leave it out, or give --sm2a-model a checkpoint of sm2a_parallel"
     if steps is not None:
-        raise ConfigError("--steps is for a parallel sm2a model, this one sings step by step; leave it out, or give --sm2a-model a checkpoint of sm2a_parallel")
-    return generate_codes(*given, **settings)
+        raise ConfigError(f"--steps is for a parallel sm2a model, {instead}")
+    if repair:
+        raise ConfigError(f"--repair needs a parallel sm2a model, which can sing between what stays, {instead}")
+
+
+def _has_passes(model: Any, steps: int | None, _: int) -> None:
+    passes_per_level(PASSES if steps is None else steps, model.config.codec.levels, model.config.pass_shares)
 
 
 CODE_SINGERS: dict[str, CodeSinger] = {
-    "sm2a": CodeSinger("builtin", _one_after_the_other),
-    "sm2a_parallel": CodeSinger(None, generate_codes_parallel),
+    "sm2a": CodeSinger("builtin", _one_after_the_other, _has_no_passes),
+    "sm2a_parallel": CodeSinger(None, generate_codes_parallel, _has_passes),
 }
 
 
@@ -53,3 +71,11 @@ def sing_codes(model: Any, semantic: Tensor, accompaniment: Tensor | None, voice
         ConfigError: a setting that this kind of model has not.
     """
     return CODE_SINGERS[model.kind].sing(model, semantic, accompaniment, voice, **settings)
+
+
+def check_settings(model: Any, steps: int | None, repair: int) -> None:
+    """
+    Raises:
+        ConfigError: this kind of model has no such number of passes (`steps`), or cannot sing single words again (`repair` rounds).
+    """
+    CODE_SINGERS[model.kind].check(model, steps, repair)

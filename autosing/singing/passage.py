@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autosing.errors import AudioError, ConfigError, DataError, MismatchError
+from autosing.singing.codes import check_settings
 from autosing.singing.mix import PEAK, Gains
-from autosing.singing.pipeline import Singer, Song, find_words
+from autosing.singing.pipeline import Singer, Song
 from autosing.singing.plan import (
     LyricLine,
     PlacedLine,
@@ -100,17 +101,20 @@ class Earlier:
 
 
 def replace_passage(
-    singer: Singer, earlier: Earlier, begin: Seconds, end: Seconds, text: str, *, candidates: int, temperature: float, seed: int, strict: bool
+    singer: Singer, earlier: Earlier, begin: Seconds, end: Seconds, text: str, *, candidates: int, temperature: float, seed: int,
+    strict: bool, repair: int = 0,
 ) -> Sung:  # fmt: skip
     """Sing `text` from `begin` to `end` of the song, lines after each other or where their stamps (in the song's time) say.
 
     Raises:
-        ConfigError: the lyrics cannot be sung there.
+        ConfigError: the lyrics cannot be sung there, or the sm2a model cannot sing words again in `repair` rounds.
         MismatchError: other models than those that sang the song.
     """
     for kind, model in singer.models.items():
         if model["sha256"] != earlier.report["models"][kind]["sha256"]:
             raise MismatchError(f"--replace: the {kind} model is not the one that sang '{earlier.folder}'; give that one back its place")
+    passes = earlier.report["request"].get("steps")
+    check_settings(singer.sm2a, passes, repair)
     semantic_spec, codec_spec = singer.meta.semantic, singer.meta.codec
     assert semantic_spec and codec_spec
     lyrics, new_lines, notes = _placed(singer, text.replace("\\n", "\n"), begin, end, strict)
@@ -133,7 +137,7 @@ def replace_passage(
     for window in plan_windows(song_text.lines, first, sung_to, singer.grid, singer.window_seconds):
         song, _, figures = singer.sing_window(
             song_text, window, song, tokens["band"], tokens.get("voice"), (steps, frames), generator, candidates=candidates,
-            temperature=temperature, passes=earlier.report["request"].get("steps"),
+            temperature=temperature, passes=passes, rounds=repair,
         )  # fmt: skip
         told.append(figures)
     semantic = torch.cat([song.semantic[:last], tokens["semantic"][last:]])
@@ -144,7 +148,7 @@ def replace_passage(
     vocals = singer.codec.decode(codes[None])[0, 0].cpu()
     wavs = _spliced(earlier, vocals, codec_spec.sample_rate, begin, end)
     at = lambda seconds: int(seconds * codec_spec.sample_rate)  # noqa: E731
-    heard = find_words(singer.aligner, vocals[at(begin) : at(end)], codec_spec.sample_rate, lyrics)
+    heard = singer.listener.words(vocals[at(begin) : at(end)], codec_spec.sample_rate, lyrics)
     words = _words(earlier.words, heard, begin, end)
     report = {
         **earlier.report,
@@ -152,7 +156,7 @@ def replace_passage(
         "words": [list(word) for word in words],
         "notes": notes,
         "replaced": [*earlier.report.get("replaced", ()), {"from": begin, "to": end, "lyrics": text, "seed": seed, "temperature": temperature,
-                                                           "candidates": candidates, "windows": told}],
+                                                           "candidates": candidates, "repair": repair, "windows": told}],
     }  # fmt: skip
     kept = {"semantic": semantic, "codes": codes, "track": torch.from_numpy(np.concatenate([song.track[:last], moved]))}
     return Sung(

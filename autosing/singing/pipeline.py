@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 import autosing
-from autosing.errors import AlignmentError, ConfigError, DataError, MismatchError
+from autosing.errors import ConfigError, DataError, MismatchError
 from autosing.models.io import load_model, resolve, weights_file
 from autosing.nn.embeddings import code_features, same_fit
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
-from autosing.perception.alignment.base import Aligner
 from autosing.perception.codec.base import Codec
+from autosing.registry import split_choice
 from autosing.singing.cache import Cache
-from autosing.singing.codes import find_code_singer, sing_codes
+from autosing.singing.codes import check_settings, find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
 from autosing.singing.mix import Gains, Mixed, Seam, active_level, choose_gains, fade_edges, mix_with, sounding
 from autosing.singing.plan import (
@@ -41,11 +41,12 @@ from autosing.singing.plan import (
     singable,
 )  # fmt: skip
 from autosing.singing.reference import Hearing, Reference
+from autosing.singing.repair import Version, repair
 from autosing.singing.request import SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
-from autosing.singing.score import Listener, Score, score_take, timing, word_score
+from autosing.singing.score import Listener, Take, timing, word_score
+from autosing.singing.seams import seam_figures
 from autosing.singing.windows import REST, Grid, SongText, Window, plan_windows
 from autosing.song import audio
-from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
 from autosing.store import sha256_of
 from autosing.tokens.specs import CodecSpec, Seconds, require_same
@@ -58,7 +59,10 @@ STREAM_MARGIN: Seconds = 0.6  # the end of what was decoded may still change wit
 SHARES = {"separate": 0.2, "condition": 0.03, "t2s": 0.3, "sm2a": 0.38, "decode": 0.05, "align": 0.04}
 """The stages of singing in order, each with about the share of the time that it takes; they sum to 1."""
 ONCE = ("separate", "condition")
-"""Stages that a song goes through once; the others come again with every window."""
+"""Stages that a song goes through once; the others come again with every window. `repair`, where it is asked for, has no share."""
+
+CodesOf = Callable[..., Tensor]
+"""(rows of the candidates, (1, K, T) template of given codes or None[, progress]) -> (rows, K, T) codes."""
 
 Listening = Callable[[Tensor, int], None]
 """Is given the mix (C, n) as it grows, piece after piece, and its rate."""
@@ -83,11 +87,15 @@ class Song:
 
 @dataclass(frozen=True)
 class Takes:
-    """The candidates of the only window: (B, n) `vocals` at the codec's rate, their words, their scores."""
+    """The candidates of the only window: (B, n) `vocals` at the codec's rate, and how each is heard."""
 
     vocals: Tensor
-    heard: list[Alignment]
-    scores: list[Score]
+    heard: list[Take]
+
+    @property
+    def order(self) -> list[int]:
+        """The candidates, best first."""
+        return sorted(range(len(self.heard)), key=lambda i: (self.heard[i].score.badness, i))
 
 
 class Singer:
@@ -137,7 +145,9 @@ class Singer:
         self.codec: Codec = load_codec(ears.trained("codec", sm2a.codec.name), self.device)
         same = sm2a.accompaniment_codec.name == sm2a.codec.name
         band_codec = self.codec if same else load_codec(sm2a.accompaniment_codec.name, self.device)
-        self.aligner = load_aligner(ears.aligner, self.device)
+        name, options = split_choice(ears.aligner)  # ears that got used to the words would find them in anything; these judge what was sung
+        fixed = {"adapt_steps": 0} if name == "builtin" and "adapt_steps" not in options else {}
+        self.aligner = load_aligner(ears.aligner, self.device, **fixed)
         voice = ears.trained("voice", sm2a.voice.name)
         self.semantic = ears.trained("semantic", sm2a.semantic.name)
         kept = all(choice.startswith("builtin") for choice in (ears.separator, ears.aligner, voice, sm2a.accompaniment_codec.name))
@@ -145,7 +155,7 @@ class Singer:
             load_separator(ears.separator, self.device), self.aligner, load_voice(voice, self.device), band_codec,
             self.codec.spec.sample_rate, Cache(cache if kept else None), self.device,
         )  # fmt: skip
-        self.listener = Listener(self.device)
+        self.listener = Listener(self.aligner, self.device)
         self.grid = Grid.of(sm2a.semantic, sm2a.codec, sm2a.accompaniment_codec)
         require_same("codec", sm2a.codec, places[1], self.codec.spec, "this installation")
         require_same("voice embedding", sm2a.voice, places[1], self.hearing.voice.spec, "this installation")
@@ -171,8 +181,9 @@ class Singer:
 
         Raises:
             AudioError, DataError: the reference or another recording cannot be used.
-            ConfigError: the lyrics cannot be sung.
+            ConfigError: the lyrics cannot be sung, or the sm2a model has no such setting.
         """
+        check_settings(self.sm2a, request.steps, request.repair)
         clock = _Stages(progress)
         generator = torch.Generator(self.device).manual_seed(request.seed)
         assert self.meta.codec and self.meta.semantic
@@ -190,6 +201,7 @@ class Singer:
             plan = self._plan(request, lyrics, reference, available, need)
             check_amount([line.text for line in plan.lines], plan.seconds, self.front_end.pronounce)
             notes += plan.notes
+            lyrics = Lyrics(tuple(Line(line.text) for line in plan.lines))  # without what lies outside the time that is sung
         length = available if plan is None else plan.seconds
         if request.semantic_file is not None and length > self.window_seconds + 0.5:
             raise ConfigError(f"--semfile: at most {self.window_seconds:g} s are sung after a recording, found --length {length:g}")
@@ -203,9 +215,10 @@ class Singer:
         stream = None if listening is None else _Stream(self, request, reference, listening)
         takes: Takes | None = None
         told: list[dict] = []
+        repairs: list[dict] = []
 
         if in_halves or request.semantic_file is not None:
-            song, takes = self._sing_at_once(request, lyrics, accompaniment, voice, steps, frames, generator, clock)
+            song, takes, repairs = self._sing_at_once(request, lyrics, accompaniment, voice, steps, frames, generator, clock)
         else:
             assert plan is not None
             if not self.t2s.config.pointer:
@@ -218,7 +231,7 @@ class Singer:
             for window in windows:
                 song, takes, figures = self.sing_window(
                     text, window, song, accompaniment, voice, (steps, frames), generator, candidates=request.candidates,
-                    temperature=request.temperature, passes=request.steps, clock=clock,
+                    temperature=request.temperature, passes=request.steps, rounds=request.repair, clock=clock,
                 )  # fmt: skip
                 told.append(figures)
                 if stream is not None:
@@ -229,14 +242,16 @@ class Singer:
             clock.begin("decode")
             vocals = stream.vocals[None] if stream is not None else self._decode(song)[None]
             clock.begin("align")
-            whole = find_words(self.aligner, vocals[0], self.codec.spec.sample_rate, lyrics)
-            takes = Takes(vocals, [whole], [self._score(vocals[0], whole, lyrics)])
+            takes = Takes(vocals, [self._listen(vocals[0], lyrics)])
         clock.end()
-        order = sorted(range(len(takes.scores)), key=lambda i: (takes.scores[i].badness, i))
+        order = takes.order
         chosen = order[0]
-        heard = takes.heard[chosen]
+        heard = takes.heard[chosen].words
         if stream is not None and not stream.done:
             stream.feed(takes.vocals[chosen], last=True)
+        rate = self.codec.spec.sample_rate
+        for figures in told[1:]:
+            figures["seam"] = seam_figures(takes.vocals[chosen], rate, figures["start"], self._embed)._asdict()
         mixes = [self._mix(takes.vocals[i][None], reference, request) for i in order]
         if stream is not None:
             mixes[0] = stream.mixed
@@ -247,9 +262,10 @@ class Singer:
             "request": _plain(asdict(request)),
             "seconds": length,
             "chosen": chosen if not told else told[-1]["chosen"],
-            "word_scores": [_plain(round(word_score(a), 4)) for a in takes.heard],  # None: none of its words could be found
-            "phone_errors": [_plain(score.phone_error) for score in takes.scores],
+            "word_scores": [_plain(round(word_score(take.words), 4)) for take in takes.heard],  # None: no word could be found
+            "phone_errors": [take.score.phone_error for take in takes.heard],
             "words": [_plain(word) for word in heard.words],
+            "repairs": repairs,
             "plan": [] if plan is None else [_plain(line._asdict()) for line in plan.lines],
             "windows": told,
             "timing": timing(heard, [line.start for line in plan.lines]) if plan is not None and not in_halves else None,
@@ -323,7 +339,7 @@ class Singer:
 
     # -- singing ---------------------------------------------------------------------------------------------------------------------
 
-    def _sing_at_once(self, request, lyrics, accompaniment, voice, steps, frames, generator, clock) -> tuple[Song, Takes]:
+    def _sing_at_once(self, request, lyrics, accompaniment, voice, steps, frames, generator, clock) -> tuple[Song, Takes, list[dict]]:
         """One window whose halves the lyrics share, or the words of a recording."""
         clock.begin("t2s")
         if request.semantic_file is not None:
@@ -333,18 +349,21 @@ class Singer:
                 self.t2s, halves([line.text for line in lyrics.lines]), accompaniment, steps=steps, temperature=request.temperature,
                 generator=generator, batch=request.candidates, progress=clock.within,
             )  # fmt: skip
-        codes = self._codes(request.temperature, request.steps, semantic, accompaniment, voice, frames, None, generator, clock)
-        takes = self._judge(codes, Lyrics(tuple(Line(line.text) for line in lyrics.lines)), clock)
-        best = min(range(len(takes.scores)), key=lambda i: (takes.scores[i].badness, i))
+        sing = self._code_singer(request.temperature, request.steps, semantic, accompaniment, voice, frames, generator)
+        codes = self._codes(sing, None, clock)
+        takes = self._judge(codes, lyrics, clock)
+        best = takes.order[0]
+        codes, takes, repairs = self._repair(codes, takes, request.repair, 0, lyrics, sing, clock)
         sung = np.full(steps, REST)
         if track is not None and track.pointer is not None:
             of_song = np.arange(len(track.ids)) - np.cumsum(track.ids == LINE)  # the song's text has no breaks
             sung = of_song[track.pointer[best].cpu().numpy()]
-        return Song(semantic[best], codes[best], sung), takes
+        return Song(semantic[best], codes[best], sung), takes, repairs
 
     def sing_window(
         self, text: SongText, window: Window, song: Song, accompaniment: Tensor, voice: Tensor | None, whole: tuple[int, int],
-        generator: torch.Generator, *, candidates: int, temperature: float, passes: int | None = None, clock: "_Stages | None" = None,
+        generator: torch.Generator, *, candidates: int, temperature: float, passes: int | None = None, rounds: int = 0,
+        clock: "_Stages | None" = None,
     ) -> tuple[Song, Takes, dict]:  # fmt: skip
         """Go on with `song` to the end of `window` by the best of the candidates; also the candidates, and figures for the report.
 
@@ -352,6 +371,7 @@ class Singer:
             accompaniment: (1, K, T) codes of the whole song's band.
             whole: semantic steps and codec frames of the whole song.
             passes: of a parallel sm2a model; None = as many as usual.
+            rounds: in which the wrong words of the best candidate are sung again.
         """
         clock = clock or _Stages(None)
         assert self.meta.codec and self.meta.semantic and self.meta.accompaniment_codec
@@ -373,10 +393,13 @@ class Singer:
         if fresh > first:
             template = torch.full((1, self.meta.codec.levels, last - first), CodecSpec.HOLE, dtype=torch.long, device=self.device)
             template[0, :, : fresh - first] = song.codes[:, first:fresh]
-        codes = self._codes(temperature, passes, semantic, band, voice, last - first, template, generator, clock)
+        sing = self._code_singer(temperature, passes, semantic, band, voice, last - first, generator)
+        codes = self._codes(sing, template, clock)
         inside = [line for line in text.lines if window.start <= text.step((line.start + line.end) / 2) < window.end]
-        takes = self._judge(codes, Lyrics(tuple(Line(line.text) for line in inside)), clock)
-        best = min(range(len(takes.scores)), key=lambda i: (takes.scores[i].badness, i))
+        words = Lyrics(tuple(Line(line.text) for line in inside))
+        takes = self._judge(codes, words, clock)
+        best = takes.order[0]
+        codes, takes, repairs = self._repair(codes, takes, rounds, fresh - first, words, sing, clock)
         assert track.pointer is not None
         new = window.fresh - window.start
         song = song.join(
@@ -384,31 +407,59 @@ class Singer:
         )
         figures = {
             "start": window.fresh / rate, "end": window.end / rate, "chosen": best,
-            "phone_errors": [_plain(score.phone_error) for score in takes.scores],
+            "phone_errors": [take.score.phone_error for take in takes.heard], "repairs": repairs,
         }  # fmt: skip
         return song, takes, figures
 
-    def _codes(self, temperature, passes, semantic, band, voice, frames, template, generator, clock) -> Tensor:
+    def _code_singer(self, temperature, passes, semantic, band, voice, frames, generator) -> CodesOf:
+        """Sings (B, N) `semantic`, or some of its rows, as codes."""
+
+        def sing(rows: slice, template: Tensor | None, progress: Callable[[int, int], None] | None = None) -> Tensor:
+            return sing_codes(
+                self.sm2a, semantic[rows], band, voice, frames=frames, steps=passes, temperature=temperature, generator=generator,
+                template=template, progress=progress,
+            )  # fmt: skip
+
+        return sing
+
+    def _codes(self, sing: CodesOf, template: Tensor | None, clock: "_Stages") -> Tensor:
         clock.begin("sm2a")
-        return sing_codes(
-            self.sm2a, semantic, band, voice, frames=frames, steps=passes, temperature=temperature, generator=generator, template=template,
-            progress=clock.within,
+        return sing(slice(None), template, clock.within)
+
+    def _repair(
+        self, codes: Tensor, takes: Takes, rounds: int, first: int, lyrics: Lyrics, sing: CodesOf, clock: "_Stages"
+    ) -> tuple[Tensor, Takes, list[dict]]:
+        """(B, K, T) `codes` and their `takes`, the best with its wrong words from frame `first` on sung again, and what became of them."""
+        if not rounds:
+            return codes, takes, []
+        clock.begin("repair")
+        best = takes.order[0]
+
+        def listen(one: Tensor) -> Version:
+            vocals = self.codec.decode(one[None])[0, 0].cpu()
+            return Version(one, vocals, self._listen(vocals, lyrics))
+
+        version, told = repair(
+            Version(codes[best], takes.vocals[best], takes.heard[best]), rounds=rounds, spec=self.codec.spec, first=first,
+            sing=lambda template: sing(slice(best, best + 1), template), listen=listen, pronounce=self._phones.pronounce,
         )  # fmt: skip
+        codes, vocals, heard = codes.clone(), takes.vocals.clone(), list(takes.heard)
+        codes[best], vocals[best], heard[best] = version
+        return codes, Takes(vocals, heard), told
 
     def _judge(self, codes: Tensor, lyrics: Lyrics, clock: "_Stages") -> Takes:
         """Decode (B, K, T) and listen to every candidate."""
         clock.begin("decode")
         vocals = torch.cat([self.codec.decode(one[None])[0] for one in codes]).cpu()
         clock.begin("align")
-        heard, scores = [], []
+        heard = []
         for one in vocals:
-            heard.append(find_words(self.aligner, one.to(self.device), self.codec.spec.sample_rate, lyrics))
-            scores.append(self._score(one, heard[-1], lyrics))
+            heard.append(self._listen(one, lyrics))
             clock.within(len(heard), len(vocals))
-        return Takes(vocals, heard, scores)
+        return Takes(vocals, heard)
 
-    def _score(self, vocals: Tensor, heard: Alignment, lyrics: Lyrics) -> Score:
-        return score_take(self.listener, vocals, self.codec.spec.sample_rate, heard, lyrics, self._phones.pronounce)
+    def _listen(self, vocals: Tensor, lyrics: Lyrics) -> Take:
+        return self.listener.take(vocals, self.codec.spec.sample_rate, lyrics, self._phones.pronounce)
 
     @property
     def _phones(self):
@@ -461,9 +512,13 @@ class Singer:
             return {"similarity": None, "windows": []}
         rate = self.codec.spec.sample_rate
         asked, loud = voice[0, 0].cpu(), sounding(vocals)
-        alike = lambda wav: round(float(self.hearing.embed(wav[None], rate).cpu() @ asked), 4)  # noqa: E731
+        alike = lambda wav: round(float(self._embed(wav) @ asked), 4)  # noqa: E731
         windows = [wav[heard] for wav, heard in zip(vocals.split(10 * rate), loud.split(10 * rate), strict=True)]
         return {"similarity": alike(vocals[loud]), "windows": [alike(wav) if len(wav) >= 2 * rate else None for wav in windows]}
+
+    def _embed(self, vocals: Tensor) -> Tensor:
+        """(n,) vocals at the codec's rate -> (D,) whose voice it is."""
+        return self.hearing.embed(vocals[None], self.codec.spec.sample_rate).cpu()
 
     def _rate(self, reference: Reference | None) -> int:
         return self.codec.spec.sample_rate if reference is None else reference.rate
@@ -551,7 +606,7 @@ class _Stages:
         self.within(0, 1)
 
     def _share(self) -> float:
-        return SHARES[self._name] / (1 if self._name in ONCE else self.parts)
+        return SHARES.get(self._name, 0.0) / (1 if self._name in ONCE else self.parts)
 
     def within(self, done: int, total: int) -> None:
         """`done` of `total` of the stage at work."""
@@ -591,17 +646,6 @@ def _loudness(reference: Reference, span: Seconds = 8.0) -> Callable[[Seconds], 
     if deviation < 1.0:  # dB: nothing stands out
         return lambda _: 0.0
     return lambda t: float((ahead[min(len(ahead) - 1, int(2 * t))] - mean) / deviation)
-
-
-def find_words(aligner: Aligner, vocals: Tensor, rate: int, lyrics: Lyrics) -> Alignment:
-    """Where in the sung (n,) `vocals` the words are, stamps or not; without words where there are none, or nothing that could be them was sung."""
-    if not lyrics.lines:
-        return Alignment(())
-    plain = Lyrics(tuple(Line(line.text) for line in lyrics.lines))  # where they should be must not decide where they are found
-    try:
-        return aligner.align(audio.resample(vocals, rate, aligner.sample_rate), plain)
-    except AlignmentError:
-        return Alignment(())
 
 
 def _voice_source(request: SingRequest, reference: Reference | None) -> str:

@@ -54,6 +54,7 @@ class SingRequest:
         temperature: of both models' sampling.
         steps: passes of a parallel sm2a model; None = 16. A model that sings step by step has none.
         candidates: versions sung at once; the one whose words are recognised best is kept as the result.
+        repair: rounds in which the wrong words of that one are sung again by a parallel sm2a model.
         speaker_files: recordings whose singer is asked for (averaged).
         any_voice: sing with whatever voice the model finds where neither a speaker file nor the reference gives one.
         speaker_alpha: 1 = the speaker files' voice, 0 = the reference's voice.
@@ -74,6 +75,7 @@ class SingRequest:
     temperature: float = 0.7
     steps: int | None = None
     candidates: int = 4
+    repair: int = 0
     speaker_files: tuple[Path, ...] = ()
     speaker_alpha: float = 1.0
     semantic_file: Path | None = None
@@ -101,6 +103,7 @@ class SingRequest:
             "--temp": (self.temperature, 0.01, 2.0),
             "--steps": (1 if self.steps is None else self.steps, 1, 1000),
             "--candidates": (self.candidates, 1, 64),
+            "--repair": (self.repair, 0, 64),
             "--spk-alpha": (self.speaker_alpha, 0.0, 1.0),
             "--seed": (self.seed, -(2**63), 2**64 - 1),  # what torch's generators take
         }

@@ -1,4 +1,4 @@
-"""How well a song was sung: phone error by the recogniser, sureness of the words, and what is heard of the plan's times.
+"""How well a song was sung: phone error by the recogniser, which words are wrong, how sure they are, and when lines are heard.
 
 The recogniser is the aligner's own, not the judge of `autosing.evaluation`: what chooses among candidates must not measure them as well.
 Letters: n samples.
@@ -6,17 +6,20 @@ Letters: n samples.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from autosing.models.io import load_model
+from autosing.errors import AlignmentError
 from autosing.models.recogniser import BLANK, CLASSES, SILENCE, Recogniser
+from autosing.perception.alignment.base import Aligner
+from autosing.perception.alignment.builtin import BuiltinAligner, Heard, Reading
 from autosing.song import audio
-from autosing.song.alignment import Alignment
-from autosing.song.lyrics import Lyrics
-from autosing.tokens.edits import edit_distance
+from autosing.song.alignment import Alignment, Word
+from autosing.song.lyrics import Line, Lyrics
+from autosing.tokens.edits import edit_distance, edit_pairs
 from autosing.tokens.specs import Seconds
 
 IN_TIME: Seconds = 0.3
@@ -36,22 +39,56 @@ class Score:
         return (missing if self.phone_error is None else self.phone_error, missing if self.words is None else -self.words)
 
 
+class HeardPhone(NamedTuple):
+    """A phone and when it is heard to begin."""
+
+    phone: str
+    at: Seconds
+
+
+class Take(NamedTuple):
+    """Sung audio as it is heard: the lyrics' `words` where they are found, all `phones` that are heard, and what it is worth."""
+
+    words: Alignment
+    phones: tuple[HeardPhone, ...]
+    score: Score
+
+
 class Listener:
-    """Hears phones in sung audio."""
+    """Hears words and phones in sung audio: by one pass of one recogniser where the aligner is the embedded one and stays as it is."""
 
-    def __init__(self, device: torch.device | str = "cpu"):
-        self.device = torch.device(device)
-        self._recogniser: Recogniser
-        self._recogniser, _ = load_model("builtin", Recogniser.kind, self.device)
+    def __init__(self, aligner: Aligner, device: torch.device | str = "cpu"):
+        """`aligner` finds the words; one that gets used to them first would find them in anything."""
+        self.aligner = aligner
+        self._ears = aligner if isinstance(aligner, BuiltinAligner) else BuiltinAligner(device)
 
-    @torch.inference_mode()
-    def phones(self, wav: Tensor, rate: int) -> tuple[str, ...]:
-        """(n,) at `rate` Hz -> the phones that are heard (the likeliest CTC path)."""
-        heard = audio.resample(wav, rate, self._recogniser.sample_rate).to(self.device)
-        if heard.shape[-1] < self._recogniser.hop:
-            return ()
-        path = self._recogniser(heard[None]).ctc[0].argmax(-1).tolist()
-        return tuple(CLASSES[c] for c, _ in groupby(path) if c not in (BLANK, SILENCE))
+    def take(self, vocals: Tensor, rate: int, lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]]) -> Take:
+        """Listen to (n,) `vocals` at `rate` Hz, in which `lyrics` should be sung; `pronounce`: word -> phones."""
+        heard = self._ears.listen(audio.resample(vocals, rate, self._ears.sample_rate))
+        words, phones = self._words(heard, vocals, rate, lyrics), _phones(heard.path)
+        error = phone_error([phone.phone for phone in phones], [line.text for line in lyrics.lines], pronounce)
+        return Take(words, phones, Score(None if error is None else round(error, 4), word_score(words) if words.words else None))
+
+    def words(self, vocals: Tensor, rate: int, lyrics: Lyrics) -> Alignment:
+        """Where in the sung (n,) `vocals` the words are, stamps or not; without words where there are none, or nothing that could be them was sung."""
+        return self._words(None, vocals, rate, lyrics)
+
+    def _words(self, heard: Reading | None, vocals: Tensor, rate: int, lyrics: Lyrics) -> Alignment:
+        if not lyrics.lines:
+            return Alignment(())
+        plain = Lyrics(tuple(Line(line.text) for line in lyrics.lines))  # where they should be must not decide where they are found
+        try:
+            if heard is not None and self.aligner is self._ears and not self._ears.adapt_steps:
+                return self._ears.align_heard(Heard(heard.log_posteriors), plain)
+            return self.aligner.align(audio.resample(vocals, rate, self.aligner.sample_rate), plain)
+        except AlignmentError:
+            return Alignment(())
+
+
+def _phones(path: np.ndarray) -> tuple[HeardPhone, ...]:
+    """(F,) likeliest CTC classes -> the phones and when each begins."""
+    begins = np.flatnonzero(np.diff(path, prepend=BLANK))
+    return tuple(HeardPhone(CLASSES[path[f]], float(f / Recogniser.frame_rate)) for f in begins if path[f] not in (BLANK, SILENCE))
 
 
 def phone_error(heard: Sequence[str], lines: Sequence[str], pronounce: Callable[[str], Sequence[str]]) -> float | None:
@@ -60,17 +97,26 @@ def phone_error(heard: Sequence[str], lines: Sequence[str], pronounce: Callable[
     return edit_distance(written, list(heard)) / len(written) if written else None
 
 
+def word_edits(words: Sequence[Word], heard: Sequence[HeardPhone], pronounce: Callable[[str], Sequence[str]]) -> list[int]:
+    """How many edits of `phone_error` fall on each of all the lyrics' `words`; a phone too many falls on the word in whose time it is."""
+    owner = [number for number, word in enumerate(words) for _ in pronounce(word.text)]
+    written = [phone for word in words for phone in pronounce(word.text)]
+    edits = [0] * len(words)
+    last = 0
+    for mine, theirs in edit_pairs(written, [phone.phone for phone in heard]) if words else ():
+        if mine is None:
+            assert theirs is not None
+            following = min(last + 1, len(words) - 1)
+            edits[following if heard[theirs].at >= words[following].start else last] += 1
+            continue
+        last = owner[mine]
+        edits[last] += theirs is None or heard[theirs].phone != written[mine]
+    return edits
+
+
 def word_score(alignment: Alignment) -> float:
     """Mean word score, weighted by nothing: how sure the recogniser is that these words are sung. -inf without words."""
     return sum(w.score for w in alignment.words) / len(alignment.words) if alignment.words else float("-inf")
-
-
-def score_take(
-    listener: Listener, vocals: Tensor, rate: int, heard: Alignment, lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]]
-) -> Score:
-    """What the (n,) `vocals` at `rate` Hz are worth, in which the words of `lyrics` were `heard`."""
-    error = phone_error(listener.phones(vocals, rate), [line.text for line in lyrics.lines], pronounce)
-    return Score(None if error is None else round(error, 4), word_score(heard) if heard.words else None)
 
 
 def with_scores(lyrics: Lyrics, alignment: Alignment) -> Lyrics:

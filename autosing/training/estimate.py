@@ -8,6 +8,7 @@ has seen.
 import math
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -98,18 +99,17 @@ def estimate(trainer: Trainer) -> Estimate:
 
 
 def _steps(trainer: Trainer) -> tuple[float, int | None]:
-    """(seconds of one step, tokens of an epoch), from `STEPS` steps after `WARM_STEPS` that are not counted."""
+    """(seconds of one step, tokens of an epoch): the median of `STEPS` steps, which one hiccup of the machine does not move, after `WARM_STEPS`."""
     settings, device = trainer.settings, trainer.device
     batches = TrainBatches(trainer.task, trainer.data.train, trainer.plan, trainer.ranks.rank, trainer.ranks.world)
     stream = prefetch(batches, range((WARM_STEPS + STEPS) * settings.accumulate), settings.workers, pin=device.type == "cuda")
-    begun = 0.0
-    for step in range(WARM_STEPS + STEPS):
-        if step == WARM_STEPS:
-            _wait_for(device)
-            begun = time.monotonic()
+    taken = []
+    for _ in range(WARM_STEPS + STEPS):
+        begun = time.monotonic()
         trainer.train_step(stream)
-    _wait_for(device)
-    seconds = (time.monotonic() - begun) / STEPS
+        _wait_for(device)
+        taken.append(time.monotonic() - begun)
+    seconds = statistics.median(taken[WARM_STEPS:])
     count = getattr(trainer.task, "tokens", None)
     if count is None:
         return seconds, None

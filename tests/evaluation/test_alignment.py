@@ -10,14 +10,19 @@ from autosing.errors import DataError
 from autosing.evaluation.alignment import (
     KnownSong,
     TimedWord,
+    activity_f1,
     auc,
     correct_segments,
     errors,
     even_spread,
+    measure,
     real_songs,
+    summary,
     with_separated,
 )
+from autosing.perception.alignment.builtin import BuiltinAligner
 from autosing.perception.separation.builtin import BuiltinSeparator
+from autosing.song.alignment import Alignment, Word
 from autosing.song.lyrics import Line, Lyrics
 
 CASES = ["00", "01", "02", "03_mirex", "04_mirex"]
@@ -60,13 +65,62 @@ def test_lyrics_of_a_known_song():
     assert song.lyrics("none").text == "one two\nthree"
     assert [line.start for line in song.lyrics("starts").lines] == [1, 5]
     assert [line.end for line in song.lyrics("ends").lines] == [3, 6]
+    cut = KnownSong("x", {"mixture": torch.zeros(240_000)}, 24000, words).excerpt(2.5)
+    assert cut.words == words[:2] and cut.seconds == 3.5
+
+
+def test_activity_closes_short_gaps_and_counts_frames():
+    words = (TimedWord("a", 1.0, 1.5, 0), TimedWord("b", 1.9, 3.0, 0), TimedWord("c", 4.0, 5.0, 1))  # a gap of 0.4 s, one of a second
+    sung = np.zeros(300)
+    sung[50:150] = sung[200:250] = 0.9
+    assert activity_f1(sung, words) == 1.0
+    sung[90:110] = 0.1  # 0.4 s of doubt
+    assert activity_f1(sung, words) == 1.0
+    assert activity_f1(np.ones(300), words) == pytest.approx(2 * 150 / (150 + 300))
+    assert activity_f1(np.zeros(300), words) == 0.0
+
+
+class _Counting:
+    """Places words evenly over the recording, hears singing everywhere."""
+
+    name, sample_rate = "counting", 24_000
+
+    def align(self, wav, lyrics):
+        words = [(text, number) for number, line in enumerate(lyrics.lines) for text in line.text.split()]
+        step = len(wav) / self.sample_rate / len(words)
+        return Alignment(tuple(Word(text, i * step, (i + 1) * step, 0.5, line) for i, (text, line) in enumerate(words)))
+
+    def activity(self, wav):
+        return torch.ones(len(wav) // 480)
+
+
+def test_figures_of_an_aligner_have_means_and_intervals():
+    words = (TimedWord("one", 0.0, 1.0, 0), TimedWord("two", 1.0, 2.0, 0), TimedWord("three", 2.5, 3.0, 1))
+    songs = [KnownSong(name, {"mixture": torch.zeros(72_000)}, 24_000, words) for name in "ab"]
+    rows = measure(_Counting(), songs, ("none", "starts"))
+    found = summary(rows)["mixture/none"]
+    assert found["songs"] == 2 and found["pco"] == pytest.approx(2 / 3, abs=1e-3) and found["intervals"]["pco"] == [found["pco"]] * 2
+    assert found["activity_f1"] == pytest.approx(5 / 5.5, abs=1e-4)  # a gap of half a second stays open
+    assert found["one_core_real_time_factor"] >= 0
+    assert summary(rows)["mixture/starts"]["songs_worse_than_even"] in (0, 2)
+    assert rows[0]["language"] == "English"
+
+
+def test_the_embedded_aligner_listens_once_and_finds_the_same():
+    aligner = BuiltinAligner(adapt_steps=1)
+    wav = 0.1 * torch.randn(72_000, generator=torch.Generator().manual_seed(0))
+    song = KnownSong("a", {"mixture": wav}, 24_000, (TimedWord("la", 0.1, 0.4, 0), TimedWord("moon", 1.0, 1.4, 1)))
+    for row in measure(aligner, [song], ("none", "starts")):
+        begins = [word.start for word in aligner.align(wav, song.lyrics(row["stamps"])).words]
+        assert row["errors"] == pytest.approx(np.array(begins) - song.starts(), abs=1e-3)
 
 
 @pytest.mark.long
 def test_real_songs_can_be_read(shared):
     songs = {song.name: song for song in real_songs(shared)}
     assert len(songs) == 12
-    assert len(songs["Confession_-_Quesabe"].words) == 336
+    assert len(songs["Confession_-_Quesabe"].words) == 336 and songs["Confession_-_Quesabe"].language == "French"
+    assert sum(song.language == "English" for song in songs.values()) == 7
     assert len(songs["Jonathan Coulton - Code Monkey"].words) == 298
 
 

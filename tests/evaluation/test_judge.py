@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autosing.evaluation.judge import Judge, phone_error_rate
+from autosing.evaluation.judge import Judge, added_error, phone_error_rate
 
 
 def test_rates_are_pooled_over_recordings() -> None:
@@ -17,6 +17,14 @@ def test_rates_are_pooled_over_recordings() -> None:
 def test_nothing_heard_is_all_wrong_and_repeats_are_insertions() -> None:
     assert phone_error_rate([()], [tuple("abc")]).value == 1.0
     assert phone_error_rate([tuple("abcabc")], [tuple("abc")]).value == 1.0
+
+
+def test_what_is_added_is_the_difference_on_the_same_recordings() -> None:
+    written = [tuple("abcd")] * 3
+    before, after = [tuple("abcd"), tuple("abc"), tuple("abcd")], [tuple("abc"), tuple("ab"), tuple("abc")]
+    added = added_error(before, after, written)
+    assert added.value == pytest.approx(3 / 12) and (added.low, added.high) == pytest.approx((0.25, 0.25))  # one phone each, whatever is drawn
+    assert added_error(after, before, written).value == pytest.approx(-3 / 12)
 
 
 def test_silence_has_no_phones() -> None:

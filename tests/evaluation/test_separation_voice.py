@@ -48,6 +48,9 @@ def test_a_useless_separator_improves_nothing() -> None:
     figures = separation_figures(_Half(), pairs)
     assert figures["count"] == 2 and abs(figures["mean"]["vocals_improvement_db"]) < 1e-3
     assert figures["worst_improvement_db"] == min(song["vocals_improvement_db"] for song in figures["songs"].values())
+    assert abs(figures["worst_accompaniment_improvement_db"]) < 1e-3
+    low, high = figures["mean"]["intervals"]["vocals_improvement_db"]
+    assert low <= figures["mean"]["vocals_improvement_db"] <= high
     with pytest.raises(DataError, match="no song"):
         separation_figures(_Half(), [])
 

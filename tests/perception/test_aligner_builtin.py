@@ -9,7 +9,7 @@ from autosing.evaluation.alignment import auc, errors, even_spread, judge_lines,
 from autosing.models.io import save_model
 from autosing.models.recogniser import CLASS_OF, CLASSES, SIZES, Recogniser
 from autosing.perception.alignment import confidence
-from autosing.perception.alignment.builtin import BuiltinAligner, line_trust, read_lines
+from autosing.perception.alignment.builtin import BuiltinAligner, Heard, line_trust, read_lines
 from autosing.song.lyrics import Line, Lyrics, parse_lrc, parse_raw
 
 LINES = ("hello bright world", "sing the quiet song", "over all the hills", "nobody knows my name", "walk along the shore")
@@ -45,7 +45,7 @@ def _sung(lyrics: Lyrics, frames_a_phone: int = 6, gap: int = 40) -> tuple[np.nd
 
 def test_clear_singing_is_found_from_raw_lyrics(aligner):
     log_posteriors, starts, _ = _sung(LYRICS)
-    found = aligner.align_posteriors(log_posteriors, LYRICS)
+    found = aligner.align_heard(Heard(log_posteriors), LYRICS)
     np.testing.assert_allclose([w.start for w in found.words], starts, atol=0.04)
     assert [w.text for w in found.words] == LYRICS.text.split()
     assert [w.line for w in found.words] == [i for i, line in enumerate(LINES) for _ in line.split()]
@@ -59,7 +59,7 @@ def test_clear_singing_is_found_from_raw_lyrics(aligner):
 def test_stamps_that_are_all_late_are_moved(aligner):
     log_posteriors, starts, line_starts = _sung(LYRICS)
     lyrics = Lyrics(tuple(Line(text, t + 1.7) for text, t in zip(LINES, line_starts, strict=True)))
-    found = aligner.align_posteriors(log_posteriors, lyrics)
+    found = aligner.align_heard(Heard(log_posteriors), lyrics)
     assert found.offset == pytest.approx(-1.7, abs=0.06)
     np.testing.assert_allclose([w.start for w in found.words], starts, atol=0.06)
 
@@ -67,21 +67,21 @@ def test_stamps_that_are_all_late_are_moved(aligner):
 def test_without_evidence_stamps_hold(aligner):
     flat = np.full((1500, len(CLASSES)), -np.log(len(CLASSES)), dtype=np.float32)
     lyrics = Lyrics(tuple(Line(text, 3.0 + 4 * i) for i, text in enumerate(LINES)))
-    found = aligner.align_posteriors(flat, lyrics)
+    found = aligner.align_heard(Heard(flat), lyrics)
     starts = {word.line: word.start for word in reversed(found.words)}
     np.testing.assert_allclose([starts[i] for i in range(len(LINES))], [3, 7, 11, 15, 19], atol=0.2)
 
 
 def test_word_stamps_of_enhanced_lrc_are_used(aligner):
     flat = np.full((600, len(CLASSES)), -np.log(len(CLASSES)), dtype=np.float32)
-    found = aligner.align_posteriors(flat, parse_lrc("[00:02.00]<00:02.00>hello <00:04.50>bright <00:05.00>world"))
+    found = aligner.align_heard(Heard(flat), parse_lrc("[00:02.00]<00:02.00>hello <00:04.50>bright <00:05.00>world"))
     np.testing.assert_allclose([w.start for w in found.words], [2.0, 4.5, 5.0], atol=0.2)
 
 
 def test_what_is_not_sung_keeps_its_place(aligner):
     lyrics = parse_raw("hello - world\n(oh!) *** sing")
     log_posteriors, _, _ = _sung(lyrics)
-    found = aligner.align_posteriors(log_posteriors, lyrics)
+    found = aligner.align_heard(Heard(log_posteriors), lyrics)
     assert [w.text for w in found.words] == ["hello", "-", "world", "(oh!)", "***", "sing"]
     starts = [w.start for w in found.words]
     assert starts == sorted(starts)
@@ -132,11 +132,11 @@ def test_a_real_song_beats_even_spread(shared):
     song = next(s for s in real_songs(shared) if "Monkey Shines" in s.name)
     aligner = BuiltinAligner()
     log_posteriors = aligner.log_posteriors(song.wavs["mixture"])
-    stamped = aligner.align_posteriors(log_posteriors, song.lyrics("starts"))
+    stamped = aligner.align_heard(Heard(log_posteriors), song.lyrics("starts"))
     found = errors(song.starts(), [w.start for w in stamped.words])
     baseline = errors(song.starts(), even_spread(song.lyrics("ends"), song.seconds))
     assert found.pco >= baseline.pco and found.aae <= baseline.aae
-    raw = aligner.align_posteriors(log_posteriors, song.lyrics("none"))
+    raw = aligner.align_heard(Heard(log_posteriors), song.lyrics("none"))
     assert errors(song.starts(), [w.start for w in raw.words]).pco > 0.8
     lines = judge_lines(raw, song)
     assert len(lines) == 14 and not auc([t for t, _ in lines], [g for _, g in lines]) < 0.5

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from autosing.song.audio import decode
 from autosing.store import Dataset
 from processing.page import page
 from processing.report import LINES_A_SONG, Report, SongFacts, _name, gather
+from tests.browser import look
 
 
 def checked(dataset: Path, *flags: str) -> str:
@@ -159,26 +158,6 @@ def test_a_dataset_of_a_hundred_songs_stays_small() -> None:
 
     noise = 0.3 * torch.randn(round(MAX_CLIP_SECONDS * CLIP_RATE), generator=torch.Generator().manual_seed(0))  # codes worst
     assert 2 * (20 + TYPICAL_LINES) * len(encode(noise, CLIP_RATE, CLIP_FORMAT)) * 4 / 3 < 9e6
-
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"needs a browser to look at the page: none of {', '.join(BROWSERS)} is on the PATH")
-    return found
-
-
-def look(browser: str, folder: Path, page_file: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder}", "--virtual-time-budget=2000",
-        *flags, page_file.as_uri(),
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
 
 
 def test_a_browser_shows_it(processed: Path, tmp_path: Path, browser: str) -> None:

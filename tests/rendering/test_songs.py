@@ -172,3 +172,20 @@ def test_lexicon_command(tmp_path):
     entries = dict(line.split("\t") for line in (tmp_path / "lexicon.tsv").read_text(encoding="utf-8").splitlines())
     assert entries["river"] == "R IH V ER" and entries["rivers"] == "R IH V ER Z" and entries["don't"] == "D OW N T"
     assert "x2" not in entries
+
+
+def test_excerpt_keeps_the_truth_and_shrinks_the_sound(tmp_path, capsys):
+    stems = np.sin(2 * np.pi * 220 * np.arange(24_000) / 24_000).astype(np.float32) * 0.5
+    rows = [
+        {**dict.fromkeys(dataset.SONGS.names), "id": name, "vocals": dataset.encode(stems), "accompaniment": dataset.encode(np.stack([stems, stems])),
+         "words": [{"text": "la", "start": 0.0, "end": 0.5, "line": 0}]}
+        for name in "abc"
+    ]  # fmt: skip
+    dataset.write_rows(rows, tmp_path / "songs" / "0" / "songs.parquet")
+    command = ["excerpt", "--songs", str(tmp_path / "songs"), "--out", str(tmp_path / "few"), "--ids"]
+    assert main([*command, "c", "a"]) == 0
+    found = pq.read_table(tmp_path / "few" / "0" / "songs.parquet").to_pylist()
+    assert [row["id"] for row in found] == ["c", "a"] and found[0]["words"] == rows[0]["words"]
+    assert len(found[0]["vocals"]) < len(rows[0]["vocals"]) / 3
+    assert np.corrcoef(dataset.decode(found[0]["vocals"])[0], stems)[0, 1] > 0.99
+    assert main([*command, "d"]) == 2 and "no song 'd'" in capsys.readouterr().err

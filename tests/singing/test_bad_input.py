@@ -128,6 +128,16 @@ def test_checkpoints_that_are_none_of_ours(refused: Refused, tone: Path, tmp_pat
     assert "damaged" in refused("--reference", tone, "--lyrics", "la", "--sm2a-model", tmp_path / "cut")
 
 
+@pytest.mark.parametrize("setting", [("--steps", 16), ("--repair",), ("--repair", 2)])
+def test_what_only_a_parallel_model_can(refused: Refused, monkeypatch: pytest.MonkeyPatch, setting: tuple[object, ...]) -> None:
+    """Before anything is heard or sung."""
+    for name in ("generate_semantic", "sing_codes", "need_of"):
+        monkeypatch.delattr(pipeline, name)
+    told = refused("--tts", "--lyrics", "la", *setting)
+    assert f"{setting[0]} " in told and "this one sings step by step" in told and "checkpoint of sm2a_parallel" in told
+    assert "--repair must lie between 0 and 64" in refused("--tts", "--lyrics", "la", "--repair", -1)
+
+
 def test_a_passage_of_no_song(refused: Refused) -> None:
     assert "no song in" in refused("--replace", "1-2", "--lyrics", "la")
     assert "leave --reference out" in refused("--replace", "1-2", "--lyrics", "la", "--reference", "song.mp3")

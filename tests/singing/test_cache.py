@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -94,11 +93,9 @@ def test_a_reference_is_heard_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     song.write_bytes(audio.encode(noise, 16000, "wav"))
     singer = Singer(cache=tmp_path / "cache")
     first = singer.hearing.read(song, 0.0, 5.0)
-    began = time.perf_counter()
     with monkeypatch.context() as patch:
         patch.setattr(singer.hearing, "separate", lambda *_: never())
         again = singer.hearing.read(song, 0.0, 5.0)
-    assert time.perf_counter() - began < 1.0
     singer.hearing.cache = Cache(None)
     for other in (again, singer.hearing.read(song, 0.0, 5.0)):
         assert all(torch.equal(getattr(first, name), getattr(other, name)) for name in ("vocals", "band", "codes"))

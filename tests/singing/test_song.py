@@ -11,9 +11,10 @@ from autosing.singing.passage import Earlier, replace_passage
 from autosing.singing.pipeline import Singer
 from autosing.singing.request import SingRequest, Sung
 from autosing.singing.score import IN_TIME, line_starts
+from autosing.singing.seams import SeamFigures
 from autosing.song import audio
 
-TEXT = "[00:00.50]sing the morning song\n[00:04.20]carry me along\n[00:08.40]<00:08.40>over <00:09.60>every hill"
+TEXT = "[00:00.50]sing the morning song\n[00:04.20]carry me along\n[00:08.40]<00:08.40>over <00:09.60>every hill\n[00:50.00]never to be sung"
 STARTS = (0.5, 4.2, 8.4)
 RATE = 24000
 
@@ -36,7 +37,7 @@ def test_lines_begin_when_their_stamps_say(streamed: tuple[Sung, list[torch.Tens
     starts = line_starts(sung.alignment)
     assert [abs(starts[line] - planned) <= IN_TIME for line, planned in enumerate(STARTS)] == [True] * 3
     words = {word.text: word.start for word in sung.alignment.words}
-    assert abs(words["every"] - 9.6) <= IN_TIME
+    assert abs(words["every"] - 9.6) <= IN_TIME and "never" not in words
     assert sung.report["timing"]["in_time"] == 1.0 and sung.mix.shape[1] == pytest.approx(12.0 * RATE, abs=0.1 * RATE)
 
 
@@ -50,6 +51,9 @@ def test_a_song_of_windows_has_no_seam(streamed: tuple[Sung, list[torch.Tensor]]
         near = slice(cut - RATE // 10, cut + RATE // 10)
         assert float(steps[near].max()) <= float(steps.max()) * 1.001 < 0.5
         assert float(steps[near].max()) <= 4 * float(torch.cat([steps[near.start - RATE : near.start], steps[near.stop : near.stop + RATE]]).max())
+        seam = SeamFigures(**window["seam"])
+        assert seam.jump is not None and seam.loudness_db is not None and seam.voice is not None
+        assert seam.jump <= 2 and abs(seam.loudness_db) <= 6 and seam.voice >= 0.7
 
 
 def test_what_is_heard_while_it_grows_is_the_mix(streamed: tuple[Sung, list[torch.Tensor]]) -> None:
@@ -114,6 +118,8 @@ def test_passages_that_are_none_are_refused(singer: Singer, folder: Path) -> Non
         again("...")
     with pytest.raises(ConfigError, match="do not fit"):
         again("la " * 50)
+    with pytest.raises(ConfigError, match="--repair needs a parallel sm2a model"):
+        replace_passage(singer, earlier, 1.0, 2.0, "la", candidates=1, temperature=0.7, seed=0, strict=False, repair=1)
     earlier.report["models"]["t2s"]["sha256"] = "another"
     with pytest.raises(MismatchError, match="t2s model is not the one"):
         again("la")

@@ -1,7 +1,9 @@
 """The embedded aligner: our recogniser, a chain of the lyrics' sounds with explicit durations, and line stamps as soft anchors.
 
 Without stamps the chain runs over the whole song. With stamps it runs over the whole song once without them; the difference between both is a
-vote on the offset of all stamps, on how exact they are, and on which lines can be trusted; then it runs again with the stamps.
+vote on the offset of all stamps, on how exact they are, and on which lines can be trusted; then it runs again with the stamps. Before it, the
+recogniser gets used to the recording (`adaptation`); ears that have learnt the words find them in anything, so words are scored by what the
+recogniser heard before, and by whether it found them at the same times.
 
 A word's score is the estimated probability that it begins within 0.3 s of its time; a line's trust is the mean over its words
 (`line_trust`), a song's trust the share of lines above one half. Letters: n samples, F frames (50 a second), C classes.
@@ -21,6 +23,7 @@ from autosing.errors import AlignmentError
 from autosing.models.io import load_model
 from autosing.models.recogniser import CLASS_OF, SILENCE, Recogniser
 from autosing.perception.alignment import confidence
+from autosing.perception.alignment.adaptation import STEPS, adapted
 from autosing.perception.alignment.spelling import pronouncer_for
 from autosing.perception.alignment.timing import Sounds, SpokenWord, Timing, TimingModel, find_times
 from autosing.song.alignment import Alignment, Token, Word
@@ -34,7 +37,7 @@ _MAX_OFFSET: Seconds = 8.0
 
 
 @dataclass(frozen=True)
-class _Lines:
+class Lines:
     """Lyrics as the chain wants them.
 
     `words[i]` is written word number `numbers[i]`; `texts` and `lines` hold every written word and its line of `count` lines.
@@ -54,6 +57,12 @@ class _Lines:
             letters[word.line] += word.letters
         return letters
 
+    @property
+    def classes(self) -> list[int]:
+        """What the recogniser should read, in order: of a sound that is one of several the first, and nothing where nobody can tell."""
+        names = (phone.split("|")[0] for word in self.words for phone in word.phones)
+        return [CLASS_OF[name] for name in names if name in CLASS_OF]
+
     def first_words(self) -> dict[int, int]:
         """Line -> index of its first sung word."""
         return {word.line: index for index, word in reversed(list(enumerate(self.words)))}
@@ -69,12 +78,26 @@ def _plus(time: Seconds | None, by: Seconds) -> Seconds | None:
     return None if time is None else time + by
 
 
+class Reading(NamedTuple):
+    """Both read-outs of one pass of the recogniser.
+
+    Attributes:
+        log_posteriors: (F, C) log probabilities of the classes.
+        path: (F,) the likeliest class of the CTC read-out, BLANK where no phone begins.
+    """
+
+    log_posteriors: np.ndarray
+    path: np.ndarray
+
+
 class BuiltinAligner:
     """Implements `autosing.perception.alignment.base.Aligner`.
 
     Args:
         device: where the recogniser runs.
         weights: "builtin" or the checkpoint of a recogniser.
+        adapt_steps: how far the recogniser gets used to each recording; 0 hears all with the same ears, and the same recording alike
+            whatever it is said to hold.
         model: the numbers of the timing model.
     """
 
@@ -85,24 +108,33 @@ class BuiltinAligner:
         self,
         device: torch.device | str = "cpu",
         weights: str | Path = "builtin",
+        adapt_steps: int = STEPS,
         model: TimingModel | None = None,
     ):
         self.device = torch.device(device)
-        self.model = model or TimingModel()
+        self.model, self.adapt_steps = model or TimingModel(), adapt_steps
         self._recogniser, _ = load_model(weights, "recogniser", self.device)
 
+    def listen(self, wav: Tensor) -> Reading:
+        """(n,) -> both read-outs, in pieces of a minute that overlap, whatever is known of the words."""
+        return self._listen(self._recogniser, wav)
+
     def log_posteriors(self, wav: Tensor) -> np.ndarray:
-        """(n,) -> (F, C) log probabilities of the classes, in pieces of a minute that overlap."""
+        """(n,) -> (F, C) log probabilities of the classes."""
+        return self.listen(wav).log_posteriors
+
+    def _listen(self, recogniser: Recogniser, wav: Tensor) -> Reading:
         hop, frames = Recogniser.hop, Recogniser.num_frames(wav.shape[-1])
-        pieces = []
+        posteriors, paths = [torch.zeros(0, len(CLASS_OF))], [torch.zeros(0, dtype=torch.long)]
         with torch.inference_mode():
             for first in range(0, frames, _PIECE_FRAMES):
                 begin = max(0, first - _MARGIN_FRAMES)
                 end = min(frames, first + _PIECE_FRAMES + _MARGIN_FRAMES)
-                piece = wav[begin * hop : end * hop].to(self.device, torch.float32)[None]
-                found = nnf.log_softmax(self._recogniser(piece).frames[0], dim=-1)
-                pieces.append(found[first - begin : first - begin + _PIECE_FRAMES].cpu())
-        return torch.cat(pieces).numpy() if pieces else np.zeros((0, len(CLASS_OF)), dtype=np.float32)
+                heard = recogniser(wav[begin * hop : end * hop].to(self.device, torch.float32)[None])
+                own = slice(first - begin, first - begin + _PIECE_FRAMES)
+                posteriors.append(nnf.log_softmax(heard.frames[0, own], dim=-1).cpu())
+                paths.append(heard.ctc[0, own].argmax(-1).cpu())
+        return Reading(torch.cat(posteriors).numpy(), torch.cat(paths).numpy())
 
     def activity(self, wav: Tensor) -> Tensor:
         """(n,) -> (F,) probability of singing, averaged over 0.1 s."""
@@ -114,47 +146,68 @@ class BuiltinAligner:
         Raises:
             AlignmentError: code `no_lyrics` or `too_many_words`.
         """
-        return self.align_posteriors(self.log_posteriors(wav), lyrics)
+        return _alignment(self.examine(wav, lyrics))
 
-    def align_posteriors(self, log_posteriors: np.ndarray, lyrics: Lyrics) -> Alignment:
-        """`align` from (F, C) of `log_posteriors`."""
-        found = self.examine(log_posteriors, lyrics)
-        return _alignment(found, confidence.score(found.measurements, found.kind))
+    def align_heard(self, heard: "Heard", lyrics: Lyrics) -> Alignment:
+        """`align` from what was heard before (`hear`)."""
+        lines = read_lines(lyrics)
+        _check(lines, len(heard.plain))
+        return _alignment(self.time(heard, lines))
 
-    def examine(self, log_posteriors: np.ndarray, lyrics: Lyrics) -> "Examined":
-        """Times and measurements of all sung words, not yet scored.
+    def examine(self, wav: Tensor, lyrics: Lyrics) -> "Examined":
+        """Times and measurements of all sung words of (n,), not yet scored.
 
         Raises:
             AlignmentError: see `align`.
         """
         lines = read_lines(lyrics)
-        if not lines.words:
-            raise AlignmentError("no_lyrics", "the lyrics hold no sung word; add the words or leave the song out")
-        seconds = len(log_posteriors) / Recogniser.frame_rate
-        if 2 * sum(len(word.phones) for word in lines.words) > len(log_posteriors):
-            raise AlignmentError(
-                "too_many_words",
-                f"{len(lines.words)} words do not fit into {seconds:.1f} s; check that the lyrics belong to the recording",
-            )
+        _check(lines, Recogniser.num_frames(wav.shape[-1]))
+        return self.time(self.hear(wav, lines), lines)
+
+    def hear(self, wav: Tensor, lines: Lines) -> "Heard":
+        """(n,) -> what the recogniser hears, before and after it got used to the recording."""
+        plain = self.log_posteriors(wav)
+        if not self.adapt_steps:
+            return Heard(plain)
+        student = adapted(self._recogniser, wav.to(self.device), lines.classes, self.adapt_steps)
+        return Heard(plain, None if student is self._recogniser else self._listen(student, wav).log_posteriors)
+
+    def time(self, heard: "Heard", lines: Lines) -> "Examined":
+        """Times and measurements of all sung words of what was heard.
+
+        Raises:
+            AlignmentError: code `too_many_words`.
+        """
         try:
-            return self._examine(log_posteriors, lines)
+            return self._time(heard, lines)
         except ValueError as error:
+            seconds = len(heard.plain) / Recogniser.frame_rate
             raise AlignmentError(
                 "too_many_words", f"the words do not fit into the recording of {seconds:.1f} s ({error})"
             ) from error
 
-    def _examine(self, log_posteriors: np.ndarray, lines: "_Lines") -> "Examined":
-        sounds = Sounds(log_posteriors, self.model)
-        pace = np.full(lines.count, _song_pace(_activity(log_posteriors), lines.letters))
+    def _time(self, heard: "Heard", lines: Lines) -> "Examined":
+        plain = Sounds(heard.plain, self.model)
+        best = heard.plain if heard.adapted is None else heard.adapted
+        sounds = plain if heard.adapted is None else Sounds(best, self.model)
+        pace = np.full(lines.count, _song_pace(_activity(best), lines.letters))
         free = timing = find_times(sounds, lines.moved(None), pace, self.model)
+        before = free if heard.adapted is None else find_times(plain, lines.moved(None), pace, self.model)
         offset, kind = 0.0, "free"
         if any(word.stamp is not None for word in lines.words):
             kind, offset = "stamped", _vote(free, lines)
             words = lines.moved(offset)
-            pace = _stamped_pace(words, lines.letters, float(pace[0]), len(log_posteriors) / Recogniser.frame_rate)
+            pace = _stamped_pace(words, lines.letters, float(pace[0]), len(best) / Recogniser.frame_rate)
             timing = find_times(sounds, words, pace, self.model)
-        measurements = confidence.measure(timing, free, lines.words, sounds)
-        return Examined(timing, measurements, kind, lines, offset)
+        measurements = confidence.measure(timing, before, lines.words, plain)
+        return Examined(timing, measurements, kind if heard.adapted is None else f"adapted {kind}", lines, offset)
+
+
+class Heard(NamedTuple):
+    """(F, C) log probabilities of the classes: `plain` by the recogniser as it is, `adapted` after it got used to the recording (None: it did not)."""
+
+    plain: np.ndarray
+    adapted: np.ndarray | None = None
 
 
 class Examined(NamedTuple):
@@ -171,8 +224,23 @@ class Examined(NamedTuple):
     timing: Timing
     measurements: np.ndarray
     kind: str
-    lines: _Lines
+    lines: Lines
     offset: Seconds
+
+
+def _check(lines: Lines, frames: int) -> None:
+    """
+    Raises:
+        AlignmentError: no word, or more of them than a recording of so many frames can hold.
+    """
+    if not lines.words:
+        raise AlignmentError("no_lyrics", "the lyrics hold no sung word; add the words or leave the song out")
+    if 2 * sum(len(word.phones) for word in lines.words) > frames:
+        seconds = frames / Recogniser.frame_rate
+        raise AlignmentError(
+            "too_many_words",
+            f"{len(lines.words)} words do not fit into {seconds:.1f} s; check that the lyrics belong to the recording",
+        )
 
 
 def line_trust(alignment: Alignment) -> dict[int, float]:
@@ -183,7 +251,7 @@ def line_trust(alignment: Alignment) -> dict[int, float]:
     return {line: float(np.mean(scores)) for line, scores in by_line.items()}
 
 
-def read_lines(lyrics: Lyrics) -> _Lines:
+def read_lines(lyrics: Lyrics) -> Lines:
     """Lyrics -> words with phones; the language of the spelling is guessed from all lines together."""
     pronounce = pronouncer_for(lyrics.text)
     texts: list[str] = []
@@ -208,7 +276,7 @@ def read_lines(lyrics: Lyrics) -> _Lines:
         ends_alone = line.end is not None and (following is None or line.end < following)
         if ends_alone and words and words[-1].line == number:  # an end that a next line overtakes says nothing
             words[-1] = words[-1]._replace(until=line.end)
-    return _Lines(tuple(texts), tuple(line_of), tuple(words), tuple(numbers), len(lyrics.lines))
+    return Lines(tuple(texts), tuple(line_of), tuple(words), tuple(numbers), len(lyrics.lines))
 
 
 def _activity(log_posteriors: np.ndarray) -> np.ndarray:
@@ -243,7 +311,7 @@ def _stamped_pace(words: Sequence[SpokenWord], letters: np.ndarray, fallback: Se
     return np.clip(np.where(fits, np.fmin(pace, limit), usual), 0.02, 1.5)
 
 
-def _vote(free: Timing, lines: _Lines) -> Seconds:
+def _vote(free: Timing, lines: Lines) -> Seconds:
     """How much later than their stamps the lines are heard: what most lines share, or 0 unless many certain lines say otherwise."""
     stamps = [(index, lines.words[index].stamp) for index in lines.first_words().values()]
     heard = [(free.starts[index] - stamp, free.certainty[index]) for index, stamp in stamps if stamp is not None]
@@ -262,8 +330,8 @@ def _vote(free: Timing, lines: _Lines) -> Seconds:
     return offset if trusted and abs(offset) >= 0.12 else 0.0
 
 
-def _alignment(found: Examined, scores: np.ndarray) -> Alignment:
-    timing, lines = found.timing, found.lines
+def _alignment(found: Examined) -> Alignment:
+    timing, lines, scores = found.timing, found.lines, confidence.score(found.measurements, found.kind)
     words: list[Word] = []
     tokens: list[Token] = []
     index_of = {number: i for i, number in enumerate(lines.numbers)}

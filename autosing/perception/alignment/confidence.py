@@ -1,4 +1,5 @@
-"""How likely a word's time is right, from what the alignment saw: two logistic models, one for free and one for stamped lyrics.
+"""How likely a word's time is right, from what the alignment saw: a logistic model for free and one for stamped lyrics, by ears that got used to
+the recording or did not.
 
 The chain's own certainty counts frames as if they were independent and so is far too sure. Here it is one measurement of several, and their
 weights were fitted (`fit`; `python -m autosing.evaluation.alignment --fit`) to rendered songs under loud bands, so that a score reads as the
@@ -13,6 +14,8 @@ MEASUREMENTS = ("one", "certainty", "evidence", "line certainty", "line evidence
 WEIGHTS = {
     "free": (-2.62, 1.05, 0.54, 0.61, 1.87, 0.0),
     "stamped": (-0.81, 1.65, -0.02, -0.64, 1.61, 0.46),
+    "adapted free": (-3.52, 0.63, 0.88, 0.16, 2.37, 1.64),
+    "adapted stamped": (-1.18, 0.69, 0.81, -0.40, 2.10, 0.94),
 }
 """A row a model; columns as MEASUREMENTS."""
 
@@ -22,8 +25,8 @@ def measure(timing: Timing, free: Timing, words: tuple[SpokenWord, ...], sounds:
 
     Args:
         timing: the times to be judged.
-        free: the times found without stamps; `timing` itself where there are none.
-        sounds: what was heard.
+        free: the times found without stamps by ears that did not get used to the recording; `timing` itself where these are they.
+        sounds: what such ears heard.
     """
     names = {phone for word in words for phone in word.phones}
     sums = {name: np.concatenate([[0.0], np.cumsum(sounds.evidence(name))]) for name in names}
@@ -44,7 +47,7 @@ def measure(timing: Timing, free: Timing, words: tuple[SpokenWord, ...], sounds:
 
 
 def score(measurements: np.ndarray, model: str) -> np.ndarray:
-    """(W, M) -> (W,) probabilities by `model` "free" or "stamped"."""
+    """(W, M) -> (W,) probabilities by a row of `WEIGHTS`."""
     return 1 / (1 + np.exp(-measurements @ np.array(WEIGHTS[model])))
 
 

@@ -40,10 +40,14 @@ RUN_TOKENS = 100
 READ_OUT_DECAY = 1e-5
 
 COLUMNS = ("id", "artist", "sample_rate", "vocals", "accompaniment", "phones")
+F0 = "f0"  # a column that need not be there: float32 bytes
 
 
 class LabelledSong(NamedTuple):
-    """A song with truth: `vocals` (n,), `accompaniment` (2, n) or None, at `sample_rate`; `phones` are (phone, start, end) in seconds."""
+    """A song with truth: `vocals` (n,), `accompaniment` (2, n) or None, at `sample_rate`; `phones` are (phone, start, end) in seconds.
+
+    `f0_hz`: (m,), 200 a second, 0 = unvoiced, or None.
+    """
 
     id: str
     artist: str
@@ -51,6 +55,7 @@ class LabelledSong(NamedTuple):
     vocals: np.ndarray
     accompaniment: np.ndarray | None
     phones: tuple[tuple[str, float, float], ...]
+    f0_hz: np.ndarray | None = None
 
     def labels(self, frames: int, rate: int = Recogniser.frame_rate) -> np.ndarray:
         """(frames,) class of the phone sung in the middle of each frame; 0 = silence."""
@@ -86,7 +91,8 @@ def read_songs(groups: Iterable[tuple[Path, int]]) -> Iterator[LabelledSong]:
     for path, group in groups:
         try:
             with pq.ParquetFile(path) as file:
-                rows = file.read_row_group(group, columns=list(COLUMNS)).to_pylist()
+                f0 = [F0] if F0 in file.schema_arrow.names else []
+                rows = file.read_row_group(group, columns=[*COLUMNS, *f0]).to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"'{path}' is damaged ({error}); render it again") from error
         yield from (_song(row) for row in rows if row["vocals"] is not None and row["phones"])
@@ -100,7 +106,8 @@ def _song(row: dict) -> LabelledSong:
 
     band = None if row["accompaniment"] is None else samples(row["accompaniment"])
     phones = tuple((p["phone"], p["start"], p["end"]) for p in row["phones"])
-    return LabelledSong(row["id"], row["artist"], row["sample_rate"], samples(row["vocals"]).mean(0), band, phones)
+    f0 = np.frombuffer(row[F0], "<f4") if row.get(F0) else None
+    return LabelledSong(row["id"], row["artist"], row["sample_rate"], samples(row["vocals"]).mean(0), band, phones, f0)
 
 
 def with_leakage(song: LabelledSong, separator: Separator | None, rng: np.random.Generator) -> np.ndarray:
