@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 import autosing
-from autosing.evaluation.builtin import bar, finite, processor
+from autosing.evaluation.builtin import finite, processor
+from autosing.evaluation.figures import bar
 
 __all__ = ["bar", "last_line"]
 

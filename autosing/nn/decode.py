@@ -76,7 +76,7 @@ class StepLayer:
 
     def __init__(self, layer: Layer, sources: Sequence[Source], rows: int, capacity: int):
         attention = layer.attention
-        self.heads, self.kv_heads, self.width = attention.heads, attention.kv_heads, attention.head_width
+        self.rows, self.heads, self.kv_heads, self.width = rows, attention.heads, attention.kv_heads, attention.head_width
         self.scale, self.span = attention.scale, attention.span or capacity
         self.norm_self, self.qkv, self.out = norm_of(layer.norm_self), map_of(attention.qkv, rows), map_of(attention.out, rows)
         self.keys, self.values = layer.norm_self.weight.new_zeros(2, rows, self.kv_heads, capacity, self.width)
@@ -86,7 +86,7 @@ class StepLayer:
 
     def __call__(self, x: Tensor, step: int, turn: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, D) -> (B, D)."""
-        rows, grouped, turning = len(x), self.heads != self.kv_heads, self.heads + self.kv_heads
+        rows, grouped, turning = self.rows, self.heads != self.kv_heads, self.heads + self.kv_heads
         projected = self.qkv(self.norm_self(x)).view(rows, -1, self.width)
         turned = rotate(projected[:, :turning], turn)
         self.keys.select(2, step).copy_(turned[:, self.heads :])
@@ -101,7 +101,7 @@ class StepLayer:
             for heard in self.heard:
                 query = rotate(heard.query(asking).view(rows, self.heads, self.width), turn).unsqueeze(2)
                 y = F.scaled_dot_product_attention(query, heard.keys, heard.values, heard.mask, scale=heard.scale, enable_gqa=grouped)
-                x = x + heard.out(y.reshape(rows, -1)) * heard.weight
+                x = torch.add(x, heard.out(y.reshape(rows, -1)), alpha=heard.weight)
         return x + self.down(F.gelu(self.up(self.norm_ff(x)), approximate="tanh"))
 
 
