@@ -5,7 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # speed is measured in benchmarks/
+settings.load_profile("any machine")
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a forked child hangs in a thread pool that its parent had started
 
 

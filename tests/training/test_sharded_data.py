@@ -38,7 +38,7 @@ def test_ranks_share_an_epoch_without_overlap(sizes, world, share, seed, epoch):
     assert sorted(row for _, row in read) == list(range(len(rows)))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(sizes=sizes_of_partitions, world=st.integers(1, 3), workers=st.integers(0, 2), start=st.integers(0, 5))
 def test_workers_of_ranks_read_what_one_process_reads(sizes, world, workers, start):
     """Also from the middle on, as after a restart; each micro-batch is the ranks' parts one after the other."""
@@ -61,7 +61,7 @@ def many(tmp_path_factory):
     return toy_task.write_songs(tmp_path_factory.mktemp("many") / "data", rows=29, partitions=7)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, 6), max_size=3, unique=True).map(sorted))
 def test_runs_over_ranges_of_partitions_share_the_dataset(many, cuts):
     edges = [0, *cuts, 7]
