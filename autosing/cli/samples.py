@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import autosing
 from autosing.cli.arguments import run_command
 from autosing.cli.demo import ROOT, StageFailed
@@ -26,7 +28,7 @@ from autosing.evaluation.card import SECTION_TITLES, shown
 from autosing.evaluation.compare import SHIPPED, read_result
 from autosing.evaluation.figures import BY_NAME, FIGURES, Measured, holds
 from autosing.song.alignment import Alignment, Word
-from autosing.song.audio import Audio, decode
+from autosing.song.audio import Audio, decode, resample
 from autosing.store import Dataset, TableReader, atomic_path, sha256_of
 from autosing.tokens.specs import Seconds
 from processing.page import document, line_article
@@ -263,10 +265,15 @@ def excerpts(work: Path, dataset: Dataset, songs: Sequence[RealSong]) -> tuple[l
                 line = shown_line(song.name, len(lines), words, mix, voice, begin, end)
                 pictures[song.name] = f"pictures/{len(lines) + 1}.png"
                 (work / "pictures").mkdir(exist_ok=True)
-                cut = [audio.samples[:, round(begin * audio.sample_rate) : round(end * audio.sample_rate)] for audio in (mix, voice)]
-                draw(work / pictures[song.name], cut[0], cut[1], voice.sample_rate, Alignment(line.words), f"{song.name}, from {begin:.0f} s")
+                whole, sung = (cut(audio, begin, end, voice.sample_rate) for audio in (mix, voice))
+                draw(work / pictures[song.name], whole, sung, voice.sample_rate, Alignment(line.words), f"{song.name}, from {begin:.0f} s")
                 lines.append(line)
     return lines, pictures
+
+
+def cut(audio: Audio, begin: Seconds, end: Seconds, sample_rate: int) -> Tensor:
+    """(C, n) between two times, at `sample_rate` Hz."""
+    return resample(audio.samples, audio.sample_rate, sample_rate)[:, round(begin * sample_rate) : round(end * sample_rate)]
 
 
 def fullest(words: Sequence[Word], seconds: Seconds = EXCERPT_SECONDS) -> Seconds:

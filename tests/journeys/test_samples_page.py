@@ -107,3 +107,8 @@ def test_lines_are_a_dozen_and_name_demo_songs() -> None:
 def test_the_fullest_stretch() -> None:
     words = [Word("x", start, start + 0.1, 1.0, 0) for start in (1.0, 30.0, 31.0, 32.0, 60.0)]
     assert samples.fullest(words) == 29.5 and samples.fullest([]) == 0.0
+
+
+def test_stems_of_other_rates_are_cut_to_the_same_length() -> None:
+    whole, sung = (samples.cut(Audio(torch.zeros(channels, 4 * rate), rate), 1.0, 2.5, 24_000) for channels, rate in ((2, 44_100), (1, 24_000)))
+    assert whole.shape == (2, 36_000) and sung.shape == (1, 36_000)
