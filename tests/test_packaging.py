@@ -1,5 +1,6 @@
 """The wheel: builds, holds every package and weight, and its four commands run from another folder."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,14 @@ def packages_on_disk() -> set[str]:
 def test_every_package_is_listed():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     assert listed == packages_on_disk()
+
+
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(chosen):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | ({"OMP_WAIT_POLICY": chosen} if chosen else {})
+    code = "import sys, autosing, os; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == (chosen or "PASSIVE")
 
 
 @pytest.fixture(scope="module")
