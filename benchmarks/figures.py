@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import autosing
-from autosing.evaluation.builtin import finite, processor
 from autosing.evaluation.figures import bar
+from autosing.evaluation.result import finite, processor
 
 __all__ = ["bar", "last_line"]
 

@@ -182,7 +182,7 @@ def _read_done(work: Path) -> dict[str, str]:
 
 
 def _key(line: SungLine) -> str:
-    from autosing.evaluation.builtin import weights_hash
+    from autosing.evaluation.result import weights_hash
 
     songs = [sha256_of(DEMO / f"{name}.ogg") for name in (line.song, line.voice) if name]
     return hashlib.sha256(json.dumps([asdict(line), LINE_SECONDS, songs, weights_hash(), autosing.__version__]).encode()).hexdigest()

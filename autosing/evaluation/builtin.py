@@ -11,11 +11,7 @@ machine, protocol, hashes of data and weights, figures, bars.
 """
 
 import argparse
-import hashlib
 import json
-import math
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -26,11 +22,10 @@ from typing import Any
 
 import torch
 
-import autosing
-from autosing import weights
 from autosing.errors import AutoSingError, ConfigError
 from autosing.evaluation.compare import NOTHING, SHIPPED, against, read_earlier
 from autosing.evaluation.figures import FIGURES, bars
+from autosing.evaluation.result import finite, hash_of, result_of, weights_hash, weights_hashes
 from autosing.store import song_tables
 from autosing.tokens.specs import Seconds
 
@@ -260,20 +255,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures[name]["evaluation_seconds"] = round(time.perf_counter() - begin, 1)
         print(f"{name}: {json.dumps(finite(shown))}", file=sys.stderr, flush=True)
     hashes = weights_hashes()
-    result = finite({
-        "evaluation": "builtin",
-        "versions": {"autosing": autosing.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": processor()},
-        "protocol": {
-            "mode": options.mode, "songs": songs.name, "songs_hash": songs_hash, "weights_hash": hashes["all"], "real_songs": real is not None,
-            "real_hash": real and hash_of(real_files(real)),
-            "limit": mode.limit, "separated": mode.separated, "windows": mode.windows, "real": mode.real, "excerpt": mode.excerpt, "sm2a_model": material.sm2a_model,
-            "beside": material.beside, "seed": SEED, "intervals": "95 %, bootstrap over songs or windows",
-        },
-        "weights": hashes,
-        "figures": figures,
-        "bars": bars(figures, FIGURES),
-    })  # fmt: skip
+    protocol = {
+        "mode": options.mode, "songs": songs.name, "songs_hash": songs_hash, "weights_hash": hashes["all"], "real_songs": real is not None,
+        "real_hash": real and hash_of(real_files(real)),
+        "limit": mode.limit, "separated": mode.separated, "windows": mode.windows, "real": mode.real, "excerpt": mode.excerpt, "sm2a_model": material.sm2a_model,
+        "beside": material.beside, "seed": SEED, "intervals": "95 %, bootstrap over songs or windows",
+    }  # fmt: skip
+    result = result_of("builtin", protocol, figures, bars(figures, FIGURES), weights=hashes)
     if earlier is not None:
         print(against(earlier, result), file=sys.stderr, flush=True)
     print(json.dumps(result, allow_nan=False))
@@ -301,45 +289,6 @@ def _parser() -> argparse.ArgumentParser:
     return p
 
 
-def hash_of(files: Sequence[Path]) -> str:
-    """Of the contents of files, in order."""
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
 def real_files(folder: Path) -> list[Path]:
     """Everything that is read of the folder of real songs, notes and licences included."""
     return sorted(p for part in ("jamendolyrics", "stems", "ultrastar_cc", "vocadito") for p in (folder / part).rglob("*") if p.is_file())
-
-
-def weights_hash() -> str:
-    """Of every weight in the package."""
-    return hash_of(sorted(Path(weights.__file__).parent.rglob("*.safetensors")))
-
-
-def weights_hashes() -> dict[str, str]:
-    """Part -> hash of its weights; "all" of all together."""
-    folders = sorted(folder for folder in Path(weights.__file__).parent.iterdir() if folder.is_dir())
-    parts = {folder.name: sorted(folder.rglob("*.safetensors")) for folder in folders}
-    return {"all": weights_hash(), **{name: hash_of(files) for name, files in parts.items() if files}}
-
-
-def finite(value: Any) -> Any:
-    """JSON values with what is no finite number as null."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def processor() -> str:
-    """The processor's name where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

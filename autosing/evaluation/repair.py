@@ -23,11 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from autosing.errors import AutoSingError, ConfigError
-from autosing.evaluation.builtin import hash_of
 from autosing.evaluation.chain import halves, row_tensors, validation_rows
 from autosing.evaluation.figures import bar
 from autosing.evaluation.judge import Judge, added_error, phone_error_rate
-from autosing.evaluation.result import last_line
+from autosing.evaluation.result import hash_of, last_line
 from autosing.models.io import load_model
 from autosing.perception import load_aligner, load_codec
 from autosing.singing.codes import check_settings, find_code_singer, sing_codes
