@@ -1,11 +1,12 @@
 """Decoding by our t2s and sm2a with random weights: a step sings the whole window, encoders and all, as `sing.py` does.
 
 Settings: as in `our_step` (`task`, `args`, `codec`, `music`, `semantic`, `text`), `batch` (candidates of one request, which share the encoded source),
-`guidance` (one more decoder row a candidate; 1 = none), `int8`. On CUDA it also tells the bytes that a step reads at the middle of the window, which
-bound its speed, and the bandwidth of a large copy.
+`guidance` (one more decoder row a candidate; 1 = none), `int8`. In fp32 it also tells the bytes that a step reads at the middle of the window, which
+bound its speed, and the memory's bandwidth.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def build(settings: dict[str, Any]) -> Any:
         codes, steps = int((rows["codes"] >= 0).sum()), model.pattern(model.config.patterns[0]).steps(frames)
         tokens, live = batch * codes, codes / steps
     about = {"torch": torch.__version__, "parameters": sum(p.numel() for p in model.parameters()), "tokens": tokens, "steps": steps}
-    if device == "cuda":
+    if not settings.get("int8"):
         about |= {"bytes_a_step": bytes_a_step(model, steps, batch * (1 + (guidance != 1.0)), settings, live), "bandwidth": bandwidth(device)}
     return sing, about
 
@@ -58,16 +59,25 @@ def bytes_a_step(model: Any, steps: int, rows: int, settings: dict[str, Any], li
 
 
 def bandwidth(device: str) -> float:
-    """Bytes a second that a copy of a large tensor reads and writes; the best of ten."""
+    """Bytes a second, the best of ten: on CUDA a large copy reads and writes, on a CPU a thread reads 64 MB, about as much as a small model's step."""
+    if device != "cuda":
+        source = torch.zeros(2**24)
+        return source.numel() * 4 / min(_seconds(source.sum) for _ in range(10))
     source = torch.zeros(2**28, device=device)
-    target, taken = torch.empty_like(source), []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
+    target = torch.empty_like(source)
+
+    def copy() -> None:
         target.copy_(source)
         torch.cuda.synchronize()
-        taken.append(time.perf_counter() - begun)
-    return 2 * source.numel() * 4 / min(taken)
+
+    torch.cuda.synchronize()
+    return 2 * source.numel() * 4 / min(_seconds(copy) for _ in range(10))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A training step of our t2s and sm2a with random weights on random rows: losses, backward pass, clipping, AdamW, as the train loop does it.
 
 Settings: `task`, `args` (its `--task_args`), `codec` (a row of `CODECS`), `music` (false: the model is built without an accompaniment),
-`semantic` (tokens), `text` (tokens), `batch`; `dense`: score every lane at every step, as the original does. Letters as in the models.
+`semantic` (tokens), `text` (tokens), `batch`; `precision` ("fp32", or "bf16": autocast); `dense`: score every lane at every step, as the original does. Letters as in the models.
 """
 
 from dataclasses import replace
@@ -90,7 +90,7 @@ def build(settings: dict[str, Any]) -> Any:
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=settings["precision"] == "bf16"):
             total = task.losses(model, rows).total
         total.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

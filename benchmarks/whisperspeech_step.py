@@ -1,6 +1,6 @@
 """A training step of WhisperSpeech's models with random weights; runs in the Python that has `whisperspeech`, nothing of ours is imported.
 
-Settings: `model` "t2s" or "s2a", `depth`, `heads`, `batch`, `semantic` (tokens), `text` (tokens); for s2a `steps` and `lanes`, a list of (first
+Settings: `model` "t2s" or "s2a", `depth`, `heads`, `batch`, `semantic` (tokens), `text` (tokens), `precision` ("fp32", or "bf16": autocast); for s2a `steps` and `lanes`, a list of (first
 step with a code, steps between two codes), where a step without a code holds its padding code, which its loss leaves out.
 """
 
@@ -64,7 +64,7 @@ def build(settings: dict[str, Any]) -> Any:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
 
     def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=settings["precision"] == "bf16"):
             total = loss()
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)

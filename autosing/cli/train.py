@@ -236,8 +236,8 @@ def _train(argv: Sequence[str]) -> int:
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *advice, *unused, f"run folder: {folder}"):
             progress.line(line)
-        if device.type == "cpu" and PRECISIONS[trainer.precision] is not None:
-            progress.line(f"precision {trainer.precision} is far slower than 32 on most CPUs")
+        if device.type == "cpu" and PRECISIONS[trainer.precision] is not None and not _multiplies(PRECISIONS[trainer.precision]):
+            progress.line(f"precision {trainer.precision} is far slower than 32 on this processor, which has no matrix units for it")
         begun_elsewhere = "load_from" in given and not resume
         result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False), validate_first=begun_elsewhere)
         dist.wait(ranks)
@@ -257,6 +257,12 @@ def _resolved(name: str, args: Any, tunables: Any, config: DatasetConfig, settin
     values = {"task_name": name, "task_args": _plain(args), "tunables": _plain(tunables), "dataset_config": _plain(config)}
     values |= {flags[key]: value for key, value in dataclasses.asdict(settings).items() if key in flags}
     return {**values, "load_from": given.get("load_from")}
+
+
+def _multiplies(dtype: torch.dtype | None) -> bool:
+    """Whether this machine's processor has matrix units (AMX) for a type."""
+    asked = {torch.bfloat16: "_is_amx_tile_supported", torch.float16: "_is_amx_fp16_supported"}.get(dtype, "")
+    return bool(getattr(torch.cpu, asked, lambda: False)())
 
 
 def find_task(name: str) -> Any:
