@@ -138,7 +138,11 @@ def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears
     from autosing.device import pick_device
     from autosing.singing.passage import Earlier, replace_passage
     from autosing.singing.pipeline import Singer
+    from autosing.singing.request import check_limits
 
+    check_limits({
+        "--temp": options.temp, "--candidates": options.batch_size, "--steps": options.steps, "--repair": options.repair, "--seed": options.seed
+    })  # fmt: skip
     earlier = Earlier.read(folder)
     begin, end = _passage(options.replace)
     earlier.check(begin, end)
@@ -146,7 +150,7 @@ def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears
     singer = Singer(*earlier.models, pick_device(options.device), ears, cache, options.int8)
     changed = replace_passage(
         singer, earlier, begin, end, lyrics, candidates=options.batch_size, temperature=options.temp, seed=options.seed,
-        strict=options.strict, repair=options.repair,
+        strict=options.strict, repair=options.repair, passes=options.steps,
     )  # fmt: skip
     _write_song(folder, changed, f"{folder.name} - {begin:g} to {end:g} s sung again, seed {options.seed}")
     _warn(changed.report)

@@ -102,18 +102,21 @@ class Earlier:
 
 def replace_passage(
     singer: Singer, earlier: Earlier, begin: Seconds, end: Seconds, text: str, *, candidates: int, temperature: float, seed: int,
-    strict: bool, repair: int = 0,
+    strict: bool, repair: int = 0, passes: int | None = None,
 ) -> Sung:  # fmt: skip
     """Sing `text` from `begin` to `end` of the song, lines after each other or where their stamps (in the song's time) say.
 
+    Args:
+        passes: of a parallel sm2a model; None = as many as sang the song.
+
     Raises:
-        ConfigError: the lyrics cannot be sung there, or the sm2a model cannot sing words again in `repair` rounds.
+        ConfigError: the lyrics cannot be sung there, or the sm2a model has no passes, or cannot sing words again in `repair` rounds.
         MismatchError: other models than those that sang the song.
     """
     for kind, model in singer.models.items():
         if model["sha256"] != earlier.report["models"][kind]["sha256"]:
             raise MismatchError(f"--replace: the {kind} model is not the one that sang '{earlier.folder}'; give that one back its place")
-    passes = earlier.report["request"].get("steps")
+    passes = earlier.report["request"].get("steps") if passes is None else passes
     check_settings(singer.sm2a, passes, repair)
     semantic_spec, codec_spec = singer.meta.semantic, singer.meta.codec
     assert semantic_spec and codec_spec
@@ -156,7 +159,7 @@ def replace_passage(
         "words": [list(word) for word in words],
         "notes": notes,
         "replaced": [*earlier.report.get("replaced", ()), {"from": begin, "to": end, "lyrics": text, "seed": seed, "temperature": temperature,
-                                                           "candidates": candidates, "repair": repair, "windows": told}],
+                                                           "candidates": candidates, "steps": passes, "repair": repair, "windows": told}],
     }  # fmt: skip
     kept = {"semantic": semantic, "codes": codes, "track": torch.from_numpy(np.concatenate([song.track[:last], moved]))}
     return Sung(

@@ -1,6 +1,6 @@
 """What a person asks `sing.py` for, validated before any model is loaded, and what comes back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +39,31 @@ class Ears(NamedTuple):
         if split_choice(choice)[0] != name:
             raise ConfigError(f"--{part} must be '{name}', which the models were trained on, found '{choice}'")
         return choice
+
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "--start-time": (0.0, 24 * 3600.0),
+    "--length": (SHORTEST_SECONDS, LONGEST_SECONDS),
+    "--music-volume": (0.0, 4.0),
+    "--temp": (0.01, 2.0),
+    "--steps": (1, 1000),
+    "--candidates": (1, 64),
+    "--repair": (0, 64),
+    "--spk-alpha": (0.0, 1.0),
+    "--seed": (-(2**63), 2**64 - 1),  # what torch's generators take
+}
+
+
+def check_limits(values: Mapping[str, float | None]) -> None:
+    """
+    Raises:
+        ConfigError: a flag's value lies outside its `LIMITS`; None is none.
+    """
+    for flag, value in values.items():
+        low, high = LIMITS[flag]
+        if value is not None and not low <= value <= high:
+            low, high, value = (n if isinstance(n, int) else f"{n:g}" for n in (low, high, value))
+            raise ConfigError(f"{flag} must lie between {low} and {high}, found {value}")
 
 
 @dataclass(frozen=True)
@@ -96,21 +121,10 @@ class SingRequest:
                 raise ConfigError(f"--spkfile: no file at '{path}'")
         if self.semantic_file is None and not self.parsed.lines:
             raise ConfigError("--lyrics holds no word to sing; give a line or more, for example $'la la la la\\nla la la la'")
-        limits = {
-            "--start-time": (self.start_seconds, 0.0, 24 * 3600.0),
-            "--length": (DEFAULT_SECONDS if self.length_seconds is None else self.length_seconds, SHORTEST_SECONDS, LONGEST_SECONDS),
-            "--music-volume": (self.music_volume, 0.0, 4.0),
-            "--temp": (self.temperature, 0.01, 2.0),
-            "--steps": (1 if self.steps is None else self.steps, 1, 1000),
-            "--candidates": (self.candidates, 1, 64),
-            "--repair": (self.repair, 0, 64),
-            "--spk-alpha": (self.speaker_alpha, 0.0, 1.0),
-            "--seed": (self.seed, -(2**63), 2**64 - 1),  # what torch's generators take
-        }
-        for flag, (value, low, high) in limits.items():
-            if not low <= value <= high:
-                low, high, value = (n if isinstance(n, int) else f"{n:g}" for n in (low, high, value))
-                raise ConfigError(f"{flag} must lie between {low} and {high}, found {value}")
+        check_limits({
+            "--start-time": self.start_seconds, "--length": self.length_seconds, "--music-volume": self.music_volume, "--temp": self.temperature,
+            "--steps": self.steps, "--candidates": self.candidates, "--repair": self.repair, "--spk-alpha": self.speaker_alpha, "--seed": self.seed,
+        })  # fmt: skip
 
     @property
     def text(self) -> str:

@@ -100,6 +100,12 @@ def test_a_passage_is_sung_again_and_every_other_sample_stays(singer: Singer, fo
     assert earlier.report["replaced"][0]["from"] == 4.0 and len(earlier.tokens["semantic"]) == 300
 
 
+def test_settings_out_of_their_limits_are_refused_before_anything_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, value in (("--candidates", "0"), ("--temp", "9"), ("--steps", "0"), ("--repair", "-1")):
+        assert command.main(["--output-dir", str(tmp_path), "--replace", "4.0-7.5", "--lyrics", "la", flag, value]) == 2
+        assert f"{flag} must lie between" in capsys.readouterr().err
+
+
 def test_every_sample_that_is_read_is_written_again(folder: Path) -> None:
     every = torch.arange(-32768, 32768)[None] / 32768
     data = audio.encode(every + 0.25 / 32768, RATE, "wav")
@@ -118,8 +124,9 @@ def test_passages_that_are_none_are_refused(singer: Singer, folder: Path) -> Non
         again("...")
     with pytest.raises(ConfigError, match="do not fit"):
         again("la " * 50)
-    with pytest.raises(ConfigError, match="--repair needs a parallel sm2a model"):
-        replace_passage(singer, earlier, 1.0, 2.0, "la", candidates=1, temperature=0.7, seed=0, strict=False, repair=1)
+    for setting, flag in (({"repair": 1}, "--repair needs"), ({"passes": 8}, "--steps is for")):
+        with pytest.raises(ConfigError, match=f"{flag} a parallel sm2a model"):
+            replace_passage(singer, earlier, 1.0, 2.0, "la", candidates=1, temperature=0.7, seed=0, strict=False, **setting)
     earlier.report["models"]["t2s"]["sha256"] = "another"
     with pytest.raises(MismatchError, match="t2s model is not the one"):
         again("la")
