@@ -236,7 +236,8 @@ def _train(argv: Sequence[str]) -> int:
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *advice, *unused, f"run folder: {folder}"):
             progress.line(line)
-        if device.type == "cpu" and PRECISIONS[trainer.precision] is not None and not _multiplies(PRECISIONS[trainer.precision]):
+        reduced = PRECISIONS[trainer.precision]
+        if device.type == "cpu" and reduced is not None and not _multiplies(reduced):
             progress.line(f"precision {trainer.precision} is far slower than 32 on this processor, which has no matrix units for it")
         begun_elsewhere = "load_from" in given and not resume
         result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False), validate_first=begun_elsewhere)
@@ -259,7 +260,7 @@ def _resolved(name: str, args: Any, tunables: Any, config: DatasetConfig, settin
     return {**values, "load_from": given.get("load_from")}
 
 
-def _multiplies(dtype: torch.dtype | None) -> bool:
+def _multiplies(dtype: torch.dtype) -> bool:
     """Whether this machine's processor has matrix units (AMX) for a type."""
     asked = {torch.bfloat16: "_is_amx_tile_supported", torch.float16: "_is_amx_fp16_supported"}.get(dtype, "")
     return bool(getattr(torch.cpu, asked, lambda: False)())

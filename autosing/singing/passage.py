@@ -33,6 +33,7 @@ from autosing.singing.plan import (
     singable,
 )
 from autosing.singing.request import Sung
+from autosing.singing.score import Take, phones_right
 from autosing.singing.windows import REST, SongText, plan_windows
 from autosing.song import audio
 from autosing.song.alignment import Alignment, Word
@@ -151,12 +152,13 @@ def replace_passage(
     vocals = singer.codec.decode(codes[None])[0, 0].cpu()
     wavs = _spliced(earlier, vocals, codec_spec.sample_rate, begin, end)
     at = lambda seconds: int(seconds * codec_spec.sample_rate)  # noqa: E731
-    heard = singer.listener.words(vocals[at(begin) : at(end)], codec_spec.sample_rate, lyrics)
-    words = _words(earlier.words, heard, begin, end)
+    heard = singer.listener.take(vocals[at(begin) : at(end)], codec_spec.sample_rate, lyrics, singer.pronounce)
+    words, right = _words(earlier, heard, phones_right(heard, singer.pronounce), begin, end)
     report = {
         **earlier.report,
         "plan": [line._asdict() for line in plan],
         "words": [list(word) for word in words],
+        "phones_right": right,
         "notes": notes,
         "replaced": [*earlier.report.get("replaced", ()), {"from": begin, "to": end, "lyrics": text, "seed": seed, "temperature": temperature,
                                                            "candidates": candidates, "steps": passes, "repair": repair, "windows": told}],
@@ -215,13 +217,15 @@ def _spliced(earlier: Earlier, vocals: Tensor, vocals_rate: int, begin: Seconds,
     return wavs
 
 
-def _words(old: list[Word], heard: Alignment, begin: Seconds, end: Seconds) -> list[Word]:
-    """The old words outside the passage and those heard in it, lines counted anew."""
-    kept = [(0, word) for word in old if not begin <= (word.start + word.end) / 2 < end]
-    new = [(1, word._replace(start=word.start + begin, end=word.end + begin)) for word in heard.words]
+def _words(earlier: Earlier, heard: Take, right: list[float], begin: Seconds, end: Seconds) -> tuple[list[Word], list[float | None]]:
+    """The old words outside the passage and those heard in it, lines counted anew; and how many of each one's phones are `right`."""
+    before = earlier.report.get("phones_right", [None] * len(earlier.words))  # a song of an earlier version has none
+    kept = [(0, word, share) for word, share in zip(earlier.words, before, strict=True) if not begin <= (word.start + word.end) / 2 < end]
+    new = [(1, word._replace(start=word.start + begin, end=word.end + begin), share) for word, share in zip(heard.words.words, right, strict=True)]
     numbers: dict[tuple[int, int, bool], int] = {}
-    words = []
-    for source, word in sorted([*kept, *new], key=lambda item: item[1].start):
+    words, shares = [], []
+    for source, word, share in sorted([*kept, *new], key=lambda item: item[1].start):
         line = numbers.setdefault((source, word.line, word.start >= end), len(numbers))  # what is left of a cut line is two
         words.append(word._replace(line=line))
-    return words
+        shares.append(share)
+    return words, shares

@@ -43,7 +43,7 @@ from autosing.singing.plan import (
 from autosing.singing.reference import Hearing, Reference
 from autosing.singing.repair import Version, repair
 from autosing.singing.request import SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
-from autosing.singing.score import Listener, Take, timing, word_score
+from autosing.singing.score import Listener, Take, phones_right, timing, word_score
 from autosing.singing.seams import seam_figures
 from autosing.singing.windows import REST, Grid, SongText, Window, plan_windows
 from autosing.song import audio
@@ -265,6 +265,7 @@ class Singer:
             "word_scores": [_plain(round(word_score(take.words), 4)) for take in takes.heard],  # None: no word could be found
             "phone_errors": [take.score.phone_error for take in takes.heard],
             "words": [_plain(word) for word in heard.words],
+            "phones_right": phones_right(takes.heard[chosen], self.pronounce),
             "repairs": repairs,
             "plan": [] if plan is None else [_plain(line._asdict()) for line in plan.lines],
             "windows": told,
@@ -441,7 +442,7 @@ class Singer:
 
         version, told = repair(
             Version(codes[best], takes.vocals[best], takes.heard[best]), rounds=rounds, spec=self.codec.spec, first=first,
-            sing=lambda template: sing(slice(best, best + 1), template), listen=listen, pronounce=self._phones.pronounce,
+            sing=lambda template: sing(slice(best, best + 1), template), listen=listen, pronounce=self.pronounce,
         )  # fmt: skip
         codes, vocals, heard = codes.clone(), takes.vocals.clone(), list(takes.heard)
         codes[best], vocals[best], heard[best] = version
@@ -459,12 +460,12 @@ class Singer:
         return Takes(vocals, heard)
 
     def _listen(self, vocals: Tensor, lyrics: Lyrics) -> Take:
-        return self.listener.take(vocals, self.codec.spec.sample_rate, lyrics, self._phones.pronounce)
+        return self.listener.take(vocals, self.codec.spec.sample_rate, lyrics, self.pronounce)
 
     @property
-    def _phones(self):
-        """How words sound, whatever the t2s model reads."""
-        return self.front_end if self.front_end.name == "phones" else load_text("phones")
+    def pronounce(self) -> Callable[[str], Sequence[str]]:
+        """Word -> its phones, whatever the t2s model reads."""
+        return (self.front_end if self.front_end.name == "phones" else load_text("phones")).pronounce
 
     def _decode(self, song: Song) -> Tensor:
         """(n,) vocals at the codec's rate."""

@@ -69,16 +69,13 @@ class Listener:
         error = phone_error([phone.phone for phone in phones], [line.text for line in lyrics.lines], pronounce)
         return Take(words, phones, Score(None if error is None else round(error, 4), word_score(words) if words.words else None))
 
-    def words(self, vocals: Tensor, rate: int, lyrics: Lyrics) -> Alignment:
-        """Where in the sung (n,) `vocals` the words are, stamps or not; without words where there are none, or nothing that could be them was sung."""
-        return self._words(None, vocals, rate, lyrics)
-
-    def _words(self, heard: Reading | None, vocals: Tensor, rate: int, lyrics: Lyrics) -> Alignment:
+    def _words(self, heard: Reading, vocals: Tensor, rate: int, lyrics: Lyrics) -> Alignment:
+        """Where the words are, stamps or not; none where there are none, or nothing that could be them was sung."""
         if not lyrics.lines:
             return Alignment(())
         plain = Lyrics(tuple(Line(line.text) for line in lyrics.lines))  # where they should be must not decide where they are found
         try:
-            if heard is not None and self.aligner is self._ears and not self._ears.adapt_steps:
+            if self.aligner is self._ears and not self._ears.adapt_steps:
                 return self._ears.align_heard(Heard(heard.log_posteriors), plain)
             return self.aligner.align(audio.resample(vocals, rate, self.aligner.sample_rate), plain)
         except AlignmentError:
@@ -112,6 +109,14 @@ def word_edits(words: Sequence[Word], heard: Sequence[HeardPhone], pronounce: Ca
         last = owner[mine]
         edits[last] += theirs is None or heard[theirs].phone != written[mine]
     return edits
+
+
+def phones_right(take: Take, pronounce: Callable[[str], Sequence[str]]) -> list[float]:
+    """Share of each word's phones that is heard as it is written, of 1; a phone too many counts as one wrong. Unlike a word's score it does not
+    know what should be heard."""
+    words = take.words.words
+    edits = word_edits(words, take.phones, pronounce)
+    return [round(max(0.0, 1 - wrong / max(1, len(pronounce(word.text)))), 3) for word, wrong in zip(words, edits, strict=True)]
 
 
 def word_score(alignment: Alignment) -> float:

@@ -8,7 +8,7 @@ import torch
 from autosing.models.io import load_model
 from autosing.models.recogniser import BLANK, CLASSES, SILENCE, Recogniser
 from autosing.perception import load_aligner, load_codec
-from autosing.singing.score import HeardPhone, Listener, Score, phone_error, word_edits, word_score
+from autosing.singing.score import HeardPhone, Listener, Score, Take, phone_error, phones_right, word_edits, word_score
 from autosing.song.alignment import Alignment, Word
 from autosing.song.lyrics import Line, Lyrics
 from autosing.tokens.text import load_text
@@ -44,7 +44,7 @@ def test_one_pass_chooses_what_two_passes_chose(monkeypatch: pytest.MonkeyPatch)
         words = aligner.align(wav, LYRICS)
         error = phone_error(phones, [line.text for line in LYRICS.lines], PRONOUNCE)
         assert error is not None and [phone for phone, _ in take.phones] == phones and len(phones) > 3
-        assert take.words == words and take.score == Score(round(error, 4), word_score(words))
+        assert take.words == words and len(phones_right(take, PRONOUNCE)) == len(words.words) and take.score == Score(round(error, 4), word_score(words))
 
 
 def test_another_aligner_finds_the_words_and_the_phones_are_heard_all_the_same() -> None:
@@ -96,3 +96,10 @@ def test_a_phone_too_many_is_of_the_word_in_whose_time_it_is() -> None:
     assert word_edits(words, heard(0.4), lambda word: [word.upper()]) == [1, 0]
     assert word_edits(words, heard(0.6), lambda word: [word.upper()]) == [0, 1]
     assert word_edits([], heard(0.6), lambda word: [word]) == []
+
+
+def test_the_share_of_right_phones_is_each_words_own() -> None:
+    words = Alignment((Word("ab", 0.0, 0.5, 0.99, 0), Word("cd", 0.5, 1.0, 0.99, 0)))
+    heard = lambda letters: Take(words, tuple(HeardPhone(p, 0.3 * i) for i, p in enumerate(letters)), Score(None, None))  # noqa: E731
+    shares = {letters: phones_right(heard(letters), list) for letters in ("abcd", "axcd", "cd", "")}
+    assert shares == {"abcd": [1.0, 1.0], "axcd": [0.5, 1.0], "cd": [0.0, 1.0], "": [0.0, 0.0]}

@@ -97,6 +97,7 @@ def test_a_passage_is_sung_again_and_every_other_sample_stays(singer: Singer, fo
     texts = [word.text for word in earlier.words]
     assert "take" in texts and "along" not in texts and texts[-1] == "hill"
     assert [line.text for line in earlier.plan] == ["sing the morning song", "take me home", "over every hill"]
+    assert len(earlier.report["phones_right"]) == len(texts) and all(0 <= share <= 1 for share in earlier.report["phones_right"])
     assert earlier.report["replaced"][0]["from"] == 4.0 and len(earlier.tokens["semantic"]) == 300
 
 
