@@ -113,7 +113,7 @@ def chain_figures(
     sm2a, _ = load_model(*find_code_singer(sm2a_model))
     codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
     front_end, listener = load_text("phones"), Listener(load_aligner("builtin", adapt_steps=0))
-    melody, known = Melody(), read_known(songs, {row["song"] for row in rows}) if songs else {}
+    melody, known = Melody(), read_keyed(songs, {row["song"] for row in rows}) if songs else {}
     tokenizer = load_semantic(meta.semantic.name)
     read_out = getattr(tokenizer, "phones", None)  # of those that have one
     samples: list[soundness.Soundness] = []
@@ -209,7 +209,7 @@ class Melody:
         return notes_of(f0_hz.numpy(), voiced.numpy(), config.sample_rate / config.hop)
 
 
-class KnownSong(NamedTuple):
+class KeyedSong(NamedTuple):
     """What a rendered song was before it became tokens: (n,) `vocals` at `sample_rate`, and the scales of its key."""
 
     vocals: Tensor
@@ -223,14 +223,14 @@ class KnownSong(NamedTuple):
         return audio.resample(torch.nn.functional.pad(cut, (0, size - len(cut))), self.sample_rate, rate)
 
 
-def read_known(songs: Path, wanted: set[str]) -> dict[str, KnownSong]:
+def read_keyed(songs: Path, wanted: set[str]) -> dict[str, KeyedSong]:
     """The songs called `wanted` of a rendered dataset, by their ids."""
-    found: dict[str, KnownSong] = {}
+    found: dict[str, KeyedSong] = {}
     for row in rendered_rows(songs, ("id", "vocals", "notes")):
         if row["id"] in wanted and row["notes"]:
             vocals = audio.decode(row["vocals"])
             notes = [Note(note["end"] - note["start"], round(note["midi"])) for note in row["notes"]]
-            found[row["id"]] = KnownSong(vocals.samples.mean(0), vocals.sample_rate, fitting_scales(notes))
+            found[row["id"]] = KeyedSong(vocals.samples.mean(0), vocals.sample_rate, fitting_scales(notes))
     return found
 
 

@@ -47,7 +47,7 @@ RIDGE = 1e-2
 
 
 @dataclass(frozen=True)
-class Heard:
+class TokenisedSong:
     """Tokens (N,) of a song, the true classes of both halves of each (N, 2), the phones sung, and its mean log-mel pieces (pieces, 80).
 
     `mel` (N, 80) is the mean log-mel of each token, `pitch` (N,) its true pitch in semitones, NaN where nothing is voiced.
@@ -62,7 +62,7 @@ class Heard:
     pitch: np.ndarray
 
 
-def hear(tokenizer: SemanticTokenizer, song: LabelledSong, wav: np.ndarray) -> Heard:
+def hear(tokenizer: SemanticTokenizer, song: LabelledSong, wav: np.ndarray) -> TokenisedSong:
     """Tokenise `wav` (n,), which is `song` or what a separator made of it.
 
     Raises:
@@ -78,7 +78,7 @@ def hear(tokenizer: SemanticTokenizer, song: LabelledSong, wav: np.ndarray) -> H
     pieces = [part.mean(0) for part in spectra.split(step)[: len(tokens) // PIECE_TOKENS]]
     sung = song.labels(2 * len(tokens))
     mel = F.adaptive_avg_pool1d(spectra.T[None], len(tokens))[0].T if len(tokens) else spectra.new_zeros(0, 80)
-    return Heard(
+    return TokenisedSong(
         song.artist, tokens, labels, runs(sung, 1), torch.stack(pieces) if pieces else torch.zeros(0, 80), mel,
         token_pitch(song.f0_hz, len(tokens), tokenizer.spec.token_rate),
     )  # fmt: skip
@@ -106,7 +106,7 @@ def runs(classes: Sequence[int] | np.ndarray | Tensor, least: int = MIN_RUN_FRAM
     return tuple(c for i, c in enumerate(long) if c != SILENCE and (i == 0 or long[i - 1] != c))
 
 
-def read_out_scores(read: Callable[[Tensor], Tensor], heard: Sequence[Heard]) -> dict[str, Any]:
+def read_out_scores(read: Callable[[Tensor], Tensor], heard: Sequence[TokenisedSong]) -> dict[str, Any]:
     """Frame accuracy, the same over sung frames only, and phone error of a read-out: (N,) tokens -> (N, 2) classes; "intervals" of the first."""
     right, frames, right_sung, sung = [], [], 0, 0
     pairs = []
@@ -123,13 +123,13 @@ def read_out_scores(read: Callable[[Tensor], Tensor], heard: Sequence[Heard]) ->
     }  # fmt: skip
 
 
-def crossed(heard: Sequence[Heard], fit: Callable[[Sequence[Heard]], Callable[[Tensor], Tensor]]) -> dict[str, float]:
+def crossed(heard: Sequence[TokenisedSong], fit: Callable[[Sequence[TokenisedSong]], Callable[[Tensor], Tensor]]) -> dict[str, float]:
     """Scores of read-outs fitted to one half of the songs and tested on the other, both ways, averaged."""
     scores = [read_out_scores(fit(heard[side::2]), heard[1 - side :: 2]) for side in range(2)]
     return {name: sum(s[name] for s in scores) / 2 for name in scores[0] if name != "intervals"}
 
 
-def counted_read_out(heard: Sequence[Heard], num_codes: int) -> Callable[[Tensor], Tensor]:
+def counted_read_out(heard: Sequence[TokenisedSong], num_codes: int) -> Callable[[Tensor], Tensor]:
     """The phones most often sung in each half of each code."""
     tokens, labels = torch.cat([s.tokens for s in heard]), torch.cat([s.labels for s in heard])
     cells = [torch.bincount(tokens * len(CLASSES) + labels[:, half], minlength=num_codes * len(CLASSES)) for half in range(2)]
@@ -137,15 +137,15 @@ def counted_read_out(heard: Sequence[Heard], num_codes: int) -> Callable[[Tensor
     return lambda tokens: table[tokens]
 
 
-def linear_read_out(heard: Sequence[Heard], codebook: Tensor) -> Callable[[Tensor], Tensor]:
+def linear_read_out(heard: Sequence[TokenisedSong], codebook: Tensor) -> Callable[[Tensor], Tensor]:
     """Logistic regression on the code vectors (num_codes, W) of a token and its neighbours."""
     weights = fit_read_out(codebook, [(s.tokens, s.labels) for s in heard], len(CLASSES))
     return lambda tokens: torch.einsum("nw,hwc->nhc", neighbourhood(codebook, tokens), weights).argmax(-1)
 
 
-def singer_accuracy(heard: Sequence[Heard], describe: Callable[[Heard], Tensor]) -> dict[str, float]:
+def singer_accuracy(heard: Sequence[TokenisedSong], describe: Callable[[TokenisedSong], Tensor]) -> dict[str, float]:
     """Share of five-second pieces whose singer a linear classifier names; singers with one song are left out. `chance` is the largest class."""
-    songs: dict[str, list[Heard]] = {}
+    songs: dict[str, list[TokenisedSong]] = {}
     for song in heard:
         songs.setdefault(song.singer, []).append(song)
     names = sorted(name for name, of in songs.items() if len(of) > 1)
@@ -167,7 +167,7 @@ def singer_accuracy(heard: Sequence[Heard], describe: Callable[[Heard], Tensor])
     return {"singers": len(names), "accuracy": float((found.argmax(1) == truth).float().mean()), "chance": chance}
 
 
-def melody_correlation(heard: Sequence[Heard], describe: Callable[[Heard], Tensor]) -> dict[str, Any]:
+def melody_correlation(heard: Sequence[TokenisedSong], describe: Callable[[TokenisedSong], Tensor]) -> dict[str, Any]:
     """How well a linear regression of `describe` (N, D) tells the pitch of songs that it was not fitted to; see the module.
 
     The correlation is NaN where fewer than two songs have a melody.
@@ -200,13 +200,13 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     return float(a @ b) / scale if scale > 0 else 0.0
 
 
-def histograms(song: Heard, num_codes: int) -> Tensor:
+def histograms(song: TokenisedSong, num_codes: int) -> Tensor:
     """(pieces, num_codes) square roots of the token shares of every five seconds."""
     pieces = song.tokens[: len(song.tokens) // PIECE_TOKENS * PIECE_TOKENS].reshape(-1, PIECE_TOKENS)
     return (F.one_hot(pieces, num_codes).float().mean(1)).sqrt()
 
 
-def usage(heard: Sequence[Heard], num_codes: int) -> dict[str, float]:
+def usage(heard: Sequence[TokenisedSong], num_codes: int) -> dict[str, float]:
     """How many codes occur, the entropy of their shares in bits, and the share of tokens that repeat the one before."""
     counts = torch.bincount(torch.cat([song.tokens for song in heard]), minlength=num_codes).double()
     shares = counts[counts > 0] / counts.sum()
@@ -228,7 +228,7 @@ def evaluate(
     Raises:
         DataError: fewer than two songs.
     """
-    takes: dict[str, list[Heard]] = {"clean": [], "separated" if separator else "leaking": []}
+    takes: dict[str, list[TokenisedSong]] = {"clean": [], "separated" if separator else "leaking": []}
     for number, song in enumerate(songs):
         rng = np.random.default_rng([seed, number])
         for name, wav in zip(takes, (song.vocals, with_leakage(song, separator, rng)), strict=True):

@@ -51,7 +51,7 @@ def rotate(heads: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
     return torch.addcmul(heads * turn[0], heads.roll(heads.shape[-1] // 2, -1), turn[1])
 
 
-class Heard(NamedTuple):
+class CrossStep(NamedTuple):
     """A cross-attention and its source: `keys` and `values` (B, G, L, E), a mask (B or 1, 1, 1, L) that is added to the scores, or None."""
 
     weight: float
@@ -63,12 +63,12 @@ class Heard(NamedTuple):
     scale: float
 
     @staticmethod
-    def of(weight: float, attention: CrossAttention, source: Source, rows: int) -> "Heard":
+    def of(weight: float, attention: CrossAttention, source: Source, rows: int) -> "CrossStep":
         keys, values = (t.contiguous().expand(rows, -1, -1, -1) for t in (source.keys, source.values))
         mask = None
         if source.mask is not None and not bool(source.mask.all()):
             mask = torch.zeros_like(source.mask, dtype=keys.dtype).masked_fill_(~source.mask, -torch.inf)
-        return Heard(weight, map_of(attention.query, rows), map_of(attention.out, rows), keys, values, mask, attention.scale)
+        return CrossStep(weight, map_of(attention.query, rows), map_of(attention.out, rows), keys, values, mask, attention.scale)
 
 
 class StepLayer:
@@ -81,7 +81,7 @@ class StepLayer:
         self.norm_self, self.qkv, self.out = norm_of(layer.norm_self), map_of(attention.qkv, rows), map_of(attention.out, rows)
         self.keys, self.values = layer.norm_self.weight.new_zeros(2, rows, self.kv_heads, capacity, self.width)
         self.norm_cross = None if layer.norm_cross is None else norm_of(layer.norm_cross)
-        self.heard = [Heard.of(*heard, rows) for heard in zip(layer.cross_weights, layer.cross, sources, strict=True)]  # type: ignore[arg-type]
+        self.heard = [CrossStep.of(*heard, rows) for heard in zip(layer.cross_weights, layer.cross, sources, strict=True)]  # type: ignore[arg-type]
         self.norm_ff, self.up, self.down = norm_of(layer.norm_ff), map_of(layer.feed_forward.up, rows), map_of(layer.feed_forward.down, rows)
 
     def __call__(self, x: Tensor, step: int, turn: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from autosing.evaluation.semantic import Heard, melody_correlation, read_out_scores, token_pitch
+from autosing.evaluation.semantic import TokenisedSong, melody_correlation, read_out_scores, token_pitch
 
 
-def song(seed: int) -> Heard:
+def song(seed: int) -> TokenisedSong:
     pitch = torch.randint(0, 12, (200,), generator=torch.Generator().manual_seed(seed))
     values = 60.0 + pitch.numpy() + 3 * seed  # another singer sings it higher
     values[::5] = np.nan
-    return Heard("a", pitch, torch.zeros(200, 2, dtype=torch.long), (), torch.zeros(0, 80), torch.zeros(200, 80), values)
+    return TokenisedSong("a", pitch, torch.zeros(200, 2, dtype=torch.long), (), torch.zeros(0, 80), torch.zeros(200, 80), values)
 
 
 def test_tokens_that_are_the_pitch_tell_it_and_chance_tells_nothing() -> None:

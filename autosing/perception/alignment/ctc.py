@@ -19,7 +19,7 @@ from torch import Tensor
 
 from autosing.errors import AlignmentError
 from autosing.perception.alignment import wav2vec2
-from autosing.perception.alignment.lines import Heard, require_words, spans, to_alignment, vote
+from autosing.perception.alignment.lines import FoundWord, require_words, spans, to_alignment, vote
 from autosing.perception.alignment.wav2vec2 import FRAME_RATE, LetterNet
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Lyrics
@@ -75,7 +75,7 @@ class Song(NamedTuple):
 
     heard: Tensor
     lines: list[list[str]]
-    free: list[list[Heard | None]]
+    free: list[list[FoundWord | None]]
     offset: Seconds
     trust: float | None
 
@@ -100,7 +100,7 @@ def hear(net: LetterNet, wav: Tensor, lyrics: Lyrics) -> Song:
     return Song(heard, lines, free, *vote(starts, [line.start for line in lyrics.lines]))
 
 
-def find_times(net: LetterNet, heard: Tensor, words: Sequence[str], first: int = 0) -> list[Heard | None] | None:
+def find_times(net: LetterNet, heard: Tensor, words: Sequence[str], first: int = 0) -> list[FoundWord | None] | None:
     """(F, V + 1), which begins at frame `first`, and words -> when each is sung, None where it is not; None as a whole where they do not fit."""
     from torchaudio.functional import forced_align, merge_tokens
 
@@ -128,4 +128,4 @@ def find_times(net: LetterNet, heard: Tensor, words: Sequence[str], first: int =
         if owner >= 0:
             begin, end = (first + span.start) / FRAME_RATE, (first + span.end) / FRAME_RATE
             letters[owner].append((names.get(span.token, "*"), begin, end, min(1.0, float(span.score))))
-    return [Heard(parts[0][1], parts[-1][2], sum(part[3] for part in parts) / len(parts), tuple(parts)) if parts else None for parts in letters]
+    return [FoundWord(parts[0][1], parts[-1][2], sum(part[3] for part in parts) / len(parts), tuple(parts)) if parts else None for parts in letters]

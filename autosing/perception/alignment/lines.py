@@ -21,7 +21,7 @@ SLACK: Seconds = 0.5
 """How far a line may begin before its stamp, and end behind that of the next line."""
 
 
-class Heard(NamedTuple):
+class FoundWord(NamedTuple):
     """When a word is sung; `letters` are its parts in order."""
 
     start: Seconds
@@ -78,7 +78,7 @@ def spans(lyrics: Lyrics, offset: Seconds, seconds: Seconds) -> list[Span | None
     return found
 
 
-def to_alignment(lines: Sequence[Sequence[str]], heard: Sequence[Sequence[Heard | None]], trust: float | None, offset: Seconds) -> Alignment:
+def to_alignment(lines: Sequence[Sequence[str]], heard: Sequence[Sequence[FoundWord | None]], trust: float | None, offset: Seconds) -> Alignment:
     """Words with times, starts never decreasing; None = a word that is not sung."""
     words: list[Word] = []
     tokens: list[Token] = []

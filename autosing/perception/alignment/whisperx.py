@@ -24,7 +24,7 @@ from autosing.errors import ConfigError
 from autosing.perception.alignment import wav2vec2
 from autosing.perception.alignment.builtin import BuiltinAligner
 from autosing.perception.alignment.ctc import Song, hear
-from autosing.perception.alignment.lines import SLACK, Heard, Span, spans, to_alignment
+from autosing.perception.alignment.lines import SLACK, FoundWord, Span, spans, to_alignment
 from autosing.perception.outside import Weights, load_package
 from autosing.song.alignment import Alignment
 from autosing.song.audio import resample
@@ -83,7 +83,7 @@ class WhisperxAligner:
                     found[number] = [next(rest) for _ in song.lines[number]]
         return to_alignment(song.lines, found, song.trust, song.offset)
 
-    def _align(self, wav: Tensor, words: Sequence[str], span: Span) -> list[Heard | None] | None:
+    def _align(self, wav: Tensor, words: Sequence[str], span: Span) -> list[FoundWord | None] | None:
         """The words of one segment; None where WhisperX gives up on it."""
         segment = {"text": " ".join(words), "start": span.start, "end": span.end}
         with one_sentence(self._whisperx):
@@ -91,7 +91,7 @@ class WhisperxAligner:
         if len(found) != len(words) or not all("start" in word and "end" in word for word in found):
             return None
         return [
-            Heard(float(word["start"]), float(word["end"]), min(1.0, max(0.0, float(word.get("score", 0.0))))) if any(c.isalnum() for c in text) else None
+            FoundWord(float(word["start"]), float(word["end"]), min(1.0, max(0.0, float(word.get("score", 0.0))))) if any(c.isalnum() for c in text) else None
             for text, word in zip(words, found, strict=True)
         ]
 
