@@ -204,6 +204,7 @@ def _train(argv: Sequence[str]) -> int:
         }
         export, adapter = _adapt(model, given, saved if resume else {})
         identity |= adapter
+        begun_from = saved.get("load_from") or given.get("load_from")
         progress = Progress(1000, quiet=not ranks.first)
         trainer = Trainer(
             task,
@@ -214,7 +215,7 @@ def _train(argv: Sequence[str]) -> int:
             folder,
             device,
             identity,
-            remember={"dataset_config": _plain(config)},
+            remember={"dataset_config": _plain(config), "load_from": begun_from},
             ranks=ranks,
             progress=progress,
             wandb=None if planning else _wandb(given, ranks, folder, name, identity),
@@ -222,7 +223,7 @@ def _train(argv: Sequence[str]) -> int:
             faults=Faults.from_environment(),
             draw_sample=draw_sample,
             tensorboard=TensorBoard(folder / "tensorboard", numbers.get("step")) if given.get("tensorboard") and ranks.first and not planning else None,
-            config_text=config_text(_resolved(name, args, tunables, config, settings, given)),
+            config_text=config_text(_resolved(identity, config, settings, begun_from, device)),
         )
         dist.require_agreement({"a run to go on with": resume, **trainer.identity}, ranks)
         if planning:
@@ -252,12 +253,22 @@ def _train(argv: Sequence[str]) -> int:
     return 0
 
 
-def _resolved(name: str, args: Any, tunables: Any, config: DatasetConfig, settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that train as this run does, by name; of those about where it runs and what it is called only where it started from."""
+def _resolved(
+    identity: Mapping[str, Any], config: DatasetConfig, settings: Settings, begun_from: str | None, device: torch.device
+) -> dict[str, Any]:
+    """The flags that train as this run does, by name; of those about where it runs and what it is called only what its numbers depend on."""
     flags = {action.dest: action.option_strings[0][2:].replace("-", "_") for action in build_parser()._actions}
-    values = {"task_name": name, "task_args": _plain(args), "tunables": _plain(tunables), "dataset_config": _plain(config)}
+    values = {"task_name": identity["task"], "task_args": identity["args"], "tunables": identity["tunables"], "dataset_config": _plain(config)}
     values |= {flags[key]: value for key, value in dataclasses.asdict(settings).items() if key in flags}
-    return {**values, "load_from": given.get("load_from")}
+    values["precision"] = settings.precision_on(device)
+    if settings.deterministic and device.type == "cpu":  # the bits depend on it
+        values["threads"] = torch.get_num_threads()
+    return {**values, "load_from": begun_from, "lora": _lora_flag(identity["lora"]) if "lora" in identity else None}
+
+
+def _lora_flag(adapter: Mapping[str, Any]) -> dict[str, Any]:
+    """`--lora` of a run's identity, which keeps the base beside it."""
+    return {key: value for key, value in adapter.items() if key not in ("base", "sha256")}
 
 
 def _multiplies(dtype: torch.dtype) -> bool:
@@ -451,7 +462,7 @@ def _adapt(model: Any, given: Mapping[str, Any], saved: Mapping[str, Any]) -> tu
         return save_model, {}
     if not known and "load_from" not in given:
         raise ConfigError("--lora adapts a checkpoint: give it with --load-from (a folder, a hub id, or 'builtin')")
-    values = parse_json(given["lora"], "--lora") if "lora" in given else {k: v for k, v in known.items() if k not in ("base", "sha256")}
+    values = parse_json(given["lora"], "--lora") if "lora" in given else _lora_flag(known)
     settings = lora_settings(values)
     base = (known["base"], known["sha256"]) if known else name_base(given["load_from"], model.kind)
     adapter = Adapter(settings.r, settings.alpha, settings.dropout, attach(model, settings), *base)

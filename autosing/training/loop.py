@@ -160,6 +160,10 @@ class Settings:
         if self.strategy not in sharding.STRATEGIES:
             raise ConfigError(f"--strategy has no choice '{self.strategy}'{nearest(self.strategy, sharding.STRATEGIES)}")
 
+    def precision_on(self, device: torch.device) -> str:
+        """The row of `PRECISIONS` that a run on `device` trains in."""
+        return self.precision or ("16-mixed" if device.type == "cuda" else "32")
+
     def total_steps(self, rows: int) -> int | None:
         """Optimiser steps of the run; None when only the clock bounds it."""
         if self.steps is not None:
@@ -248,7 +252,7 @@ class Trainer:
         dist.require_divisible(settings.batch_size, self.ranks)
         self.progress = progress or Progress(1, quiet=True)
         self.wandb = wandb or Wandb("off", folder, "", "", {})
-        self.precision = settings.precision or ("16-mixed" if device.type == "cuda" else "32")
+        self.precision = settings.precision_on(device)
         self.dtype = PRECISIONS[self.precision]
         self.tensorboard = tensorboard
         self._config_text = config_text

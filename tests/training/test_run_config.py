@@ -3,10 +3,14 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from toy_task import ToyTask
 
 from autosing.cli.run_config import config_text
 from autosing.cli.train import main, parse
+from autosing.training.loop import Trainer
+from tests.train_runs import signalled
 
 
 @pytest.fixture
@@ -66,6 +70,32 @@ def test_what_a_run_leaves_repeats_it(yaml, runs, monkeypatch):
     assert main(["--config", str(file), "--name", "b", "--output-dir", str(runs.folder), "--device", "cpu"]) == 0
     runs.same("a", "b")
     assert (runs.path("b") / "config.yaml").read_text() == file.read_text()
+
+
+def repeat(runs, name: str, again: str) -> None:
+    assert main(["--config", str(runs.path(name) / "config.yaml"), "--name", again, "--output-dir", str(runs.folder), "--device", "cpu"]) == 0
+
+
+def test_an_adapters_run_is_repeated_as_one(yaml, runs):
+    pytest.importorskip("peft", reason="training adapters needs peft (pip install 'autosing[lora]')")
+    assert runs("base", steps=2) == 0
+    assert runs("a", load_from=runs.path("base") / "last", lora={"r": 2, "alpha": 4, "target_modules": ["hidden"]}, tunables={"lr0": 0.1}) == 0
+    repeat(runs, "a", "b")
+    assert runs.records("a") == runs.records("b")
+    one, other = (load_file(runs.path(name) / "last" / "adapter.safetensors") for name in ("a", "b"))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_resumed_run_still_says_where_it_began_and_what_its_bits_depend_on(yaml, runs, monkeypatch):
+    assert runs("base", steps=2) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", signalled(7))
+        assert runs("a", load_from=runs.path("base") / "best", deterministic=True, threads=1) == 143
+    assert main(["--resume-from", str(runs.path("a")), "--workers", "0", "--device", "cpu"]) == 0
+    found = yaml.safe_load((runs.path("a") / "config.yaml").read_text())
+    assert found["load_from"] == str(runs.path("base") / "best") and found["threads"] == 1 and found["precision"] == "32"
+    repeat(runs, "a", "b")
+    runs.same("a", "b")
 
 
 def test_what_a_run_came_to_is_written_also_without_the_package(runs, monkeypatch, capsys):
