@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ways.append("webdataset")
     figures: dict[str, Any] = {}
     bars: dict[str, Any] = {}
+    precision = "bf16" if options.device == "cuda" else "fp32"  # as `train_step`
     common = {"batch": options.batch, "semantic": SEMANTIC.tokens(SECONDS), "text": 550, "device": options.device}
     with tempfile.TemporaryDirectory() as folder:
         tables = write_rows(Path(folder) / "rows")
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for task, args in TASKS.items():
             reading = {**common, "task": task, "folder": folder, "batches": options.batches, "workers": 0, "device": "cpu"}
             contestants = {way: Contestant(sys.executable, "benchmarks.loader_step", {**reading, "way": way}, 1) for way in ways}
-            training = {**common, "task": task, "codec": "builtin", "music": True, "args": {"size": options.size, **args}}
+            training = {**common, "task": task, "codec": "builtin", "music": True, "args": {"size": options.size, **args}, "precision": precision}
             contestants["model"] = Contestant(sys.executable, "benchmarks.our_step", training, 1)
             for number in range(1 + options.steps):
                 for contestant in contestants.values():
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     rates[f"ours_over_{name}"] = round(ours / rates[name]["samples_a_second"], 2)
             bars[f"{task}_loader_over_model"] = bar(rates["ours_over_model"], ">=", 1.0)
             print(f"{task}: {rates}", file=sys.stderr, flush=True)
-    protocol = {"size": options.size, "rows": ROWS, "row_seconds": SECONDS, "batch": options.batch, "steps": options.steps, "workers": 0,
+    protocol = {"size": options.size, "precision": precision, "rows": ROWS, "row_seconds": SECONDS, "batch": options.batch, "steps": options.steps, "workers": 0,
                 "rate": "samples a CPU second of one process", "seed": 0}  # fmt: skip
     print(last_line("loader", 1, protocol, figures, bars, **more))
 
