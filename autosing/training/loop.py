@@ -3,7 +3,8 @@
 One optimiser step: `accumulate` micro-batches -> losses -> finite check -> backward -> clip -> AdamW -> moving average. On the CPU the check reads
 every loss before its backward pass. On CUDA nothing waits for the device between log lines: the check stays there, as a flag that makes
 the fused optimiser pass over this update and every later one until the host reads it and stops. Either way the weights stay as they
-were before the first loss that is not finite.
+were before the first loss that is not finite. In fp16 a gradient that is too large for it is ordinary: the scaler passes over such an update and scales the
+next less, and the run stops where not even the least scale helps.
 
 A step depends on (seed, step, rank) and the weights alone: data, augmentation and dropout are seeded from them. So a resumed run repeats
 the losses of one that was never stopped. Runs bounded by the clock (`minutes`) are the exception: their schedule follows time.
@@ -72,6 +73,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "16-mixed": torch.float
 """What matrices are multiplied in. With "bf16" the parameters, their gradients and the optimiser's state are kept in it too."""
 VALIDATION_CACHE_BYTES = 256 << 20
 PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often
+LEAST_SCALE = 1e-4  # of a loss in fp16: a gradient that is not finite at it is so by itself
 SAVE_SECONDS = 300.0  # the state is saved at least this often, however far apart validations are
 _VALIDATION_SEED = 1
 
@@ -466,24 +468,26 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         threshold, over = self.spike_watch.see(norm)
         self._spikes.append(Spike(self.step + 1, self._step_ids, norm, threshold, over))
+        finite = torch.isfinite(norm)
+        if self.scaler.is_enabled():
+            finite |= self.scaler.scale(torch.ones_like(norm)) > LEAST_SCALE
+        self._pending.append(_Check(self.step, False, self._step_ids, finite))
+        if self._deferred:
+            self._bad = torch.maximum(self._bad, (~finite).to(self._bad.dtype))
+        else:
+            self._read_pending()
         skipping = self.settings.skip_gradient_spikes
         if self.scaler.is_enabled():
             if not (skipping and over.item()):  # the scaler has no flag for this: skipping costs it a look at every step
                 self.scaler.step(self.optimizer)
             self.scaler.update()
-        else:
-            finite = torch.isfinite(norm)
-            self._pending.append(_Check(self.step, False, self._step_ids, finite))
-            if self._deferred:
-                self._bad = torch.maximum(self._bad, (~finite).to(self._bad.dtype))
-                passed_over = torch.maximum(self._bad, over.to(self._bad.dtype)) if skipping else self._bad
-                self.optimizer.found_inf = passed_over  # type: ignore[attr-defined] - the fused kernel passes over the update
-                self.optimizer.grad_scale = None  # type: ignore[attr-defined]
-                self.optimizer.step()
-            else:
-                self._read_pending()
-                if not (skipping and over.item()):
-                    self.optimizer.step()
+        elif self._deferred:
+            passed_over = torch.maximum(self._bad, over.to(self._bad.dtype)) if skipping else self._bad
+            self.optimizer.found_inf = passed_over  # type: ignore[attr-defined] - the fused kernel passes over the update
+            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif not (skipping and over.item()):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.step + 1)

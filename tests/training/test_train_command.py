@@ -146,6 +146,27 @@ def test_a_check_left_on_the_device_still_stops_before_the_update(runs, capsys, 
         assert torch.equal(value, seen[-1][0][name])
 
 
+@pytest.mark.parametrize("deferred", [False, True])
+def test_in_fp16_a_gradient_that_stays_not_finite_stops_the_run(runs, capsys, monkeypatch, deferred):
+    """One that is too large for fp16 is passed over and scaled less; here no scale helps, though every loss is finite."""
+    fit, plain, seen = Trainer.fit, ToyTask.losses, []
+
+    def deferring(self, *args, **kwargs):
+        self._deferred = deferred
+        return fit(self, *args, **kwargs)
+
+    def losses(self, model, batch):
+        found = plain(self, model, batch)
+        nothing = (model.hidden.weight * 0).square().sum().sqrt()  # its slope is infinite
+        return found._replace(total=found.total + nothing)
+
+    monkeypatch.setattr(Trainer, "fit", deferring)
+    monkeypatch.setattr(ToyTask, "losses", _spying(losses, seen))
+    assert runs("bad", precision="16-mixed", steps=60, log_every_n_steps=20, validate_every_n_steps=60) == 2
+    assert "the loss or its gradient is not finite at step 30" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert len(seen) == (40 if deferred else 31) and all(torch.equal(seen[-1][0][name], value) for name, value in seen[0][0].items())
+
+
 def test_pure_bf16_keeps_weights_and_optimiser_in_it_and_learns(runs):
     """The moving average stays in float32; what is exported is float32 as ever."""
     values = {"precision": "bf16", "ema": 0.99, "steps": 40, "log_every_n_steps": 10, "validate_every_n_steps": 40}
