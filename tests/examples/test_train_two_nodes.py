@@ -28,6 +28,13 @@ def test_its_flags_exist_and_its_batch_can_be_shared():
     assert given["batch_size"] % (wanted["nodes"] * wanted["ntasks-per-node"]) == 0
 
 
+def test_a_rank_that_stops_first_does_not_kill_the_others():
+    """srun would return the signal that ended them, not the code that says "queue me again"."""
+    flags = re.search(r"^srun (.*?) python", SAMPLE.read_text(), re.M)
+    assert flags is not None
+    assert "--kill-on-bad-exit=0" in flags[1].split() and re.search(r"--wait=[1-9]\d*", flags[1])
+
+
 @pytest.mark.parametrize("code, queued", [(138, "requeue 42\n"), (0, ""), (2, "")])
 def test_only_a_run_that_saved_before_its_time_limit_is_queued_again(tmp_path, code, queued):
     for name, script in (("srun", f"exit {code}"), ("scontrol", f"echo $* >> {tmp_path}/queued")):
