@@ -226,21 +226,21 @@ def _train(argv: Sequence[str]) -> int:
             config_text=config_text(_resolved(identity, config, settings, begun_from, device)),
         )
         dist.require_agreement({"a run to go on with": resume, **trainer.identity}, ranks)
+        begun_elsewhere = "load_from" in given and not resume
         if planning:
-            for line in (*describe_estimate(estimate(trainer), trainer), "nothing was written; leave out --plan to train"):
+            for line in (*describe_estimate(estimate(trainer, validate_first=begun_elsewhere), trainer), "nothing was written; leave out --plan to train"):
                 if ranks.first:
                     print(line)
             dist.wait(ranks)
             dist.stop(ranks)
             return 0
-        advice = _advice(given, tunables) if "load_from" in given and not resume else []
+        advice = _advice(given, tunables) if begun_elsewhere else []
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *advice, *unused, f"run folder: {folder}"):
             progress.line(line)
         reduced = PRECISIONS[trainer.precision]
         if device.type == "cpu" and reduced is not None and not _multiplies(reduced):
             progress.line(f"precision {trainer.precision} is far slower than 32 on this processor, which has no matrix units for it")
-        begun_elsewhere = "load_from" in given and not resume
         result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False), validate_first=begun_elsewhere)
         dist.wait(ranks)
     dist.stop(ranks)

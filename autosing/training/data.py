@@ -627,7 +627,7 @@ def prefetch(batches: Dataset[MicroBatch], numbers: range, workers: int, pin: bo
     Raises:
         DataError: a batch could not be made; names the row.
     """
-    workers = min(workers, os.cpu_count() or 1)
+    workers = min(workers, _cores())
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -643,6 +643,11 @@ def prefetch(batches: Dataset[MicroBatch], numbers: range, workers: int, pin: bo
         if batch.error:
             raise DataError(batch.error)
         yield batch if batch.packed is None else batch._replace(tensors=batch.packed.tensors())
+
+
+def _cores() -> int:
+    """Those that this process may use: a scheduler leaves a job fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _as_is(batch: MicroBatch) -> MicroBatch:

@@ -57,8 +57,11 @@ class Estimate:
     held: int
 
 
-def estimate(trainer: Trainer) -> Estimate:
+def estimate(trainer: Trainer, validate_first: bool = False) -> Estimate:
     """Take a few steps of a run that has not begun.
+
+    Args:
+        validate_first: as the run's `fit` will be told.
 
     Raises:
         ConfigError: it does not fit; names what to change.
@@ -86,8 +89,8 @@ def estimate(trainer: Trainer) -> Estimate:
     steps = trainer.total
     validations = saves = 0
     if steps is not None:
-        validations = math.ceil(steps / settings.validate_every)
-        saves = validations if settings.save_every is None else math.ceil(steps / settings.save_every)
+        validations = math.ceil(steps / settings.validate_every) + validate_first
+        saves = validations if settings.save_every is None else math.ceil(steps / settings.save_every) + validate_first
     seconds = (steps or 0) * step_seconds + validations * validation_seconds + saves * save_seconds
     if settings.minutes is not None:
         seconds = min(seconds, 60 * settings.minutes) if steps is not None else 60 * settings.minutes

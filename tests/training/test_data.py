@@ -16,6 +16,7 @@ from toy_task import ToyArgs, ToyTask, ToyTunables, write_songs
 
 from autosing.errors import ConfigError, DataError, MismatchError
 from autosing.tokens.specs import CodecSpec
+from autosing.training import data
 from autosing.training.data import (
     DatasetConfig,
     MicroBatch,
@@ -253,6 +254,19 @@ def test_workers_change_nothing(songs, workers):
     assert [b.ids for b in fetched] == [b.ids for b in plain]
     for a, b in zip(fetched, plain, strict=True):
         assert all(torch.equal(a.tensors[k], b.tensors[k]) for k in b.tensors)
+
+
+def test_no_more_workers_than_a_scheduler_leaves_cores(songs, monkeypatch):
+    started, plain = [], data.DataLoader
+
+    def noting(*args, num_workers, prefetch_factor, **values):
+        started.append(num_workers)
+        return plain(*args, **values)
+
+    monkeypatch.setattr(data, "DataLoader", noting)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
+    batches = TrainBatches(toy(), ParquetRows(tables(songs), ("number", "x")), Plan(37, 4, 0))
+    assert [len(list(prefetch(batches, range(2), workers))) for workers in (6, 1)] == [2, 2] and started == [2, 1]
 
 
 def test_unfit_rows_are_counted_and_replaced(songs):

@@ -41,6 +41,13 @@ def test_a_plan_is_told_and_nothing_is_written(runs, capsys):
     assert runs("a") == 0 and runs("a", "--plan", "--resume-from", "auto") == 0
 
 
+def test_a_run_from_a_checkpoint_validates_once_more(runs, capsys):
+    assert runs("base", steps=1) == 0
+    assert runs("a", "--plan", load_from=runs.path("base") / "last", steps=100, validate_every_n_steps=30, save_steps=50) == 0
+    said = capsys.readouterr().out
+    assert ", 5 validations of" in said and ", 3 saves that" in said
+
+
 @pytest.mark.parametrize(
     "gib, said",
     [
