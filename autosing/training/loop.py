@@ -599,7 +599,7 @@ class Trainer:
             return
         tensors = {key: value.to(self.device) for key, value in batch.tensors.items()}
         self.model.eval()
-        with self.ema.in_place() if self.ema is not None else contextlib.nullcontext(), sharding.gathered(self.losses):
+        with self.ema.in_place() if self.ema is not None else contextlib.nullcontext(), sharding.gathered(self.losses), self._autocast():
             made = self.losses.samples(tensors)
         self.model.train()
         for index, (sample, name) in enumerate(zip(made, batch.ids, strict=True) if self.ranks.first else ()):

@@ -1,5 +1,6 @@
 """Samples of a run: written at every validation by a task that makes some, without a trace in the training."""
 
+import pytest
 import soundfile
 import torch
 from toy_task import ToyTask
@@ -30,3 +31,16 @@ def test_samples_are_heard_and_seen_at_every_validation_and_change_nothing(runs,
 def test_a_task_that_makes_none_says_so(runs, capsys):
     assert runs("a", samples=1) == 2
     assert "--samples: task toy makes none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-mixed"])
+def test_a_task_that_samples_in_float32_may_train_in_bf16(runs, monkeypatch, precision):
+    """Whatever its weights are kept in, a task calls its model as singing does."""
+
+    def calling(self, model, batch):
+        model(batch["x"].float())
+        return samples(self, model, batch)
+
+    monkeypatch.setattr(ToyTask, "samples", calling, raising=False)
+    assert runs("a", samples=1, steps=1, precision=precision) == 0
+    assert (runs.path("a") / "samples" / "step-0000001" / "0.wav").is_file()
