@@ -343,7 +343,7 @@ class _Import:
         columns = {name: fit(song.columns[name], kind) for name, kind in self.survey.columns.items() if name in song.columns}
         row: dict[str, Any] = {name: song.columns.get(name) or None for name in TEXT_COLUMNS}
         if "artist" not in song.columns or "title" not in song.columns:
-            artist, title = who(song.audio, PurePosixPath(key))
+            artist, title = who(song.audio, PurePosixPath(key), song.artist_folder)
             row["artist"] = song.columns.get("artist", artist)
             row["title"] = song.columns.get("title", title)
         return {**columns, **row, "audio": song.audio, "audio_hash": audio_hash(song.audio), "source": f"{self._base}/{key}"}

@@ -43,12 +43,14 @@ class Song:
         columns: see the module's text.
         left_out: parts that could not be read, such as a lyrics file; a song with any is not whole.
         not_unicode: texts that were read as Windows-1252 for want of anything better.
+        artist_folder: the folder it lies in may bear its artist's name, as in a person's own collection; those that tables and archives name are mere storage.
     """
 
     audio: bytes
     columns: Mapping[str, Any]
     left_out: tuple[LeftOut, ...] = ()
     not_unicode: tuple[str, ...] = ()
+    artist_folder: bool = False
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ class Beside:
                     left_out.append(LeftOut(below(source, other), error.code, error.reason))
                 else:
                     columns |= own_columns(record) | text_columns(record)
-        return Song(audio, columns, tuple(left_out), tuple(not_unicode))
+        return Song(audio, columns, tuple(left_out), tuple(not_unicode), artist_folder=True)
 
     def lyrics(self, source: Path, path: Path, paths: list[Path]) -> tuple[dict[str, Any], list[LeftOut], list[str]]:
         """-> the lyrics columns, files that could not be read, files that were not Unicode."""

@@ -7,11 +7,12 @@ from pathlib import PurePosixPath
 from processing.formats.files import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES
 
 _PLAIN_NAMES = {"audio", "song", "mix", "mixture", "fullmix", "full_mix", "track", "music", "songs", "tracks", "albums"}
+_PLAIN_NAMES |= {"data", "train", "validation", "test", "audios", "clips", "wavs", "mp3s"}
 _PLAIN_NAMES |= {s[1:] for s in AUDIO_SUFFIXES + UNREADABLE_SUFFIXES}
 
 
-def who(audio: bytes, relative: PurePosixPath) -> tuple[str | None, str]:
-    """-> artist, title."""
+def who(audio: bytes, relative: PurePosixPath, artist_folder: bool) -> tuple[str | None, str]:
+    """-> artist, title; `artist_folder` as in `Song`."""
     tags = _tags(audio)
     parts = relative.with_suffix("").parts
     names = [parts[-1], *(parts[-2:-1])]
@@ -22,7 +23,7 @@ def who(audio: bytes, relative: PurePosixPath) -> tuple[str | None, str]:
         if len(pieces) >= 2:
             artist, title = artist or pieces[0], title or " - ".join(pieces[1:])
             break
-    if not artist and len(names) > 1 and _plain(names[1]) not in _PLAIN_NAMES:
+    if not artist and artist_folder and len(names) > 1 and _plain(names[1]) not in _PLAIN_NAMES:
         artist = names[1]
     return artist, title or (names[-1] if _plain(names[0]) in _PLAIN_NAMES else names[0])
 

@@ -26,10 +26,10 @@ def test_a_failed_import_leaves_no_partition(tmp_path: Path, monkeypatch: pytest
     music, dataset = folder_of(tmp_path / "m", "a.flac", "b.flac"), tmp_path / "ds"
     who = importing.who
 
-    def fails_at_b(audio, relative):  # type: ignore[no-untyped-def]
+    def fails_at_b(audio, relative, artist_folder):  # type: ignore[no-untyped-def]
         if relative.name == "b.flac":
             raise RuntimeError("a defect")
-        return who(audio, relative)
+        return who(audio, relative, artist_folder)
 
     monkeypatch.setattr(importing, "who", fails_at_b)
     with pytest.raises(RuntimeError):

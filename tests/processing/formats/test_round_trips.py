@@ -157,6 +157,14 @@ def test_songs_of_every_format_are_the_same_rows(kind: str, tmp_path: Path) -> N
     assert (again.added, again.changed, again.unchanged, again.partitions) == (0, 0, 3, ())
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "songgen", "songgeneration", "hf", "webdataset"])
+def test_where_audio_is_stored_is_no_artist(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a table's path and the name of an archive tell nothing about who sings."""
+    monkeypatch.setattr("test_round_trips.SONGS", [{name: value for name, value in song.items() if name != "artist"} for song in SONGS])
+    import_songs(MAKERS[kind][1](tmp_path / "my songs"), Dataset(tmp_path / "ds"), 2)
+    assert len(rows := rows_of(tmp_path / "ds")) == 3 and not any("artist" in row for row in rows)
+
+
 @pytest.mark.parametrize("target", WRITERS.names())
 @pytest.mark.parametrize("kind", MAKERS)
 def test_rows_come_back_as_they_were(kind: str, target: str, tmp_path: Path) -> None:
