@@ -1,6 +1,7 @@
 """WhisperX behind our Protocols: segments come from the lyrics, NLTK is never asked, and what Whisper hears becomes lines."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from autosing.errors import ConfigError, WeightsError
 from autosing.perception import ALIGNERS, load_aligner, load_transcriber
 from autosing.perception.alignment import wav2vec2
+from autosing.perception.alignment.builtin import BuiltinAligner
 from autosing.perception.alignment.lines import Span
 from autosing.perception.alignment.whisperx import WhisperxAligner, WhisperxTranscriber, lines_of
 from autosing.song.lyrics import Line, Lyrics
@@ -93,8 +95,10 @@ def test_whisperx_hears_the_stretches_that_are_sung(tmp_path: Path, monkeypatch:
     class Pipeline:
         def __init__(self, vad: Any):
             self.vad = vad
+            self.model = SimpleNamespace(model=SimpleNamespace(is_multilingual=True))
 
-        def transcribe(self, audio: np.ndarray, batch_size: int) -> dict[str, Any]:
+        def transcribe(self, audio: np.ndarray, batch_size: int, language: str | None) -> dict[str, Any]:
+            assert language is None
             stretches = self.vad.merge_chunks(self.vad({"waveform": self.vad.preprocess_audio(audio), "sample_rate": 16_000}), 30, onset=0.5, offset=0.3)
             return {"segments": [{"text": f"la {number}", "start": part["start"], "end": part["end"]} for number, part in enumerate(stretches)]}
 
@@ -119,14 +123,16 @@ def test_a_whisper_of_ctranslate2_is_loaded_and_heard(tmp_path: Path, monkeypatc
     """Random weights say anything; that they say it, from local files alone and the same each time, is what counts."""
     write_faster_whisper(tmp_path / "faster-whisper-tiny.en")
     monkeypatch.setenv("AUTOSING_MODELS", str(tmp_path))
-    transcriber = load_transcriber('whisperx:{"model": "tiny.en", "batch_size": 2}')
     activity = torch.zeros(500)
     activity[50:150] = activity[250:450] = 1
-    monkeypatch.setattr(transcriber._detector, "activity", lambda wav: activity)  # type: ignore[attr-defined]
+    monkeypatch.setattr(BuiltinAligner, "activity", lambda self, wav: activity)
     wav = 0.1 * torch.randn(16_000 * 10, generator=torch.Generator().manual_seed(0))
+    transcriber = load_transcriber('whisperx:{"model": "tiny.en", "batch_size": 2}')
     first = transcriber.transcribe(wav)
     assert first == transcriber.transcribe(wav)
     assert {line.start for line in first.lines} <= {1.0, 5.0, None}
+    one_by_one = load_transcriber(f'whisperx:{{"weights": "{tmp_path / "faster-whisper-tiny.en"}", "batch_size": 1}}')  # its folder's name tells nothing
+    assert one_by_one.transcribe(wav) == first
 
 
 def test_missing_whisper_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ class WhisperxTranscriber:
             str(folder), kind, compute_type=compute_type, language="en" if model.endswith(".en") else language, vad_model=self._stretches(), local_files_only=True,
             threads=torch.get_num_threads(),
         )  # fmt: skip
+        self._language = language if self._pipeline.model.model.is_multilingual else "en"  # one of English alone cannot hear which it is
 
     @classmethod
     def files(cls, weights: str | None = None, model: str = "large-v3", **_: Any) -> tuple[Path, ...]:
@@ -186,7 +187,7 @@ class WhisperxTranscriber:
         """See `Transcriber.transcribe`."""
         if not self._sung(wav):
             return Lyrics(())
-        found = self._pipeline.transcribe(wav.cpu().float().numpy(), batch_size=self._batch_size)
+        found = self._pipeline.transcribe(wav.cpu().float().numpy(), batch_size=self._batch_size, language=self._language)
         return lines_of([(part["text"], float(part["start"]), float(part["end"])) for part in found["segments"]])
 
     def _sung(self, wav: Tensor) -> list[tuple[Seconds, Seconds]]:
