@@ -1,5 +1,6 @@
 """What every aligner promises (autosing/perception/alignment/base.py). A new backend is one more row of `BACKENDS`. Others' have random weights here."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,28 +13,33 @@ from autosing.perception.alignment.base import Aligner
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import parse_lrc, parse_raw
 from tests.outside_models import small_bundle, write_bundle, write_wav2vec2
+from tests.pretend_device import skip_unless_real, tensors_of
 
 
-def ctc(folder: Path) -> Aligner:
+def builtin(folder: Path, device: torch.device | str = "cpu", **options: int) -> Aligner:
+    return load_aligner("builtin", device, **options)
+
+
+def ctc(folder: Path, device: torch.device | str = "cpu") -> Aligner:
     with pytest.MonkeyPatch.context() as patch:
         write_bundle(folder, small_bundle(patch))
-        return load_aligner(f"ctc:{folder}")
+        return load_aligner(f"ctc:{folder}", device)
 
 
-def ctc_huggingface(folder: Path) -> Aligner:
+def ctc_huggingface(folder: Path, device: torch.device | str = "cpu") -> Aligner:
     write_wav2vec2(folder)
-    return load_aligner(f"ctc:{folder}")
+    return load_aligner(f"ctc:{folder}", device)
 
 
-def whisperx(folder: Path) -> Aligner:
+def whisperx(folder: Path, device: torch.device | str = "cpu") -> Aligner:
     pytest.importorskip("whisperx", reason="needs whisperx (pip install 'autosing[whisperx]')")
     with pytest.MonkeyPatch.context() as patch:
         write_bundle(folder, small_bundle(patch))
-        return load_aligner(f"whisperx:{folder}")
+        return load_aligner(f"whisperx:{folder}", device)
 
 
-BACKENDS: dict[str, Callable[[Path], Aligner]] = {
-    "builtin": lambda folder: load_aligner("builtin"),
+BACKENDS: dict[str, Callable[..., Aligner]] = {
+    "builtin": builtin,
     "ctc": ctc,
     "ctc-huggingface": ctc_huggingface,
     "whisperx": whisperx,
@@ -78,8 +84,26 @@ def test_every_word_has_a_time_in_order(aligner: Aligner, stamped: bool) -> None
 def test_the_same_song_gives_the_same_times_and_is_left_as_it_was(aligner: Aligner) -> None:
     wav = sound(aligner)
     before, lyrics = wav.clone(), parse_lrc(LRC)
-    assert aligner.align(wav, lyrics) == aligner.align(wav, lyrics)
+    first = aligner.align(wav, lyrics)
+    aligner.align(sound(aligner, 4) * 3, parse_raw("let it be"))  # whatever it heard in between
+    assert aligner.align(wav, lyrics) == first
     assert torch.equal(wav, before)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_it_works_on_another_device(name: str, tmp_path: Path, other_device: torch.device) -> None:
+    skip_unless_real(name, other_device)
+    make = functools.partial(BACKENDS[name], **({"adapt_steps": 1} if name == "builtin" else {}))  # its steps are slow on a pretended device
+    here, there = make(tmp_path), make(tmp_path, other_device)
+    assert {tensor.device.type for tensor in tensors_of(there)} == {other_device.type}
+    wav = sound(here)
+    expected, activity = here.align(wav, parse_lrc(LRC)), here.activity(wav)
+    for given in wav, wav.to(other_device):
+        found = there.align(given, parse_lrc(LRC))
+        assert [word.text for word in found.words] == WORDS
+        off = [abs(word.start - other.start) for word, other in zip(found.words, expected.words, strict=True)]
+        assert sorted(off)[len(off) // 2] < 0.05  # arithmetic differs a little
+        torch.testing.assert_close(there.activity(given).cpu(), activity, atol=1e-2, rtol=1e-2)
 
 
 def test_lyrics_that_cannot_be_sung_are_refused_with_a_code(aligner: Aligner) -> None:

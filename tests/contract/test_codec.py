@@ -7,6 +7,7 @@ from autosing.errors import ConfigError
 from autosing.perception import CODECS, load_codec
 from autosing.tokens.specs import CodecSpec
 from tests.outside_models import write_codec
+from tests.pretend_device import skip_unless_real, tensors_of
 
 BUILTIN = ("builtin", "builtin_band")
 LAYOUTS = {  # rate, samples a finest frame, strides, codes a level, frames in 30 s
@@ -20,13 +21,16 @@ LAYOUTS = {  # rate, samples a finest frame, strides, codes a level, frames in 3
 }
 
 
+def make(name, folder, device="cpu"):
+    if name in BUILTIN:
+        return load_codec(name, device)
+    write_codec(folder, name)
+    return load_codec(f"{name}:{folder}", device)
+
+
 @pytest.fixture(scope="module", params=LAYOUTS)
 def codec(request, tmp_path_factory):
-    if request.param in BUILTIN:
-        return load_codec(request.param)
-    folder = tmp_path_factory.mktemp("codec")
-    write_codec(folder, request.param)
-    return load_codec(f"{request.param}:{folder}")
+    return make(request.param, tmp_path_factory.mktemp("codec"))
 
 
 @pytest.fixture
@@ -91,6 +95,23 @@ def test_same_input_same_output(codec):
     codes = codec.encode(wave)
     assert torch.equal(codes, codec.encode(wave))
     assert torch.equal(codec.decode(codes), codec.decode(codes))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_it_works_on_another_device_and_gives_codes_and_audio_there(name, tmp_path, other_device):
+    skip_unless_real(name, other_device)
+    here, there = make(name, tmp_path), make(name, tmp_path, other_device)
+    assert {tensor.device.type for tensor in tensors_of(there)} <= {other_device.type}
+    assert {book.device.type for book in there.codebooks()} <= {other_device.type}
+    wave = tune(6_000)[None, None]
+    codes = here.encode(wave)
+    for found in there.encode(wave), there.encode(wave.to(other_device)):
+        assert found.device.type == other_device.type
+        assert float((found.cpu() == codes).float().mean()) > 0.95  # arithmetic differs a little, and codes lie close together
+    for heard in there.decode(codes), there.decode(codes.to(other_device)):
+        assert heard.device.type == other_device.type and heard.shape == here.decode(codes).shape
+        if other_device.type == "meta":  # elsewhere the noise of a decoder is another
+            torch.testing.assert_close(heard.cpu(), here.decode(codes), atol=1e-3, rtol=1e-2)
 
 
 def test_encoding_leaves_no_graph_and_no_chance(codec):

@@ -14,9 +14,14 @@ from autosing.perception import load_semantic
 from autosing.perception.semantic.base import SemanticTokenizer
 from autosing.perception.semantic.builtin import checksum
 from tests.outside_models import write_whisper_vq
+from tests.pretend_device import tensors_of
 
 
-def untrained(folder: Path) -> SemanticTokenizer:
+def builtin(folder: Path, device: torch.device | str = "cpu") -> SemanticTokenizer:
+    return load_semantic("builtin", device)
+
+
+def untrained(folder: Path, device: torch.device | str = "cpu") -> SemanticTokenizer:
     """The builtin tokenizer with a small random recogniser and random codes."""
     torch.manual_seed(0)
     recogniser = Recogniser(SIZES["micro"])
@@ -26,17 +31,17 @@ def untrained(folder: Path) -> SemanticTokenizer:
         getattr(book, name).normal_()
     book.codes[:, : 2 * len(CLASSES)].abs_().mul_(0.2)
     save_model(book, folder, {"recogniser": checksum(folder / "recogniser")})
-    return load_semantic("builtin", weights=folder)
+    return load_semantic("builtin", device, weights=folder)
 
 
-def whisper_vq(folder: Path) -> SemanticTokenizer:
+def whisper_vq(folder: Path, device: torch.device | str = "cpu") -> SemanticTokenizer:
     """The tokenizer of WhisperSpeech with a small random Whisper."""
     write_whisper_vq(folder)
-    return load_semantic(f"whisper_vq:{folder}")
+    return load_semantic(f"whisper_vq:{folder}", device)
 
 
-BACKENDS: dict[str, Callable[[Path], SemanticTokenizer]] = {
-    "builtin": lambda folder: load_semantic("builtin"),
+BACKENDS: dict[str, Callable[..., SemanticTokenizer]] = {
+    "builtin": builtin,
     "builtin-untrained": untrained,
     "whisper_vq": whisper_vq,
 }
@@ -117,3 +122,14 @@ def test_long_audio_has_no_seams(tokenizer: SemanticTokenizer) -> None:
     margin = 8 * tokenizer.spec.token_rate
     inside = whole[first * tokenizer.spec.token_rate : last * tokenizer.spec.token_rate]
     assert (inside == part)[margin:-margin].float().mean() > 0.99
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_it_works_on_another_device_and_gives_tokens_there(name: str, tmp_path: Path, other_device: torch.device) -> None:
+    here, there = BACKENDS[name](tmp_path), BACKENDS[name](tmp_path, other_device)
+    assert {tensor.device.type for tensor in tensors_of(there)} == {other_device.type}
+    wav = sound(16000, here.spec.sample_rate)[None]
+    expected = here.encode(wav)
+    for found in there.encode(wav), there.encode(wav.to(other_device)):
+        assert found.device.type == there.codebook().device.type == other_device.type
+        assert float((found.cpu() == expected).float().mean()) > 0.95  # arithmetic differs a little, and codes lie close together

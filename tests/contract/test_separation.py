@@ -11,21 +11,26 @@ from autosing.models.separator import SIZES, SeparatorNet
 from autosing.perception import load_separator
 from autosing.perception.separation.base import Separator
 from tests.outside_models import write_demucs
+from tests.pretend_device import tensors_of
 
 
-def untrained(folder: Path) -> Separator:
+def builtin(folder: Path, device: torch.device | str = "cpu") -> Separator:
+    return load_separator("builtin", device)
+
+
+def untrained(folder: Path, device: torch.device | str = "cpu") -> Separator:
     torch.manual_seed(0)
     save_model(SeparatorNet(SIZES["tiny"]), folder, {})
-    return load_separator("builtin", weights=str(folder))
+    return load_separator("builtin", device, weights=str(folder))
 
 
-def demucs(folder: Path) -> Separator:
+def demucs(folder: Path, device: torch.device | str = "cpu") -> Separator:
     write_demucs(folder)
-    return load_separator(f"demucs:{folder}")
+    return load_separator(f"demucs:{folder}", device)
 
 
-BACKENDS: dict[str, Callable[[Path], Separator]] = {
-    "builtin": lambda folder: load_separator("builtin"),
+BACKENDS: dict[str, Callable[..., Separator]] = {
+    "builtin": builtin,
     "builtin-untrained": untrained,
     "demucs": demucs,
 }
@@ -62,9 +67,20 @@ def test_silence_stays_silent(separator: Separator, samples: int) -> None:
 
 def test_the_same_mix_gives_the_same_stems_and_is_left_as_it_was(separator: Separator) -> None:
     mix = song(2, 30_000, separator.sample_rate)
-    before = mix.clone()
-    assert torch.equal(separator.separate(mix).vocals, separator.separate(mix).vocals)
+    before, first = mix.clone(), separator.separate(mix).vocals
+    separator.separate(song(1, 9_000, separator.sample_rate) * 3)  # whatever it heard in between
+    assert torch.equal(separator.separate(mix).vocals, first)
     assert torch.equal(mix, before)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_it_works_on_another_device_and_gives_stems_on_the_cpu(name: str, tmp_path: Path, other_device: torch.device) -> None:
+    here, there = BACKENDS[name](tmp_path), BACKENDS[name](tmp_path, other_device)
+    assert {tensor.device.type for tensor in tensors_of(there)} == {other_device.type}
+    mix = song(2, 12_000, here.sample_rate)
+    for found in there.separate(mix), there.separate(mix.to(other_device)):
+        assert found.vocals.device.type == found.accompaniment.device.type == "cpu"
+        torch.testing.assert_close(found.vocals, here.separate(mix).vocals, atol=1e-3, rtol=1e-3)
 
 
 def test_a_louder_mix_gives_the_same_stems_louder(separator: Separator) -> None:
