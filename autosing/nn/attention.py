@@ -133,7 +133,18 @@ class SelfAttention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Scaled dot-product attention of (B, H, S, E) queries to (B, G, L, E) keys and values."""
+    if torch.compiler.is_compiling() and q.device.type == "cpu":
+        return _plain(q, k, v, scale, mask, causal)
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, causal: bool) -> Tensor:
+    """The formula. PyTorch's compiler (2.11) takes the strides of the first length for those of every length in the gradient of its kernel for CPUs."""
+    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+    if causal:
+        mask = attention_mask(q.shape[2], True, None, q.device)
+    scores = q @ k.mT * scale
+    return torch.softmax(scores if mask is None else scores.masked_fill(~mask, -torch.inf), -1).to(v.dtype) @ v
 
 
 class Source(NamedTuple):

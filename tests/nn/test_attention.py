@@ -1,8 +1,11 @@
 """Attention and masks, tables and embeddings, rates of learning."""
 
+import shutil
+
+import pytest
 import torch
 
-from autosing.nn.attention import attention_mask, rotary_table, split_heads
+from autosing.nn.attention import SelfAttention, attention_mask, rotary_table, split_heads
 from autosing.nn.blocks import Build, Decoder, Encoder
 from autosing.nn.embeddings import LaneEmbedding, interpolate, pick
 from autosing.nn.mup import Mup, learning_rules
@@ -46,6 +49,24 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     q, k = torch.randn(1, 1, 1, 64), torch.randn(1, 1, 1, 64)
     at = lambda x, position: split_heads(x, (1,), 1, rotary_table(torch.tensor([position]), 64))[0]  # noqa: E731
     torch.testing.assert_close((at(q, 7) * at(k, 3)).sum(), (at(q, 107) * at(k, 103)).sum(), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_attention_has_the_right_gradients_at_every_length() -> None:
+    """The compiler's own kernel for CPUs fails from the second length on."""
+    torch.manual_seed(0)
+    attention = SelfAttention(64, 4, MUP, causal=True, kv_heads=2)
+    wake(attention)
+    compiled = torch.compile(attention)
+    for steps in (8, 12, 20):
+        x, table = torch.randn(2, steps, 64), rotary_table(torch.arange(steps), 16)
+        given = [x.clone().requires_grad_() for _ in range(2)]
+        found = [module(one, table) for module, one in zip((attention, compiled), given, strict=True)]
+        torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+        for y in found:
+            y.square().sum().backward()
+        torch.testing.assert_close(given[0].grad, given[1].grad, atol=1e-4, rtol=1e-4)
 
 
 def test_masks_are_causal_and_reach_the_span() -> None:
