@@ -10,7 +10,7 @@ import torch
 
 import tasks.sm2a_parallel
 from autosing.errors import ConfigError, MismatchError
-from autosing.models.io import save_model
+from autosing.models.io import load_model, save_model
 from autosing.models.sm2a import SM2A
 from autosing.models.sm2a_parallel import SM2AParallel, SM2AParallelConfig
 from autosing.models.t2s import SIZES, Size
@@ -149,9 +149,18 @@ def test_a_checkpoint_of_either_kind_is_found_and_sings(tmp_path: Path) -> None:
     assert find_code_singer("builtin") == ("builtin", "sm2a")
 
 
-def test_another_kind_of_model_is_refused_by_name(tmp_path: Path) -> None:
-    from autosing.models.io import load_model
+def test_the_shipped_parallel_model_sings_what_the_shipped_one_by_one_model_does() -> None:
+    (one, told), (model, meta) = (load_model(*find_code_singer(name)) for name in ("builtin", "builtin_parallel"))
+    for part in ("codec", "accompaniment_codec", "semantic", "voice"):
+        assert meta["dataset"][part] == told["dataset"][part]
+    generator, frames = seeded(), one.config.codec.frames(4.0)
+    semantic = torch.randint(0, one.config.semantic.num_codes, (2, 100), generator=generator)
+    codes = sing_codes(model, semantic, None, None, frames=frames, generator=generator)
+    live = torch.stack([torch.arange(frames) % stride == 0 for stride in one.config.codec.strides])
+    assert codes.shape == (2, 4, frames) and torch.equal(codes[0] >= 0, live) and not torch.equal(codes[0], codes[1])
 
+
+def test_another_kind_of_model_is_refused_by_name(tmp_path: Path) -> None:
     save_model(SM2AParallel(CONFIG), tmp_path, {})
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "kind": "t2s"}))
