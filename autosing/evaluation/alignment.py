@@ -406,13 +406,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rendered", type=Path, help="dataset of rendered songs (<folder>/<i>/songs.parquet)")
     parser.add_argument("--real", type=Path, help="folder that holds ultrastar_cc and jamendolyrics")
     parser.add_argument("--aligner", default="builtin", metavar="NAME[:WEIGHTS]", help=", ".join(ALIGNERS.names()))
-    parser.add_argument("--weights", default="builtin", help="of the builtin aligner")
     parser.add_argument("--limit", type=int, help="rendered songs at most")
     parser.add_argument("--separator", help="also align the vocals that this separator finds in the mixture")
     parser.add_argument("--json", action="store_true", help="the JSON line alone")
     parser.add_argument("--fit", action="store_true", help="fit the weights of the word scores to the rendered songs instead")
     given = parser.parse_args(argv)
-    aligner = BuiltinAligner(weights=given.weights) if given.aligner == "builtin" else load_aligner(given.aligner)
+    aligner = load_aligner(given.aligner)
     if given.fit:
         if not isinstance(aligner, BuiltinAligner):
             raise ConfigError(f"--fit is for the builtin aligner, found --aligner {given.aligner}")
@@ -433,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def heard(songs: Iterable[KnownSong]) -> Iterable[KnownSong]:
         return with_separated(songs, separator) if separator else songs
 
-    result: dict[str, Any] = {"torch": torch.__version__, "aligner": aligner.name, "weights": given.weights}
+    result: dict[str, Any] = {"torch": torch.__version__, "aligner": given.aligner}
     if given.rendered:
         result["rendered"] = summary(measure(aligner, heard(rendered_songs(given.rendered, limit=given.limit)), ("none", "starts"), show))
     if given.real:
