@@ -1,14 +1,22 @@
 """Edit distance between sequences, and error rates made of it (phones, words)."""
 
+from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
+MOST_CELLS = 1 << 22
+"""Of a table of distances that is kept, 8 bytes each; windows of half a minute have a twentieth of it."""
+
 
 def edit_distance(reference: Sequence[Hashable], found: Sequence[Hashable]) -> int:
     """Fewest insertions, deletions and substitutions that turn `reference` into `found` (Levenshtein 1966)."""
-    *_, last = _rows(reference, found)
-    return int(last[-1])
+    return int(_last_row(reference, found)[-1])
+
+
+def _last_row(reference: Sequence[Hashable], found: Sequence[Hashable]) -> np.ndarray:
+    """The last of `_rows`; one at a time is kept."""
+    return deque(_rows(reference, found), maxlen=1)[0]
 
 
 def _rows(reference: Sequence[Hashable], found: Sequence[Hashable]) -> Iterator[np.ndarray]:
@@ -25,7 +33,16 @@ def _rows(reference: Sequence[Hashable], found: Sequence[Hashable]) -> Iterator[
 
 
 def edit_pairs(reference: Sequence[Hashable], found: Sequence[Hashable]) -> list[tuple[int | None, int | None]]:
-    """Which of `found` stands for which of `reference`, by the fewest edits: index pairs in order, None for what is missing or too much."""
+    """Which of `found` stands for which of `reference`, by the fewest edits: index pairs in order, None for what is missing or too much.
+
+    Where the table of distances would be large, `reference` is halved and its halves are paired apart (Hirschberg 1975).
+    """
+    if len(reference) > 1 and len(reference) * len(found) > MOST_CELLS:
+        half = len(reference) // 2
+        cut = int((_last_row(reference[:half], found) + _last_row(reference[half:][::-1], found[::-1])[::-1]).argmin())
+        moved = lambda index, by: None if index is None else index + by  # noqa: E731
+        second = edit_pairs(reference[half:], found[cut:])
+        return edit_pairs(reference[:half], found[:cut]) + [(moved(i, half), moved(j, cut)) for i, j in second]
     table = list(_rows(reference, found))
     i, j = len(reference), len(found)
     pairs: list[tuple[int | None, int | None]] = []

@@ -1,9 +1,11 @@
 """Edit distance against the table written out, and what must hold of any distance."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autosing.tokens.edits import edit_distance, error_rate
+from autosing.tokens import edits
+from autosing.tokens.edits import edit_distance, edit_pairs, error_rate
 
 SEQUENCES = st.lists(st.sampled_from("abcd"), max_size=9)
 
@@ -30,3 +32,13 @@ def test_it_is_a_distance(a: list[str], b: list[str], c: list[str]) -> None:
 def test_rates_count_all_items_together() -> None:
     assert error_rate([("abcd", "abcd"), ("ab", "")]) == 2 / 6
     assert error_rate([]) != error_rate([])  # not a number
+
+
+@pytest.mark.parametrize("most_cells", [0, 6, edits.MOST_CELLS])
+@given(a=SEQUENCES, b=SEQUENCES)
+def test_pairs_hold_everything_once_in_order_and_cost_the_distance(most_cells: int, a: list[str], b: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edits, "MOST_CELLS", most_cells)
+        pairs = edit_pairs(a, b)
+    assert [i for i, _ in pairs if i is not None] == list(range(len(a))) and [j for _, j in pairs if j is not None] == list(range(len(b)))
+    assert sum(i is None or j is None or a[i] != b[j] for i, j in pairs) == edit_distance(a, b)
