@@ -21,7 +21,7 @@ import torch
 from autosing.models.t2s import SIZES
 from benchmarks.figures import bar, last_line
 from benchmarks.loader_step import ROWS, SECONDS, write_rows, write_shards
-from benchmarks.our_step import SEMANTIC
+from benchmarks.our_step import SEMANTIC, usual_precision
 from benchmarks.turns import Contestant
 
 TASKS: dict[str, dict[str, Any]] = {"t2s": {}, "sm2a": {"multiscale": True, "p_coarse": 0.0}}
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ways.append("webdataset")
     figures: dict[str, Any] = {}
     bars: dict[str, Any] = {}
-    precision = "bf16" if options.device == "cuda" else "fp32"  # as `train_step`
+    precision = usual_precision(options.device)
     common = {"batch": options.batch, "semantic": SEMANTIC.tokens(SECONDS), "text": 550, "device": options.device}
     with tempfile.TemporaryDirectory() as folder:
         tables = write_rows(Path(folder) / "rows")

@@ -29,6 +29,11 @@ CODECS = {
 SEMANTIC, VOICE = SemanticSpec("random", 16_000, 25, 2048, 64), VoiceSpec("random", 16_000, 256)
 
 
+def usual_precision(device: str) -> str:
+    """What models are trained in there."""
+    return "bf16" if device == "cuda" else "fp32"
+
+
 def random_codes(spec: CodecSpec, batch: int, frames: int) -> torch.Tensor:
     """(B, K, T), holes off stride."""
     codes = torch.full((batch, spec.levels, frames), spec.HOLE)

@@ -20,7 +20,7 @@ import torch
 from autosing.models.t2s import SIZES
 from autosing.tokens.patterns import load_pattern
 from benchmarks.figures import bar, last_line
-from benchmarks.our_step import CODECS
+from benchmarks.our_step import CODECS, usual_precision
 from benchmarks.turns import ALLOCATOR, Contestant
 
 SEMANTIC, TEXT, LONGEST_TEXT, SECONDS = 750, 450, 550, 30.0
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="fp32 on a CPU, bf16 on CUDA")
     options = parser.parse_args(argv)
-    precision = options.precision or ("bf16" if options.device == "cuda" else "fp32")
+    precision = options.precision or usual_precision(options.device)
     common = {"batch": options.batch, "semantic": SEMANTIC, "text": TEXT, "device": options.device, "precision": precision}
     figures: dict[str, Any] = {}
     bars: dict[str, Any] = {}
