@@ -195,6 +195,7 @@ def write_faster_whisper(folder: Path) -> None:
     )  # fmt: skip
     model = transformers.WhisperForConditionalGeneration(config).eval()
     model.generation_config.suppress_tokens = model.generation_config.begin_suppress_tokens = []
+    model.get_input_embeddings().weight.data[first:] = 0.0  # so that letters are likelier than marks, and it says something
     with torch.no_grad():
         spec = WhisperLoader()(model, transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer))
     spec.validate()

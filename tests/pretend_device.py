@@ -1,6 +1,7 @@
 """A second device on a machine that has none: tensors that say they are elsewhere, computed on the CPU.
 
-`pretend_device()` stands in for an accelerator under the name of the device `meta`. As with a real one, a tensor gets there by `.to(device)` or by being
+`pretend_device()` stands in for an accelerator under the name of the device `lazy`, which PyTorch and the libraries around it know and give no meaning
+to here. As with a real one, a tensor gets there by `.to(device)` or by being
 made there, comes back by `.cpu()`, has no `.numpy()`, and an operation that mixes it with a tensor of the CPU fails, save with single numbers of no axis.
 So a test of moves between devices needs no accelerator, and what a network says there can be compared with what it says here. Speed, kernels and
 number formats are not pretended.
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
-AWAY, HERE = torch.device("meta"), torch.device("cpu")
+AWAY, HERE = torch.device("lazy"), torch.device("cpu")
 _MIXES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten._ctc_loss.Tensor, torch.ops.aten._ctc_loss_backward.Tensor)
 """What takes tensors of both devices: copies, and CTC, whose lengths may be on the CPU."""
 
@@ -84,31 +85,47 @@ def _compute(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if away and function not in _MIXES and any(not isinstance(value, Away) and value.ndim for value in given):
         raise RuntimeError(f"{function}: expected all tensors to be on the same device, found the pretended one and the CPU")
     asked = kwargs.get("device")
-    if asked is not None:
+    leaves = asked is not None and torch.device(asked).type == AWAY.type
+    if leaves:
         kwargs = {**kwargs, "device": HERE}
     own_args, own_kwargs = tree_map_only(Away, lambda value: value.own, (args, kwargs))
     if function is torch.ops.aten.copy_.default:
         with torch.inference_mode(args[0].is_inference()), torch.no_grad():
             function(*own_args, **own_kwargs)
         return args[0]
-    if reads or (torch.device(asked).type != AWAY.type if asked is not None else not away):
+    if reads or not (leaves if asked is not None else away):
         return function(*own_args, **own_kwargs)
     with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode would have no versions, which wrappers need
         found = function(*own_args, **own_kwargs)  # what was worked on in place stays the object that it was
         return tree_map_only(torch.Tensor, lambda value: away[id(value)] if id(value) in away else Away(value.resolve_conj().resolve_neg()), found)
 
 
-def skip_unless_real(name: str, device: torch.device) -> None:
-    """Skip a backend whose library (transformers, speechbrain) gives the name `meta` a meaning of its own, where the device is only pretended."""
-    if device.type == AWAY.type and name in ("ctc-huggingface", "ecapa", "encodec_24khz", "encodec_32khz"):
-        pytest.skip("needs CUDA: its library gives the name of the pretended device a meaning of its own")
+class _Module:
+    """What PyTorch asks of `torch.<device>`: the pretended device draws its random numbers from the generator of the CPU."""
+
+    @staticmethod
+    def device_count() -> int:
+        return 1
+
+    @staticmethod
+    def get_rng_state(device: Any = None) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    @staticmethod
+    def set_rng_state(state: torch.Tensor, device: Any = None) -> None:
+        torch.set_rng_state(state)
 
 
 @contextmanager
 def pretend_device() -> Iterator[torch.device]:
     """The device to name while it lasts."""
-    with _Mode(), _Making(), torch.jit.optimized_execution(False):  # scripts are compiled for devices that are known
-        yield AWAY
+    precision, enabled = torch.get_autocast_dtype, torch.is_autocast_enabled
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, AWAY.type, _Module, raising=False)
+        patch.setattr(torch, "get_autocast_dtype", lambda kind: torch.float16 if kind == AWAY.type else precision(kind))
+        patch.setattr(torch, "is_autocast_enabled", lambda *kind: kind != (AWAY.type,) and enabled(*kind))
+        with _Mode(), _Making(), torch.jit.optimized_execution(False):  # scripts are compiled for devices that are known
+            yield AWAY
 
 
 def tensors_of(thing: Any, seen: set[int] | None = None) -> Iterator[torch.Tensor]:

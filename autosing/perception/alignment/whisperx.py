@@ -185,9 +185,10 @@ class WhisperxTranscriber:
 
     def transcribe(self, wav: Tensor) -> Lyrics:
         """See `Transcriber.transcribe`."""
-        if not self._sung(wav):
+        if not len(wav) or not self._sung(wav):
             return Lyrics(())
-        found = self._pipeline.transcribe(wav.cpu().float().numpy(), batch_size=self._batch_size, language=self._language)
+        with torch.random.fork_rng([]):  # its loader of batches draws a seed that nothing is made of
+            found = self._pipeline.transcribe(wav.cpu().float().numpy(), batch_size=self._batch_size, language=self._language)
         return lines_of([(part["text"], float(part["start"]), float(part["end"])) for part in found["segments"]])
 
     def _sung(self, wav: Tensor) -> list[tuple[Seconds, Seconds]]:
