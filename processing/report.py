@@ -221,7 +221,9 @@ def _indexed(dataset: Dataset, partition: int) -> Iterator[dict[str, Any]]:
 
 def _name(row: Mapping[str, Any]) -> str:
     if isinstance(title := row.get("title"), str) and title:
-        return f"{artist} - {title}" if isinstance(artist := row.get("artist"), str) and artist else title
+        artist = row.get("artist")
+        told = isinstance(artist, str) and title.casefold().startswith(f"{artist} - ".casefold())  # as many a tag has it
+        return f"{artist} - {title}" if isinstance(artist, str) and artist and not told else title
     return source.rsplit("/", 1)[-1] if isinstance(source := row.get("source"), str) else ""
 
 
