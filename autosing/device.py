@@ -27,6 +27,17 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def has_matrix_units(dtype: torch.dtype) -> bool:
+    """Whether this machine's processor has matrix units (AMX) for a type."""
+    asked = {torch.bfloat16: "_is_amx_tile_supported", torch.float16: "_is_amx_fp16_supported"}.get(dtype, "")
+    return bool(getattr(torch.cpu, asked, lambda: False)())
+
+
+def quick_matrices(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Inside the block large matrices are multiplied in bf16, where that is the CPU and it has units for it; elsewhere nothing changes."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=device.type == "cpu" and has_matrix_units(torch.bfloat16))
+
+
 @contextlib.contextmanager
 def deterministic_algorithms(wanted: bool) -> Iterator[None]:
     """Inside the block torch uses only algorithms that give the same bits every time; without `wanted` it changes nothing.

@@ -21,7 +21,7 @@ import torch
 from autosing.cli.checkpoints import COMMANDS
 from autosing.cli.run_config import config_text, read_words
 from autosing.config import from_mapping, nearest, parse_json, to_mapping
-from autosing.device import deterministic_algorithms, pick_device
+from autosing.device import deterministic_algorithms, has_matrix_units, pick_device
 from autosing.errors import AutoSingError, ConfigError, MismatchError, WeightsError
 from autosing.faults import Faults
 from autosing.models.adapters import Adapter, name_base
@@ -239,7 +239,7 @@ def _train(argv: Sequence[str]) -> int:
         for line in (*describe(trainer), *search, *notes, *advice, *unused, f"run folder: {folder}"):
             progress.line(line)
         reduced = PRECISIONS[trainer.precision]
-        if device.type == "cpu" and reduced is not None and not _multiplies(reduced):
+        if device.type == "cpu" and reduced is not None and not has_matrix_units(reduced):
             progress.line(f"precision {trainer.precision} is far slower than 32 on this processor, which has no matrix units for it")
         result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False), validate_first=begun_elsewhere)
         dist.wait(ranks)
@@ -269,12 +269,6 @@ def _resolved(
 def _lora_flag(adapter: Mapping[str, Any]) -> dict[str, Any]:
     """`--lora` of a run's identity, which keeps the base beside it."""
     return {key: value for key, value in adapter.items() if key not in ("base", "sha256")}
-
-
-def _multiplies(dtype: torch.dtype) -> bool:
-    """Whether this machine's processor has matrix units (AMX) for a type."""
-    asked = {torch.bfloat16: "_is_amx_tile_supported", torch.float16: "_is_amx_fp16_supported"}.get(dtype, "")
-    return bool(getattr(torch.cpu, asked, lambda: False)())
 
 
 def find_task(name: str) -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from autosing.device import quick_matrices
 from autosing.errors import ConfigError
 from autosing.models.sm2a_parallel import SM2AParallel
 from autosing.nn.sampling import guide, sample_sure
@@ -89,7 +90,10 @@ def generate_codes_parallel(
         begins = torch.tensor([lane.offset for lane in pattern.lanes], device=device)[:, None] + torch.arange(columns, device=device) * pattern.hop
         live = live & (begins < lengths.to(device)[:, None, None])
         mask = live.any(1)
-    heard, leanings = _hear(model, semantic, accompaniment, voice, frames, mask, guidance, c.semantic_guidance if semantic_guidance is None else semantic_guidance)
+    with quick_matrices(device):
+        heard, leanings = _hear(
+            model, semantic, accompaniment, voice, frames, mask, guidance, c.semantic_guidance if semantic_guidance is None else semantic_guidance
+        )
     masks = None if mask is None else mask.repeat(len(leanings) + 1, 1)
     factors = tuple(level_temperatures or c.level_temperatures or (1.0,) * c.codec.levels)
     grid = torch.full((batch, len(pattern.lanes), columns), CodecSpec.HOLE, dtype=torch.long, device=device)
@@ -104,8 +108,9 @@ def generate_codes_parallel(
         without: list[Tensor] = []
         for number in range(1, count + 1):
             parts = 1 + len(leanings) * (number == 1)
-            hidden = model.decode(grid.repeat(parts, 1, 1), level, heard[: parts * batch], None if masks is None else masks[: parts * batch], rows)
-            plain, *fresh = model.logits(hidden, level).split(batch)
+            with quick_matrices(device):
+                hidden = model.decode(grid.repeat(parts, 1, 1), level, heard[: parts * batch], None if masks is None else masks[: parts * batch], rows)
+                plain, *fresh = model.logits(hidden, level).float().split(batch)
             without = fresh or without
             logits = plain + sum(guide(plain, other, lean) - plain for lean, other in zip(leanings, without, strict=True))
             chosen, sure = (t.transpose(1, 2) for t in sample_sure(logits, generator, temperature * factors[level], top_k, top_p))

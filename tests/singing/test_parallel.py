@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import autosing.device
 import tasks.sm2a_parallel
 from autosing.errors import ConfigError, MismatchError
 from autosing.models.io import load_model, save_model
@@ -93,8 +94,9 @@ def test_given_codes_stay_and_steer_what_is_sung_beside_them() -> None:
     assert not torch.equal(prompted[~kept], other[~kept]) and (prompted[:, 3] >= 0).all()
 
 
-def test_each_candidate_has_its_own_length_and_padding_changes_nothing() -> None:
+def test_each_candidate_has_its_own_length_and_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short song beside a long one is sung as it is alone."""
+    monkeypatch.setattr(autosing.device, "has_matrix_units", lambda _: False)  # which round by the shape of a batch
     model, lengths = awake(replace(CONFIG, span=8)), torch.tensor([FRAMES, 96])
     semantic, music, voice = conditions()
     sing = lambda tokens, frames, **more: generate_codes_parallel(model, tokens, music[..., :frames], voice, frames=frames, generator=seeded(), temperature=0.0, choice_temperature=0.0, **more)  # noqa: E731
@@ -158,6 +160,18 @@ def test_the_shipped_parallel_model_sings_what_the_shipped_one_by_one_model_does
     codes = sing_codes(model, semantic, None, None, frames=frames, generator=generator)
     live = torch.stack([torch.arange(frames) % stride == 0 for stride in one.config.codec.strides])
     assert codes.shape == (2, 4, frames) and torch.equal(codes[0] >= 0, live) and not torch.equal(codes[0], codes[1])
+
+
+def test_matrix_units_change_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(*find_code_singer("builtin_parallel"))[0]
+    frames = model.config.codec.frames(4.0)
+    semantic = torch.randint(0, model.config.semantic.num_codes, (1, 100), generator=seeded())
+    sung = []
+    for there in (True, False):  # where a processor has none they are imitated
+        monkeypatch.setattr(autosing.device, "has_matrix_units", lambda _, there=there: there)
+        sung.append(generate_codes_parallel(model, semantic, None, None, frames=frames, generator=seeded(), temperature=0.0, choice_temperature=0.0, steps=4))
+    level = sung[0][0, 0] >= 0  # the finer ones follow from it
+    assert float((sung[0][0, 0] == sung[1][0, 0])[level].float().mean()) > 0.9 and not torch.equal(*sung)
 
 
 def test_another_kind_of_model_is_refused_by_name(tmp_path: Path) -> None:
