@@ -17,12 +17,10 @@ class CodeSinger(NamedTuple):
     """How one kind of model sings.
 
     Attributes:
-        builtin: the name of the shipped checkpoint.
         sing: (model, semantic, accompaniment, voice, **settings) -> (B, K, T) codes.
         check: (model, steps, repair) -> what `check_settings` raises.
     """
 
-    builtin: str
     sing: Callable[..., Tensor]
     check: Callable[[Any, int | None, int], None]
 
@@ -33,7 +31,7 @@ def _one_after_the_other(model: Any, *given: Any, steps: int | None = None, **se
 
 
 def _has_no_passes(_: Any, steps: int | None, repair: int) -> None:
-    instead = "this one sings step by step; leave it out, or give --sm2a-model builtin_parallel or another checkpoint of sm2a_parallel"
+    instead = "this one sings step by step; leave it out, or give --sm2a-model builtin or another checkpoint of sm2a_parallel"
     if steps is not None:
         raise ConfigError(f"--steps is for a parallel sm2a model, {instead}")
     if repair:
@@ -45,9 +43,11 @@ def _has_passes(model: Any, steps: int | None, _: int) -> None:
 
 
 CODE_SINGERS: dict[str, CodeSinger] = {
-    "sm2a": CodeSinger("builtin", _one_after_the_other, _has_no_passes),
-    "sm2a_parallel": CodeSinger("builtin_parallel", generate_codes_parallel, _has_passes),
+    "sm2a": CodeSinger(_one_after_the_other, _has_no_passes),
+    "sm2a_parallel": CodeSinger(generate_codes_parallel, _has_passes),
 }
+SINGS_BEST = "sm2a_parallel"
+"""The kind whose shipped checkpoint goes by the name of `builtin` alone; that of any kind is `builtin_<kind>`."""
 
 
 def find_code_singer(name: str) -> tuple[str | Path, str]:
@@ -56,7 +56,7 @@ def find_code_singer(name: str) -> tuple[str | Path, str]:
     Raises:
         WeightsError: nothing there. What is there but does not sing, `load_model` refuses.
     """
-    shipped = {singer.builtin: kind for kind, singer in CODE_SINGERS.items()}
+    shipped = {"builtin": SINGS_BEST, **{f"builtin_{kind}": kind for kind in CODE_SINGERS}}
     if name in shipped:
         return "builtin", shipped[name]
     folder = resolve(name, "sm2a")

@@ -56,7 +56,7 @@ from autosing.training.task import DatasetMeta
 FADE_SECONDS: Seconds = 0.01
 STREAM_SECONDS: Seconds = 8.0  # of the first window when the audio is waited for
 STREAM_MARGIN: Seconds = 0.6  # the end of what was decoded may still change with what follows
-SHARES = {"separate": 0.2, "condition": 0.03, "t2s": 0.3, "sm2a": 0.38, "decode": 0.05, "align": 0.04}
+SHARES = {"separate": 0.28, "condition": 0.02, "t2s": 0.4, "sm2a": 0.16, "decode": 0.07, "align": 0.07}
 """The stages of singing in order, each with about the share of the time that it takes; they sum to 1."""
 ONCE = ("separate", "condition")
 """Stages that a song goes through once; the others come again with every window. `repair`, where it is asked for, has no share."""
@@ -211,7 +211,7 @@ class Singer:
 
         clock.begin("condition")
         accompaniment = self.hearing.silence(length) if request.tts or reference is None else reference.codes
-        voice = self._voice(request, reference)
+        voice = singer = self._voice(request, reference)
         stream = None if listening is None else _Stream(self, request, reference, listening)
         takes: Takes | None = None
         told: list[dict] = []
@@ -230,10 +230,12 @@ class Singer:
             song = Song.empty(self.meta.codec.levels, self.device)
             for window in windows:
                 song, takes, figures = self.sing_window(
-                    text, window, song, accompaniment, voice, (steps, frames), generator, candidates=request.candidates,
+                    text, window, song, accompaniment, singer, (steps, frames), generator, candidates=request.candidates,
                     temperature=request.temperature, passes=request.steps, rounds=request.repair, clock=clock,
                 )  # fmt: skip
                 told.append(figures)
+                if singer is None and window is not windows[-1]:  # anyone may sing, but the same one to the end
+                    singer = self._voice_of(song)
                 if stream is not None:
                     stream.feed(self._decode(song), last=window is windows[-1])
             if len(windows) > 1:
@@ -284,7 +286,7 @@ class Singer:
             "first_audio_seconds": None if stream is None else round(stream.first_at - clock.born, 3),
         }
         tokens = {"semantic": song.semantic, "codes": song.codes, "track": torch.from_numpy(song.track), "band": accompaniment}
-        tokens |= {} if voice is None else {"voice": voice}
+        tokens |= {} if singer is None else {"voice": singer}
         return Sung(
             best.mix, best.vocals, best.accompaniment, self._rate(reference), heard, tuple(s.mix for s in mixes[1:]), report,
             {name: tensor.cpu() for name, tensor in tokens.items()},
@@ -503,6 +505,12 @@ class Singer:
                     "--spkfile any"
                 )
         return None if blend is None else torch.nn.functional.normalize(blend, dim=0)[None, None]
+
+    def _voice_of(self, song: Song) -> Tensor | None:
+        """(1, 1, D) who sang so far; None where less than 2 s of it sound."""
+        vocals = self._decode(song)
+        heard = vocals[sounding(vocals)]
+        return self._embed(heard).to(self.device)[None, None] if len(heard) >= 2 * self.codec.spec.sample_rate else None
 
     def _likeness(self, vocals: Tensor, voice: Tensor | None) -> dict:
         """How like the asked voice (n,) vocals are: cosine of the embeddings, of the whole and of every 10 s, pauses left out.

@@ -133,7 +133,7 @@ def test_what_only_a_parallel_model_can(refused: Refused, monkeypatch: pytest.Mo
     """Before anything is heard or sung."""
     for name in ("generate_semantic", "sing_codes", "need_of"):
         monkeypatch.delattr(pipeline, name)
-    told = refused("--tts", "--lyrics", "la", *setting)
+    told = refused("--tts", "--lyrics", "la", "--sm2a-model", "builtin_sm2a", *setting)
     assert f"{setting[0]} " in told and "this one sings step by step" in told and "checkpoint of sm2a_parallel" in told
     assert "--repair must lie between 0 and 64" in refused("--tts", "--lyrics", "la", "--repair", -1)
 

@@ -148,11 +148,11 @@ def test_a_checkpoint_of_either_kind_is_found_and_sings(tmp_path: Path) -> None:
         assert codes.shape == (1, 4, 96)
     with pytest.raises(ConfigError, match="--steps is for a parallel sm2a model"):
         sing_codes(wake(SM2A(SM2A_CONFIG)), *conditions(1), frames=96, generator=seeded(), steps=16)
-    assert find_code_singer("builtin") == ("builtin", "sm2a")
+    assert find_code_singer("builtin") == ("builtin", "sm2a_parallel") and find_code_singer("builtin_sm2a") == ("builtin", "sm2a")
 
 
 def test_the_shipped_parallel_model_sings_what_the_shipped_one_by_one_model_does() -> None:
-    (one, told), (model, meta) = (load_model(*find_code_singer(name)) for name in ("builtin", "builtin_parallel"))
+    (one, told), (model, meta) = (load_model(*find_code_singer(name)) for name in ("builtin_sm2a", "builtin"))
     for part in ("codec", "accompaniment_codec", "semantic", "voice"):
         assert meta["dataset"][part] == told["dataset"][part]
     generator, frames = seeded(), one.config.codec.frames(4.0)
@@ -163,7 +163,7 @@ def test_the_shipped_parallel_model_sings_what_the_shipped_one_by_one_model_does
 
 
 def test_matrix_units_change_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_model(*find_code_singer("builtin_parallel"))[0]
+    model = load_model(*find_code_singer("builtin"))[0]
     frames = model.config.codec.frames(4.0)
     semantic = torch.randint(0, model.config.semantic.num_codes, (1, 100), generator=seeded())
     sung = []
