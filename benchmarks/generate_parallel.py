@@ -7,7 +7,7 @@ the builtin codec's layout (strides 8/4/2/1) with accompaniment and singer, the 
 width, and layers added to the parallel encoder until it has at least as many parameters. "guided": both lean towards the semantic tokens, as the
 shipped checkpoints do. soundstorm-pytorch makes 750 frames of four levels at its settings (dim 512, depth 6, 18 steps), without conditions; the
 parallel model beside it makes as many frames of as many levels with conditions, as wide, in as many passes, with at least as many parameters.
-Least of `--turns`.
+All in fp32, but as everywhere the parallel model multiplies in bf16 where the processor has matrix units for it (see "protocol"). Least of `--turns`.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from autosing.device import has_matrix_units
 from autosing.models.t2s import SIZES
 from benchmarks.figures import bar, last_line
 from benchmarks.turns import ALLOCATOR, Contestant
@@ -58,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         more["missing"] = "soundstorm-pytorch's side: give --peers-python, a Python that has soundstorm-pytorch 0.6.1"
         print(more["missing"], file=sys.stderr)
-    protocol = {**common, "turns": options.turns, "soundstorm": SOUNDSTORM, "precision": "fp32", "statistic": "least", "seed": 0, "allocator": ALLOCATOR}
+    quick = options.device == "cpu" and has_matrix_units(torch.bfloat16)
+    precision = {"sm2a": "fp32", "sm2a_parallel": "bf16 matrices" if quick else "fp32", "soundstorm": "fp32"}
+    protocol = {**common, "turns": options.turns, "soundstorm": SOUNDSTORM, "precision": precision, "statistic": "least", "seed": 0, "allocator": ALLOCATOR}
     print(last_line("generate_parallel", options.threads, protocol, figures, bars, **more))
 
 

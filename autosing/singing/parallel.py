@@ -17,7 +17,7 @@ from torch import Tensor
 from autosing.device import quick_matrices
 from autosing.errors import ConfigError
 from autosing.models.sm2a_parallel import SM2AParallel
-from autosing.nn.sampling import guide, sample_sure
+from autosing.nn.sampling import sample_sure
 from autosing.tokens.specs import CodecSpec
 
 PASSES = 16
@@ -90,40 +90,40 @@ def generate_codes_parallel(
         begins = torch.tensor([lane.offset for lane in pattern.lanes], device=device)[:, None] + torch.arange(columns, device=device) * pattern.hop
         live = live & (begins < lengths.to(device)[:, None, None])
         mask = live.any(1)
-    with quick_matrices(device):
-        heard, leanings = _hear(
-            model, semantic, accompaniment, voice, frames, mask, guidance, c.semantic_guidance if semantic_guidance is None else semantic_guidance
-        )
-    masks = None if mask is None else mask.repeat(len(leanings) + 1, 1)
-    factors = tuple(level_temperatures or c.level_temperatures or (1.0,) * c.codec.levels)
-    grid = torch.full((batch, len(pattern.lanes), columns), CodecSpec.HOLE, dtype=torch.long, device=device)
-    if template is not None:
-        given = pattern.apply(template.to(device).expand(batch, -1, -1), c.codec)
-        grid = torch.where(live, given, grid)
-    rows, done = model.codes.rows(), 0
-    for level, count in enumerate(passes):
-        lanes = model.lanes(level)
-        missing = live[:, lanes] & (grid[:, lanes] < 0)
-        wanted = missing.flatten(1).sum(1)
-        without: list[Tensor] = []
-        for number in range(1, count + 1):
-            parts = 1 + len(leanings) * (number == 1)
-            with quick_matrices(device):
+    with quick_matrices(device):  # once for all passes: within it a matrix is rounded once
+        heard, leanings = _hear(model, semantic, accompaniment, voice, frames, mask, guidance, c.semantic_guidance if semantic_guidance is None else semantic_guidance)
+        surer = 1.0 + sum(lean - 1.0 for lean in leanings)
+        masks = None if mask is None else mask.repeat(len(leanings) + 1, 1)
+        factors = tuple(level_temperatures or c.level_temperatures or (1.0,) * c.codec.levels)
+        grid = torch.full((batch, len(pattern.lanes), columns), CodecSpec.HOLE, dtype=torch.long, device=device)
+        if template is not None:
+            given = pattern.apply(template.to(device).expand(batch, -1, -1), c.codec)
+            grid = torch.where(live, given, grid)
+        rows, done = model.codes.rows(), 0
+        for level, count in enumerate(passes):
+            lanes = model.lanes(level)
+            missing = live[:, lanes] & (grid[:, lanes] < 0)
+            wanted = missing.flatten(1).sum(1)
+            away = torch.zeros(())
+            for number in range(1, count + 1):
+                parts = 1 + len(leanings) * (number == 1)
                 hidden = model.decode(grid.repeat(parts, 1, 1), level, heard[: parts * batch], None if masks is None else masks[: parts * batch], rows)
-                plain, *fresh = model.logits(hidden, level).float().split(batch)
-            without = fresh or without
-            logits = plain + sum(guide(plain, other, lean) - plain for lean, other in zip(leanings, without, strict=True))
-            chosen, sure = (t.transpose(1, 2) for t in sample_sure(logits, generator, temperature * factors[level], top_k, top_p))
-            if number < count:
-                chance = torch.rand(sure.shape, generator=generator, device=device).clamp(1e-20, 1 - 1e-7)
-                sure = sure - choice_temperature * (1 - number / count) * (-chance.log()).log()
-            stay = (wanted * math.cos(0.5 * math.pi * number / count) + 1e-6).long()
-            kept = missing & ~_least(sure.masked_fill(~missing, torch.inf), stay)
-            grid[:, lanes] = torch.where(kept, chosen, grid[:, lanes])
-            missing = missing & ~kept
-            done += 1
-            if progress is not None:
-                progress(done, sum(passes))
+                logits, *without = model.logits(hidden, level).float().split(batch)
+                if without:  # of several guidances each adds (lean - 1) times what its condition changes (see `guide`)
+                    away = torch.stack([(lean - 1.0) * other for lean, other in zip(leanings, without, strict=True)]).sum(0)
+                if leanings:
+                    logits = (logits * surer).sub_(away)
+                chosen, sure = (t.transpose(1, 2) for t in sample_sure(logits, generator, temperature * factors[level], top_k, top_p))
+                if number < count:
+                    chance = torch.rand(sure.shape, generator=generator, device=device).clamp(1e-20, 1 - 1e-7)
+                    sure = sure - choice_temperature * (1 - number / count) * (-chance.log()).log()
+                stay = (wanted * math.cos(0.5 * math.pi * number / count) + 1e-6).long()
+                kept = missing & ~_least(sure.masked_fill(~missing, torch.inf), stay)
+                grid[:, lanes] = torch.where(kept, chosen, grid[:, lanes])
+                missing = missing & ~kept
+                done += 1
+                if progress is not None:
+                    progress(done, sum(passes))
     return pattern.invert(grid, c.codec, frames)
 
 
