@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "limit": mode.limit, "separated": mode.separated, "windows": mode.windows, "real": mode.real, "excerpt": mode.excerpt, "sm2a_model": material.sm2a_model,
         "beside": material.beside, "seed": SEED, "intervals": "95 %, bootstrap over songs or windows",
     }  # fmt: skip
-    result = result_of("builtin", protocol, figures, bars(figures, FIGURES), weights=hashes)
+    result = result_of("evaluation", "builtin", protocol, figures, bars(figures, FIGURES), weights=hashes)
     if earlier is not None:
         print(against(earlier, result), file=sys.stderr, flush=True)
     print(json.dumps(result, allow_nan=False))

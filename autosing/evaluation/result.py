@@ -1,4 +1,4 @@
-"""What an evaluation says at its end: one JSON object with versions, machine, protocol, figures and bars; and the hashes in it."""
+"""What an evaluation or a benchmark says at its end: one JSON object with versions, machine, protocol, figures and bars; and the hashes in it."""
 
 import hashlib
 import json
@@ -15,12 +15,23 @@ import autosing
 from autosing import weights
 
 
-def result_of(evaluation: str, protocol: Mapping[str, Any], figures: Mapping[str, Any], bars: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """See the module docstring; numbers that are not finite become null. `more` stands behind the protocol."""
+def result_of(
+    kind: str, name: str, protocol: Mapping[str, Any], figures: Mapping[str, Any], bars: Mapping[str, Any], threads: int | None = None, **more: Any
+) -> dict[str, Any]:
+    """See the module docstring; numbers that are not finite become null.
+
+    Args:
+        kind: "evaluation" or "benchmark"; `name`: which.
+        threads: of what was measured; None = this process's.
+        more: stands behind the protocol.
+    """
+    machine: dict[str, Any] = {"cpus": os.cpu_count(), "threads": threads or torch.get_num_threads(), "processor": processor()}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
     return finite({
-        "evaluation": evaluation,
+        kind: name,
         "versions": {"autosing": autosing.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": processor()},
+        "machine": machine,
         "protocol": protocol,
         **more,
         "figures": figures,
@@ -30,7 +41,7 @@ def result_of(evaluation: str, protocol: Mapping[str, Any], figures: Mapping[str
 
 def last_line(evaluation: str, protocol: Mapping[str, Any], figures: Mapping[str, Any], bars: Mapping[str, Any]) -> str:
     """`result_of` as an evaluation prints it, with the hash of all weights in its protocol."""
-    return json.dumps(result_of(evaluation, {"weights_hash": weights_hash(), **protocol}, figures, bars), allow_nan=False)
+    return json.dumps(result_of("evaluation", evaluation, {"weights_hash": weights_hash(), **protocol}, figures, bars), allow_nan=False)
 
 
 def hash_of(files: Sequence[Path]) -> str:
