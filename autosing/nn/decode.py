@@ -105,6 +105,34 @@ class StepLayer:
         return x + self.down(F.gelu(self.up(self.norm_ff(x)), approximate="tanh"))
 
 
+    def begin(self, x: Tensor, turns: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(B, P, D) -> (B, P, D): the first P steps at once."""
+        steps, grouped, turning = x.shape[1], self.heads != self.kv_heads, self.heads + self.kv_heads
+        projected = self._apart(_each(self.qkv, self.norm_self(x)))
+        turned, values = rotate(projected[:, :turning], turns), projected[:, turning:]
+        query, keys = turned[:, : self.heads], turned[:, self.heads :]
+        self.keys[:, :, :steps], self.values[:, :, :steps] = keys, values
+        age = torch.arange(steps, device=x.device)[:, None] - torch.arange(steps, device=x.device)
+        y = F.scaled_dot_product_attention(query, keys, values, (age >= 0) & (age < self.span), scale=self.scale, enable_gqa=grouped)
+        x = x + _each(self.out, y.transpose(1, 2).flatten(2))
+        if self.norm_cross is not None:
+            asking = self.norm_cross(x)
+            for heard in self.heard:
+                query = rotate(self._apart(_each(heard.query, asking)), turns)
+                y = F.scaled_dot_product_attention(query, heard.keys, heard.values, heard.mask, scale=heard.scale, enable_gqa=grouped)
+                x = torch.add(x, _each(heard.out, y.transpose(1, 2).flatten(2)), alpha=heard.weight)
+        return x + _each(self.down, F.gelu(_each(self.up, self.norm_ff(x)), approximate="tanh"))
+
+    def _apart(self, projected: Tensor) -> Tensor:
+        """(B, P, heads * E) -> (B, heads, P, E)."""
+        return projected.unflatten(-1, (-1, self.width)).transpose(1, 2)
+
+
+def _each(map_: Map, x: Tensor) -> Tensor:
+    """A map of (B, in), of each step of (B, P, in)."""
+    return map_(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
 class Stepper:
     """A decoder that has taken no step yet.
 
@@ -118,8 +146,18 @@ class Stepper:
     def __init__(self, decoder: Decoder, sources: Sequence[Sequence[Source]], rotary: Tensor | None, rows: int, capacity: int):
         self.layers = [StepLayer(layer, heard, rows, capacity) for layer, heard in zip(decoder.layers, sources, strict=True)]  # type: ignore[arg-type]
         self.norm = norm_of(decoder.norm)
-        self.turns = None if rotary is None else list(zip(*rotary.to(decoder.norm.weight.dtype).unbind(), strict=True))
+        self._rotary = None if rotary is None else rotary.to(decoder.norm.weight.dtype)
+        self.turns = None if self._rotary is None else list(zip(*self._rotary.unbind(), strict=True))
         self.taken = 0
+
+    def begin(self, x: Tensor) -> Tensor:
+        """(B, P, D) inputs of the first P steps, where all are known -> (B, P, D); what as many single steps give, in one."""
+        assert not self.taken, "steps were taken already"
+        turns = None if self._rotary is None else (self._rotary[0, : x.shape[1]], self._rotary[1, : x.shape[1]])
+        for layer in self.layers:
+            x = layer.begin(x, turns)
+        self.taken = x.shape[1]
+        return self.norm(x)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, D) input of the next step -> (B, D), what `Decoder.forward` gives for it."""

@@ -237,7 +237,22 @@ def generate_semantic(
     track = np.zeros((batch, steps), dtype=np.int64)
     previous = torch.full((rows, 1), CodecSpec.HOLE, dtype=torch.long, device=device)
     repeats = torch.zeros(batch, dtype=torch.long, device=device)
-    for step in range(steps):
+    given = 0 if prompt is None else max(0, min(prompt.shape[1], len(known) if c.pointer else steps) - 1)
+    if prompt is not None and given:  # the steps of which everything is known, but the last, which says what comes after them
+        conditions = []
+        for step in range(given):
+            conditions.append(pacer.conditions(step, rows))
+            track[:, step] = pacer.pointer
+            if c.pointer:
+                pacer.follow(np.full(batch, known[step + 1]))
+            if step:
+                repeats = torch.where(prompt[:, step] == prompt[:, step - 1], repeats + 1, 0)
+        tokens[:, :given] = prompt[:, :given]
+        before = torch.cat([previous, tokens[:, : given - 1].repeat(rows // batch, 1)], 1)
+        told = torch.from_numpy(np.concatenate(conditions, 2)).to(device) if c.pointer else ()
+        stepper.begin(model.inputs(before, 0, source, *told, rows=told_as))
+        previous = tokens[:, given - 1].repeat(rows // batch)[:, None]
+    for step in range(given, steps):
         conditions = torch.from_numpy(pacer.conditions(step, rows)).to(device) if c.pointer else ()
         track[:, step] = pacer.pointer
         hidden = stepper(model.inputs(previous, step, source, *conditions, rows=told_as)[:, 0])

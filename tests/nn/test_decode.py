@@ -41,6 +41,19 @@ def test_step_by_step_equals_all_at_once(span: int | None, kv_heads: int | None,
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("rows", [2, 4])
+@pytest.mark.parametrize(("span", "kv_heads", "rope"), [(None, None, True), (5, 1, True), (None, 1, False)])
+def test_the_first_steps_at_once_are_those_taken_one_by_one(rows: int, span: int | None, kv_heads: int | None, rope: bool) -> None:
+    decoder = decoder_of(span, kv_heads)
+    sources, x = sources_of(decoder, rows), torch.randn(rows, STEPS, 128)
+    table = rotary_table(torch.arange(STEPS), 64) if rope else None
+    stepper = Stepper(decoder, sources, table, rows, STEPS)
+    first = stepper.begin(x[:, :9])
+    taken = torch.cat([first, torch.stack([stepper(x[:, step]) for step in range(9, STEPS)], 1)], 1)
+    torch.testing.assert_close(taken, decoder(x, table, sources), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_candidates_share_one_source() -> None:
     decoder = decoder_of()
     sources, x, table = sources_of(decoder, 1), torch.randn(4, STEPS, 128), rotary_table(torch.arange(STEPS), 64)

@@ -10,9 +10,10 @@ from autosing.errors import ConfigError
 from autosing.models.io import load_model
 from autosing.models.sm2a import SM2A, SM2AConfig
 from autosing.models.t2s import T2S, T2SConfig, T2SSource
+from autosing.nn.decode import Stepper
 from autosing.nn.int8 import ENGINE
 from autosing.nn.sampling import guide
-from autosing.singing.generate import BRISK, LONGEST_STEPS, Pacer, generate_codes, generate_semantic, window_text
+from autosing.singing.generate import BRISK, LONGEST_STEPS, Pacer, Track, generate_codes, generate_semantic, window_text
 from autosing.tokens.pointer import MAX_ADVANCE
 from autosing.tokens.text import LINE, PAD, PAUSE, UNKNOWN, TimedText
 from tests.sequence_rows import BAND, CODEC, SEMANTIC, VOICE, wake
@@ -84,6 +85,21 @@ def test_a_prompt_is_kept_and_guidance_runs(t2s: T2S) -> None:
         t2s, text_of(3), torch.zeros(1, 4, 128, dtype=torch.long), steps=60, generator=seeded(), batch=2, prompt=prompt, guidance=1.5
     )
     assert torch.equal(tokens[:, :10], prompt.expand(2, -1)) and tokens.shape == (2, 60)
+
+
+def test_a_prompt_is_taken_at_once_as_it_is_step_by_step(t2s: T2S, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sing(prompt: torch.Tensor | None = None, pointer: np.ndarray | None = None) -> tuple[torch.Tensor, Track]:
+        return generate_semantic(t2s, text_of(3), None, steps=60, generator=seeded(), batch=2, prompt=prompt, prompt_pointer=pointer)
+
+    earlier, track = sing()
+    assert track.pointer is not None
+    given = [(earlier[:1, :steps], track.pointer[0, :known].numpy() if known else None) for steps, known in ((1, 1), (2, 2), (25, 25), (25, 9), (25, 0))]
+    at_once = [sing(*prompt) for prompt in given]
+    monkeypatch.setattr(Stepper, "begin", lambda self, x: [self(x[:, step]) for step in range(x.shape[1])])
+    for (tokens, found), prompt in zip(at_once, given, strict=True):
+        slow, slow_track = sing(*prompt)
+        assert torch.equal(tokens, slow) and found.pointer is not None and torch.equal(found.pointer, slow_track.pointer)
+        assert torch.equal(tokens[:, : prompt[0].shape[1]], prompt[0].expand(2, -1))
 
 
 def test_a_sounding_token_is_not_repeated_for_ever() -> None:
