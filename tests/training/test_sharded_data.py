@@ -16,7 +16,7 @@ TASK = toy_task.ToyTask(toy_task.ToyArgs(), toy_task.ToyTunables(), DatasetMeta(
 def rows_of(sizes: list[int]) -> JoinedRows:
     """Partitions of these sizes; rows are numbered through."""
     numbers = iter(range(sum(sizes)))
-    return JoinedRows([[{"id": str(n), "number": n, "x": [0.0, 1.0, 2.0]} for n, _ in zip(numbers, range(size), strict=False)] for size in sizes])
+    return JoinedRows([[{"id": str(n), "number": n, "x": [0.0, 1.0, 2.0]} for _, n in zip(range(size), numbers, strict=False)] for size in sizes])
 
 
 sizes_of_partitions = st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any)
