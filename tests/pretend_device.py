@@ -1,8 +1,8 @@
 """A second device on a machine that has none: tensors that say they are elsewhere, computed on the CPU.
 
 `pretend_device()` stands in for an accelerator under the name of the device `lazy`, which PyTorch and the libraries around it know and give no meaning
-to here. As with a real one, a tensor gets there by `.to(device)` or by being
-made there, comes back by `.cpu()`, has no `.numpy()`, and an operation that mixes it with a tensor of the CPU fails, save with single numbers of no axis.
+to here. As with a real one, a tensor gets there by `.to(device)` or by being made there, comes back by `.cpu()`, has no `.numpy()`, and an operation that
+mixes it with a tensor of the CPU fails, save with single numbers of no axis.
 So a test of moves between devices needs no accelerator, and what a network says there can be compared with what it says here. Speed, kernels and
 number formats are not pretended.
 """
