@@ -7,7 +7,7 @@ from autosing.errors import ConfigError
 from autosing.perception import CODECS, load_codec
 from autosing.tokens.specs import CodecSpec
 from tests.outside_models import write_codec
-from tests.pretend_device import tensors_of
+from tests.pretend_device import AWAY, tensors_of
 
 BUILTIN = ("builtin", "builtin_band")
 LAYOUTS = {  # rate, samples a finest frame, strides, codes a level, frames in 30 s
@@ -109,7 +109,7 @@ def test_it_works_on_another_device_and_gives_codes_and_audio_there(name, tmp_pa
         assert float((found.cpu() == codes).float().mean()) > 0.95  # arithmetic differs a little, and codes lie close together
     for heard in there.decode(codes), there.decode(codes.to(other_device)):
         assert heard.device.type == other_device.type and heard.shape == here.decode(codes).shape
-        if other_device.type == "meta":  # elsewhere the noise of a decoder is another
+        if other_device.type == AWAY.type:  # elsewhere the noise of a decoder is another
             torch.testing.assert_close(heard.cpu(), here.decode(codes), atol=1e-3, rtol=1e-2)
 
 
