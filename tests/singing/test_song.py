@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import autosing.device
 from autosing.cli import sing as command
 from autosing.errors import ConfigError, DataError, MismatchError
 from autosing.singing.passage import Earlier, replace_passage
@@ -28,8 +29,10 @@ def singer() -> Singer:
 def streamed(singer: Singer) -> tuple[Sung, list[torch.Tensor]]:
     """Twelve seconds sung in windows of eight at most, and the pieces in which they were heard."""
     pieces: list[torch.Tensor] = []
-    request = SingRequest(TEXT, tts=True, length_seconds=12.0, candidates=1, stream=True)
-    return singer.sing(request, listening=lambda piece, rate: pieces.append(piece)), pieces
+    request = SingRequest(TEXT, tts=True, length_seconds=12.0, candidates=1, stream=True, seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autosing.device, "has_matrix_units", lambda _: False)  # the same song on every processor
+        return singer.sing(request, listening=lambda piece, rate: pieces.append(piece)), pieces
 
 
 def test_lines_begin_when_their_stamps_say(streamed: tuple[Sung, list[torch.Tensor]]) -> None:
@@ -49,10 +52,11 @@ def test_a_song_of_windows_has_no_seam(streamed: tuple[Sung, list[torch.Tensor]]
     for window in windows[1:]:
         cut = int(window["start"] * RATE)
         near = slice(cut - RATE // 10, cut + RATE // 10)
+        assert float(steps[near].max()) <= float(steps.max()) * 1.001 < 0.5
         assert float(steps[near].max()) <= 4 * float(torch.cat([steps[near.start - RATE : near.start], steps[near.stop : near.stop + RATE]]).max())
         seam = SeamFigures(**window["seam"])
         assert seam.jump is not None and seam.loudness_db is not None and seam.voice is not None
-        assert seam.jump <= 2 and abs(seam.loudness_db) <= 6 and seam.voice >= 0.4
+        assert seam.jump <= 2 and abs(seam.loudness_db) <= 6 and seam.voice >= 0.7
 
 
 def test_any_singer_stays_the_same_one(singer: Singer, monkeypatch: pytest.MonkeyPatch) -> None:
