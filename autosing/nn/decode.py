@@ -104,7 +104,6 @@ class StepLayer:
                 x = torch.add(x, heard.out(y.reshape(rows, -1)), alpha=heard.weight)
         return x + self.down(F.gelu(self.up(self.norm_ff(x)), approximate="tanh"))
 
-
     def begin(self, x: Tensor, turns: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, P, D) -> (B, P, D): the first P steps at once."""
         steps, grouped, turning = x.shape[1], self.heads != self.kv_heads, self.heads + self.kv_heads

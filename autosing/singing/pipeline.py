@@ -234,10 +234,10 @@ class Singer:
                     temperature=request.temperature, passes=request.steps, rounds=request.repair, clock=clock,
                 )  # fmt: skip
                 told.append(figures)
-                if singer is None and window is not windows[-1]:  # anyone may sing, but the same one to the end
-                    singer = self._voice_of(song)
                 if stream is not None:
                     stream.feed(self._decode(song), last=window is windows[-1])
+                if singer is None and window is not windows[-1]:  # anyone may sing, but the same one to the end
+                    singer = self._voice_of(song)
             if len(windows) > 1:
                 takes = None
         if takes is None:
