@@ -27,6 +27,11 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def usable_cores() -> int:
+    """Those that this process may use: a scheduler leaves a job fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def has_matrix_units(dtype: torch.dtype) -> bool:
     """Whether this machine's processor has matrix units (AMX) for a type."""
     asked = {torch.bfloat16: "_is_amx_tile_supported", torch.float16: "_is_amx_fp16_supported"}.get(dtype, "")

@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autosing.config import from_mapping, nearest
+from autosing.device import usable_cores
 from autosing.errors import AutoSingError, ConfigError, DataError
 from autosing.tokens.specs import CodecSpec, SemanticSpec, VoiceSpec, require_same
 from autosing.training.task import Batch, DatasetMeta, Row, Task
@@ -627,7 +628,7 @@ def prefetch(batches: Dataset[MicroBatch], numbers: range, workers: int, pin: bo
     Raises:
         DataError: a batch could not be made; names the row.
     """
-    workers = min(workers, _cores())
+    workers = min(workers, usable_cores())
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -643,11 +644,6 @@ def prefetch(batches: Dataset[MicroBatch], numbers: range, workers: int, pin: bo
         if batch.error:
             raise DataError(batch.error)
         yield batch if batch.packed is None else batch._replace(tensors=batch.packed.tensors())
-
-
-def _cores() -> int:
-    """Those that this process may use: a scheduler leaves a job fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _as_is(batch: MicroBatch) -> MicroBatch:

@@ -173,7 +173,7 @@ class TensorBoard:
     def __init__(self, folder: Path, resumed_at: int | None = None):
         """
         Args:
-            folder: of its event files.
+            folder: of its event files; those of another run, which this one does not go on with, are removed.
             resumed_at: what an earlier process wrote after this step is hidden, since it is repeated.
 
         Raises:
@@ -183,6 +183,9 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError("--tensorboard needs the package tensorboard; pip install 'autosing[tensorboard]', or leave it out") from error
+        if resumed_at is None:
+            for left in Path(folder).glob("events.out.tfevents.*"):
+                left.unlink()
         self._writer = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
+from autosing.device import usable_cores
 from autosing.errors import AutoSingError
 from autosing.faults import Faults
 from processing.index import INDEX
@@ -40,8 +41,7 @@ def run_partitions(
 
 def _spread(job: Job, partitions: Sequence[int], listener: Listener, workers: int) -> Iterator[PartitionReport]:
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    cores = multiprocessing.cpu_count()
-    job = replace(job, threads=job.threads or max(1, cores // workers))
+    job = replace(job, threads=job.threads or max(1, usable_cores() // workers))
     waiting = deque((partition, 1) for partition in partitions)
     busy: dict[Connection, tuple[multiprocessing.process.BaseProcess, int, int]] = {}
 

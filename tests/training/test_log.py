@@ -116,10 +116,15 @@ def test_tensorboard_gets_every_number_and_a_resumed_run_starts_where_it_stood(m
             seen.append(("closed",))
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    earlier = tmp_path / "events.out.tfevents.1"
+    earlier.write_bytes(b"of another run")
     board = TensorBoard(tmp_path, 7)
+    assert earlier.exists()
     board.write({"step": 8, "loss": 1.5, "ids": ["a"], "skipped": True, "lr": float("nan"), "unfit": 0})
     board.close()
     assert seen == [(str(tmp_path), 8), ("loss", 1.5, 8), ("unfit", 0, 8), ("closed",)]
+    TensorBoard(tmp_path)  # a run that starts anew in the same folder
+    assert not earlier.exists() and seen[-1] == (str(tmp_path), None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install 'autosing\[tensorboard\]'"):
         TensorBoard(tmp_path)
