@@ -1,13 +1,15 @@
 """Learning levels 2 and 3 of the voice codec: the codes come to say what the features are, the same every time."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from autosing.errors import ConfigError
 from autosing.nn.convnext import ConvNeXtStack
 from autosing.perception.codec.builtin import VoiceBooks, VoiceBooksConfig
-from autosing.perception.codec.fit import fit_voice
+from autosing.perception.codec.fit import fit_voice, levels_of, main, name_like
 from autosing.perception.codec.learn import Material, MovingBook, Plan, learn
 from autosing.perception.codec.vocoder import Frames
 
@@ -52,11 +54,36 @@ def test_learning_brings_the_decoded_features_nearer(heard) -> None:
     assert (decoded.cepstra - heard[0].cepstra).square().mean() < 0.3 * (heard[0].cepstra - silence).square().mean()
 
 
+def test_learning_on_begins_where_it_stood(heard) -> None:
+    books, early = learnt(heard, replace(PLAN, steps=40))
+    book0, late = books.book0.clone(), learn(books, Material(books, *heard), replace(PLAN, steps=1, learning_rate=1e-5), fresh=False)
+    assert late["spectrum"] < 1.1 * early["spectrum"] and torch.equal(books.book0, book0)
+
+
 def test_the_same_plan_gives_the_same_codec(heard) -> None:
     plan = replace(PLAN, steps=5)
     (one, _), (other, _) = learnt(heard, plan), learnt(heard, plan)
     for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_codec_like_another_keeps_its_levels_and_its_numbers(heard) -> None:
+    books, _ = learnt(heard, replace(PLAN, steps=5))
+    other = levels_of(books, CONFIG)
+    assert torch.equal(other.book0, books.book0) and torch.equal(other.book1, books.book1)
+    other.load_state_dict(books.state_dict())
+    cut, generator = CONFIG.voiced_codes, torch.Generator().manual_seed(1)
+    shuffled = torch.cat([torch.randperm(cut, generator=generator), cut + torch.randperm(CONFIG.num_codes - cut, generator=generator)])
+    other.book2.copy_(books.book2[shuffled])
+    other.book3.copy_(books.book3[shuffled])
+    with torch.no_grad():
+        before = other.encode(heard[0])
+        name_like(other, books, heard[0])
+        after, truth = other.encode(heard[0]), books.encode(heard[0])
+    for level in (2, 3):
+        assert (before[level] == truth[level]).float().mean() < 0.3 and torch.equal(after[level], truth[level])
+    with pytest.raises(ConfigError, match="numbers of codes"):
+        levels_of(books, replace(CONFIG, num_codes=32))
 
 
 def test_a_code_that_nothing_chooses_moves_to_what_is_seen() -> None:
@@ -79,3 +106,14 @@ def test_blocks_hear_what_is_around_them_and_nothing_else(length: int) -> None:
             torch.testing.assert_close(found[inner], stack(x[None])[0, inner], atol=1e-5, rtol=1e-5)
         if length == 50:
             assert torch.equal(stack.in_blocks(x[:40], frames=16)[: 40 - stack.reach], found[: 40 - stack.reach])
+
+
+def test_fitting_without_songs_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grad = torch.is_grad_enabled()
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main(["--songs", str(tmp_path / "songs"), "--out", str(tmp_path / "codec")])
+    finally:
+        torch.set_grad_enabled(grad)
+    assert stopped.value.code == 2 and "songs.parquet" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "codec").exists()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autosing.errors import DataError
-from autosing.perception.codec.quantise import kmeans, nearest, nearest_few
+from autosing.perception.codec.quantise import kmeans, named_alike, nearest, nearest_few
 
 
 def clouds(seed: int = 0) -> torch.Tensor:
@@ -47,3 +47,14 @@ def test_nearest_is_the_true_nearest_and_ignores_neighbours():
     assert torch.equal(nearest(points[:7], codes), nearest(points, codes)[:7])
     assert torch.equal(nearest_few(points, codes, 3)[:, 0], nearest(points, codes))
     assert nearest(points[:0], codes).shape == (0,)
+
+
+def test_codes_get_the_names_they_are_mostly_called_by():
+    generator = torch.Generator().manual_seed(0)
+    order, names = torch.randperm(40, generator=generator), torch.randint(0, 40, (4000,), generator=generator)
+    codes = order[names]
+    mistaken = torch.rand(4000, generator=generator) < 0.3
+    codes[mistaken] = torch.randint(0, 40, (int(mistaken.sum()),), generator=generator)
+    assert torch.equal(named_alike(codes, names, 40), order)
+    few = named_alike(codes[names < 7], names[names < 7], 40)  # names that never occur go to the codes that are left
+    assert torch.equal(few[:7], order[:7]) and torch.equal(few.sort().values, torch.arange(40))

@@ -5,12 +5,14 @@
 | 0     | 8      | loudness of each half of 96 ms, and the mean spectral shape: energy and timbre in context     |
 | 1     | 4      | log F0 of four frames, absolute; code 0 = no pitch here. Codes 1, 2, ... rise with mean pitch |
 | 2     | 2      | two frames as a small network hears them: what phone it is                                    |
-| 3     | 1      | what is left of each frame, with aperiodicity; codes below `voiced_codes` are voiced          |
+| 3     | 1      | what the draft lacks in each frame, with aperiodicity; codes below `voiced_codes` are voiced  |
 
 Levels 0 and 1 are plain vectors of what they name; the F0 contour is apart from all of it, so a code of pitch never carries timbre.
-Levels 2 and 3 code the latents of a convolutional encoder, and a convolutional decoder reads the spectrum off all levels, so that what
-neighbouring codes say of each other is used on both sides. The networks see `reach` frames around a frame and work in pieces of one
-shape: codes depend neither on the batch nor on what is further away. Fitting is in fit.py and learn.py. Letters: B batch, n samples,
+Level 2 codes the latents of a convolutional encoder, and a convolutional decoder reads a draft of the spectrum off levels 0 to 2. A second
+encoder hears the voice beside that draft; level 3 codes what it finds missing, and the same decoder reads the spectrum off all levels. So
+what neighbouring codes say of each other is used on both sides, and no bits go into what is known already (a hierarchy as in Razavi, van
+den Oord, Vinyals 2019, VQ-VAE-2). The networks see `reach` frames around a frame and work in pieces of one shape: codes depend neither on
+the batch nor on what is further away. Fitting is in fit.py and learn.py. Letters: B batch, n samples,
 K levels, T frames, M cepstra, A aperiodicity bands, Z latents.
 """
 
@@ -46,7 +48,7 @@ class VoiceBooksConfig:
     aperiodicity_weight: of a dB of band aperiodicity against a neper of cepstrum.
     quiet_db: mean log power at which a frame counts half; what is quieter hardly bends the codebooks.
     latents: Z, numbers a frame that levels 2 and 3 code.
-    encoder_width, encoder_kernel, encoder_dilations; decoder_...: of the two networks, one block a dilation.
+    encoder_width, encoder_kernel, encoder_dilations: of the encoders of levels 2 and 3, one block a dilation; decoder_...: of the decoder.
     """
 
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
@@ -88,7 +90,9 @@ class VoiceBooks(nn.Module):
         self.register_buffer("book1", torch.zeros(k, 4))  # octaves above F0_REFERENCE_HZ
         self.register_buffer("book2", torch.zeros(k, z))
         self.register_buffer("book3", torch.zeros(k, z))
-        self.encoder = ConvNeXtStack(2 * m + a + 1, c.encoder_width, z, c.encoder_kernel, c.encoder_dilations)
+        encoder = c.encoder_width, z, c.encoder_kernel, c.encoder_dilations
+        self.encoder = ConvNeXtStack(2 * m + a + 1, *encoder)
+        self.detail = ConvNeXtStack(2 * (m + a) + 1, *encoder)
         self.decoder = ConvNeXtStack(m + 2 * z + 2, c.decoder_width, m + a, c.decoder_kernel, c.decoder_dilations)
 
     # -- spaces: `state` is (T, M), the weighted cepstrum; coordinate 0 is loudness --------------------------------------------------
@@ -126,8 +130,13 @@ class VoiceBooks(nn.Module):
 
     @staticmethod
     def heard(state: Tensor, context: Tensor, noise: Tensor, voiced: Tensor) -> Tensor:
-        """(..., T, M), (..., T, M), (..., T, A), (..., T, 1) of 0 and 1 -> (..., T, 2 M + A + 1), the encoder's input."""
+        """(..., T, M), (..., T, M), (..., T, A), (..., T, 1) of 0 and 1 -> (..., T, 2 M + A + 1), the input of the encoder of level 2."""
         return torch.cat([state - context, context, noise * voiced, voiced], -1) / STATE_SCALE
+
+    @staticmethod
+    def beside(state: Tensor, noise: Tensor, draft: tuple[Tensor, Tensor], voiced: Tensor) -> Tensor:
+        """State (..., T, M) and noise (..., T, A), the same of the draft, (..., T, 1) -> (..., T, 2 (M + A) + 1), that of level 3."""
+        return torch.cat([state - draft[0], draft[0], (noise - draft[1]) * voiced, draft[1] * voiced, voiced], -1) / STATE_SCALE
 
     @staticmethod
     def told(context: Tensor, pairs: Tensor, rest: Tensor, voiced: Tensor, octaves: Tensor) -> Tensor:
@@ -140,7 +149,7 @@ class VoiceBooks(nn.Module):
         return (latents[..., 0::2, :] + latents[..., 1::2, :]) / 2
 
     def code_rest(self, rest: Tensor, voiced: Tensor) -> Tensor:
-        """(T, Z) latents less level 2, (T,) bool -> (T,) codes of level 3."""
+        """(T, Z) latents of level 3, (T,) bool -> (T,) its codes."""
         cut = self.config.voiced_codes
         return torch.where(voiced, nearest(rest, self.book3[:cut]), cut + nearest(rest, self.book3[cut:]))
 
@@ -158,23 +167,30 @@ class VoiceBooks(nn.Module):
         code0 = nearest(self.context(state, self.activity(cepstra)), self.book0)
         code1 = 1 + nearest(self.contour(frames.f0_hz[0]), self.book1[1:])
         code1 = torch.where(voiced.reshape(-1, 4).any(1), code1, torch.full_like(code1, NO_PITCH))
-        heard = self.heard(state, self.unpack_context(code0), self.noise(frames.aperiodicity_db[0]), voiced[:, None].to(state.dtype))
-        latents = self.encoder.in_blocks(heard)
-        code2 = nearest(self.of_pairs(latents), self.book2)
-        code3 = self.code_rest(latents - self.book2[code2].repeat_interleave(2, 0), voiced)
+        context, noise, sung = self.unpack_context(code0), self.noise(frames.aperiodicity_db[0]), voiced[:, None].to(state.dtype)
+        code2 = nearest(self.of_pairs(self.encoder.in_blocks(self.heard(state, context, noise, sung))), self.book2)
+        draft = self.read(context, code2, None, sung, self.octaves(code1))
+        code3 = self.code_rest(self.detail.in_blocks(self.beside(state, noise, draft, sung)), voiced)
         return [code0, code1, code2, code3]
+
+    def octaves(self, code1: Tensor) -> Tensor:
+        """(T/4,) codes of level 1 -> (T, 1) octaves above F0_REFERENCE_HZ, also where there is no pitch."""
+        return through_gaps(self.book1[code1].flatten(), (code1 != NO_PITCH).repeat_interleave(4))[:, None]
+
+    def read(self, context: Tensor, code2: Tensor, code3: Tensor | None, sung: Tensor, octaves: Tensor) -> tuple[Tensor, Tensor]:
+        """State (T, M) and noise (T, A) that the decoder reads off the codes; without those of level 3, the draft."""
+        pairs = self.book2[code2].repeat_interleave(2, 0)
+        rest = torch.zeros_like(pairs) if code3 is None else self.book3[code3]
+        return self.spectrum(self.decoder.in_blocks(self.told(context, pairs, rest, sung, octaves)), context)
 
     def decode(self, codes: list[Tensor]) -> Frames:
         """The inverse, one row."""
         code0, code1, code2, code3 = codes
-        context, voiced = self.unpack_context(code0), code3 < self.config.voiced_codes
-        octaves = through_gaps(self.book1[code1].flatten(), (code1 != NO_PITCH).repeat_interleave(4))
-        pairs = self.book2[code2].repeat_interleave(2, 0)
-        told = self.told(context, pairs, self.book3[code3], voiced[:, None].to(context.dtype), octaves[:, None])
-        state, noise = self.spectrum(self.decoder.in_blocks(told), context)
+        voiced, octaves = code3 < self.config.voiced_codes, self.octaves(code1)
+        state, noise = self.read(self.unpack_context(code0), code2, code3, voiced[:, None].to(octaves.dtype), octaves)
         noise_db = noise / self.config.aperiodicity_weight + self.aperiodicity_mean
         return Frames(
-            f0_hz=(F0_REFERENCE_HZ * torch.exp2(octaves))[None],
+            f0_hz=(F0_REFERENCE_HZ * torch.exp2(octaves[:, 0]))[None],
             voiced=voiced[None],
             cepstra=(state / self.scale + self.mean)[None],
             aperiodicity_db=noise_db.clamp(LOWEST_APERIODICITY_DB, 0.0)[None],

@@ -5,6 +5,8 @@
 
 A song table is `<songs>/<i>/songs.parquet` as `autosing.rendering` writes it. The voice books hear each song at another level, and part
 of the songs the way a separator leaves them (leakage.py). Everything is drawn from (seed, song id): the same songs give the same books.
+With `--like`, levels 0 and 1 are those of an earlier codec and the codes of levels 2 and 3 bear the numbers of its codes for the same sounds,
+so that models can be trained on (`train.py --allow-changed`).
 """
 
 import argparse
@@ -22,13 +24,13 @@ import soundfile
 import torch
 from torch import Tensor
 
-from autosing.errors import DataError
+from autosing.errors import AutoSingError, ConfigError, DataError
 from autosing.models.io import load_model, save_model
 from autosing.perception.codec.band import CLASSES, BandBooks, BandBooksConfig, BandEars, pooled
-from autosing.perception.codec.builtin import VoiceBooks, VoiceBooksConfig, listen
+from autosing.perception.codec.builtin import VoiceBooks, VoiceBooksConfig, listen, load_books
 from autosing.perception.codec.leakage import through_mask
 from autosing.perception.codec.learn import Material, Plan, learn
-from autosing.perception.codec.quantise import kmeans, nearest
+from autosing.perception.codec.quantise import kmeans, named_alike, nearest
 from autosing.perception.codec.vocoder import Frames, Vocoder
 from autosing.song import audio
 from autosing.store import song_tables
@@ -153,6 +155,30 @@ def fit_voice(frames: Frames, config: VoiceBooksConfig, seed: int, iterations: i
     return books
 
 
+def levels_of(like: VoiceBooks, config: VoiceBooksConfig) -> VoiceBooks:
+    """`fit_voice`, but means, scales and levels 0 and 1 are those of an earlier codec.
+
+    Raises:
+        ConfigError: its features or codes have another layout.
+    """
+    if (like.config.vocoder, like.config.num_codes, like.config.voiced_codes) != (config.vocoder, config.num_codes, config.voiced_codes):
+        raise ConfigError("--like needs a codec with the same features and numbers of codes; leave it out to fit all levels")
+    books = VoiceBooks(config)
+    for name in ("mean", "scale", "aperiodicity_mean", "book0", "book1"):
+        getattr(books, name).copy_(getattr(like, name))
+    return books
+
+
+def name_like(books: VoiceBooks, like: VoiceBooks, frames: Frames) -> None:
+    """Renumber the codes of levels 2 and 3 by what `like` calls the same frames; voiced codes stay voiced."""
+    codes, names = books.encode(frames), like.encode(frames)
+    voiced, cut = frames.voiced[0], books.config.voiced_codes
+    books.book2.copy_(books.book2[named_alike(codes[2], names[2], books.config.num_codes)])
+    sung = named_alike(codes[3][voiced], names[3][voiced], cut)
+    silent = cut + named_alike(codes[3][~voiced] - cut, names[3][~voiced] - cut, books.config.num_codes - cut)
+    books.book3.copy_(books.book3[torch.cat([sung, silent])])
+
+
 def contour_book(contours: Tensor, voiced: Tensor, count: int, iterations: int, seed: int) -> Tensor:
     """(T/4, 4) octaves -> (count, 4): code 0 unused, the rest by rising mean; contours are transposed to cover all voices alike."""
     sung = contours[voiced.reshape(-1, 4).sum(1) >= 2]
@@ -189,7 +215,7 @@ VOICE_CARD = """# codec: the embedded codec of the voice
 Codebooks and networks of `autosing.perception.codec.builtin` (24 kHz, hop 288, strides 8/4/2/1, 1024 codes a level, 1.56 kbit/s). What
 each level says is in that module's first lines. Fitted by one command:
 
-    python -m autosing.perception.codec.fit --songs <rendered songs> ... --minutes {minutes:.0f} --steps {steps} --out autosing/weights/codec
+    python -m autosing.perception.codec.fit --songs <rendered songs> ... --minutes {minutes:.0f} --steps {steps}{begun} --out autosing/weights/codec
 
 on vocals, {share:.0%} of the accompanied ones as an imperfect separator leaves them. Errors of the coded features on a
 part of the same songs: {errors}.
@@ -277,28 +303,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="of audio to listen to")
     parser.add_argument("--pitch", default="builtin", help="checkpoint of the pitch net")
     parser.add_argument("--recogniser", default="builtin", help="checkpoint of the recogniser that says which phones are sung")
-    parser.add_argument("--steps", type=int, help="steps of learning levels 2 and 3 (about 2 a second on one core)")
+    parser.add_argument("--steps", type=int, help="steps of learning levels 2 and 3 (about 1.7 a second on one core)")
+    parser.add_argument("--learning-rate", type=float, help=f"the highest in learning them (default {Plan.learning_rate:g})")
+    parser.add_argument("--like", metavar="FOLDER", help="an earlier codec, or 'builtin': levels 0 and 1 are its, codes of levels 2 and 3 keep its numbers")
+    parser.add_argument("--load-from", metavar="FOLDER", help="learn on from this codec, or 'builtin'")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     torch.set_grad_enabled(False)
-    if args.what == "band":
-        _fit_band(args.songs, args.music, args.out, args.minutes * 60, args.seed)
-        return
+    try:
+        if args.what == "band":
+            _fit_band(args.songs, args.music, args.out, args.minutes * 60, args.seed)
+        else:
+            _fit_voice(args)
+    except AutoSingError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _fit_voice(args: argparse.Namespace) -> None:
     from fastprogress.fastprogress import progress_bar
 
-    config = VoiceBooksConfig()
+    config = load_books(VoiceBooks, args.load_from, "codec").config if args.load_from else VoiceBooksConfig()
     print(f"listening to {args.minutes:g} minutes of songs", file=sys.stderr, flush=True)
     frames, phones = collect(args.songs, args.minutes * 60, args.seed, args.pitch, args.recogniser, Vocoder(config.vocoder))
-    books = fit_voice(frames, config, args.seed)
-    material, plan = Material(books, frames, phones), replace(Plan(), seed=args.seed, **({"steps": args.steps} if args.steps else {}))
+    like = load_books(VoiceBooks, args.like, "codec") if args.like else None
+    if args.load_from:
+        books = load_books(VoiceBooks, args.load_from, "codec").requires_grad_(True)
+    else:
+        books = levels_of(like, config) if like else fit_voice(frames, config, args.seed)
+    given = {name: value for name in ("steps", "learning_rate") if (value := getattr(args, name))}
+    material, plan = Material(books, frames, phones), replace(Plan(), seed=args.seed, **given)
     with torch.enable_grad():
-        distances = learn(books, material, plan, progress_bar)
+        distances = learn(books, material, plan, progress_bar, fresh=not args.load_from)
     books.eval()
+    if like:
+        name_like(books, like, frames)
     some = Frames(*(getattr(frames, name)[:, :40_000] for name in ("f0_hz", "voiced", "cepstra", "aperiodicity_db")))
     errors = voice_errors(books, some)
     minutes = frames.voiced.shape[1] * config.vocoder.hop / config.vocoder.sample_rate / 60
     meta: dict[str, Any] = {"minutes": round(minutes, 1), "plan": asdict(plan), "held_back": distances, "errors": errors}
-    card = VOICE_CARD.format(minutes=minutes, steps=plan.steps, share=SHARE_SEPARATED, errors=errors)
+    begun = "".join(f" --{flag} {value}" for flag, value in (("like", args.like), ("load-from", args.load_from)) if value)
+    card = VOICE_CARD.format(minutes=minutes, steps=plan.steps, begun=begun, share=SHARE_SEPARATED, errors=errors)
     save_model(books, args.out, meta, card, torch.int8)
     print(f"{args.out}: {errors}")
 

@@ -1,10 +1,10 @@
 """Learn what levels 2 and 3 of the embedded codec say: a vector-quantised autoencoder over vocoder features, judged by a reader of phones.
 
-The features around a frame go through the encoder, two codes and the decoder back to features (van den Oord, Vinyals, Kavukcuoglu 2017,
+The features around a frame go through the encoders, two codes and the decoder back to features (van den Oord, Vinyals, Kavukcuoglu 2017,
 codebooks as moving averages). What counts is the distance in the features, how they move, and above all what a small network that reads
 phones off true features makes of the decoded ones: its answers and its inner states. That reader is taught here first, by what a
-recogniser hears in the audio. Level 3 is left out for a share of the examples, so that level 2 alone already tells the phone and so that
-singing survives poor codes of level 3.
+recogniser hears in the audio. The draft that the decoder makes without level 3 is judged alike, with less weight, so that level 2 alone
+already tells the phone and so that singing survives poor codes of level 3.
 
 Letters: T frames, M cepstra, A aperiodicity bands, Z latents, K codes a level, C phone classes, B batch, F frames of a crop.
 """
@@ -12,6 +12,7 @@ Letters: T frames, M cepstra, A aperiodicity bands, Z latents, K codes a level, 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,19 +35,19 @@ class Plan:
         batch, crop: crops a step, frames a crop (a multiple of 8).
         learning_rate: the highest; rises over 50 steps, falls as a cosine.
         reading: weight of what the reader makes of the decoded features.
-        without_rest: share of examples whose level 3 is left out.
+        draft: weight of all that is asked of the draft.
         decay: of the codebooks' moving averages, a step.
     """
 
-    reader_steps: int = 500
+    reader_steps: int = 1000
     free_steps: int = 300
-    steps: int = 1800
-    batch: int = 16
-    crop: int = 320
+    steps: int = 2900
+    batch: int = 8
+    crop: int = 256
     learning_rate: float = 2e-3
     reading: float = 15.0
-    without_rest: float = 0.2
-    decay: float = 0.98
+    draft: float = 0.3
+    decay: float = 0.99
     seed: int = 0
 
 
@@ -162,84 +163,115 @@ def distances(reader: ConvNeXtStack, batch: dict[str, Tensor], state: Tensor, no
     }
 
 
-def learn(books: VoiceBooks, material: Material, plan: Plan, watch: Watch = iter) -> dict[str, float]:
-    """Fill encoder, decoder and the books of levels 2 and 3; returns `distances` over the held-back part.
+def learn(books: VoiceBooks, material: Material, plan: Plan, watch: Watch = iter, fresh: bool = True) -> dict[str, float]:
+    """Fill the encoders, the decoder and the books of levels 2 and 3; returns `distances` over the held-back part.
 
-    Levels 0 and 1 must be there. Same material, plan and machine: same result.
+    Levels 0 and 1 must be there; unless `fresh`, so must all the rest, and is learnt on. Same material, plan and machine: same result.
     """
     reader = learn_reader(material, plan, watch)
     torch.manual_seed(plan.seed + 1)
-    for net in (books.encoder, books.decoder):
-        for module in net.modules():
-            if isinstance(module, nn.Linear | nn.Conv1d):
-                module.reset_parameters()
-    parameters = nn.ModuleList([books.encoder, books.decoder])
-    optimizer = torch.optim.AdamW(parameters.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = _schedule(optimizer, plan.free_steps + plan.steps)
+    nets = nn.ModuleList([books.encoder, books.detail, books.decoder])
+    for module in nets.modules():
+        if fresh and isinstance(module, nn.Linear | nn.Conv1d):
+            module.reset_parameters()
+    free = plan.free_steps if fresh else 0
+    optimizer = torch.optim.AdamW(nets.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = _schedule(optimizer, free + plan.steps)
     generator = torch.Generator().manual_seed(plan.seed + 1)
-    followers: list[MovingBook] = []
-    for step in watch(range(plan.free_steps + plan.steps)):
-        if step == plan.free_steps:
-            followers = _first_books(books, material, plan, generator)
+    coder = Coder(books)
+    for step in watch(range(free + plan.steps)):
+        if step == free:
+            if fresh:
+                coder.first_books(material, plan, generator)
+            coder.quantise(plan.decay, generator)
         batch = material.draw(plan, generator)
-        latents = _latents(books, batch)
-        pairs = books.of_pairs(latents).repeat_interleave(2, -2)
-        rest, loss = latents - pairs, 0.02 * latents.square().mean()
-        if followers:
-            coded_pairs, coded_rest = _quantised(books, latents.detach(), batch["voiced"], followers)
-            loss = 0.25 * (latents - coded_pairs - coded_rest).square().mean() + 0.125 * (pairs - coded_pairs).square().mean()
-            pairs, rest = coded_pairs + pairs - pairs.detach(), coded_rest + rest - rest.detach()  # gradients go straight through
-        kept = (torch.rand(plan.batch, 1, 1, generator=generator) >= plan.without_rest).float()
-        found = _decoded_distances(books, reader, batch, pairs, rest * kept)
-        loss = loss + found["spectrum"] + 0.3 * found["movement"] + 0.3 * found["noise"]
-        _step(loss + plan.reading * (found["phones"] + found["states"]), parameters, optimizer, schedule)
+        coded = coder(batch)
+        loss = coded.loss
+        for weight, spectrum in ((1.0, coded.final), (plan.draft, coded.draft)):
+            found = distances(reader, batch, *spectrum)
+            loss = loss + weight * (found["spectrum"] + 0.3 * found["movement"] + 0.3 * found["noise"])
+            loss = loss + weight * plan.reading * (found["phones"] + found["states"])
+        _step(loss, nets, optimizer, schedule)
+    coder.followers = []
     with torch.no_grad():
-        parts = []
-        for batch in material.measured(plan):
-            parts.append(_decoded_distances(books, reader, batch, *_quantised(books, _latents(books, batch), batch["voiced"], [])))
+        parts = [distances(reader, batch, *coder(batch).final) for batch in material.measured(plan)]
     return {name: round(float(torch.stack([part[name] for part in parts]).mean()), 4) for name in parts[0]} if parts else {}
 
 
-@torch.no_grad()
-def _first_books(books: VoiceBooks, material: Material, plan: Plan, generator: torch.Generator) -> list[MovingBook]:
-    """k-means over the latents of nine batches: followers of level 2, of level 3 voiced, and unvoiced."""
-    latents = torch.cat([_latents(books, material.draw(plan, generator)).flatten(0, 1) for _ in range(9)])
-    cut = books.config.voiced_codes
-    pairs = books.of_pairs(latents)
-    books.book2.copy_(kmeans(pairs, len(books.book2), None, 8, plan.seed))
-    rest = latents - books.book2[nearest(pairs, books.book2)].repeat_interleave(2, 0)
-    books.book3[:cut].copy_(kmeans(rest, cut, None, 8, plan.seed + 1))
-    books.book3[cut:].copy_(kmeans(rest, len(books.book3) - cut, None, 8, plan.seed + 2))
-    return [MovingBook(book, plan.decay, generator) for book in (books.book2, books.book3[:cut], books.book3[cut:])]
+class Coded(NamedTuple):
+    """State (B, F, M) and noise (B, F, A) read off levels 0 to 2, and off all; what keeps latents near their codes."""
+
+    draft: tuple[Tensor, Tensor]
+    final: tuple[Tensor, Tensor]
+    loss: Tensor
 
 
-@torch.no_grad()
-def _quantised(books: VoiceBooks, latents: Tensor, voiced: Tensor, followers: list[MovingBook]) -> tuple[Tensor, Tensor]:
-    """What the codes of (B, F, Z) latents stand for: level 2 a frame, level 3, (B, F, Z) each; the books follow what they code."""
-    width = latents.shape[-1]
-    points = books.of_pairs(latents).reshape(-1, width)
-    codes = nearest(points, books.book2)
-    pairs = books.book2[codes].reshape(len(latents), -1, width).repeat_interleave(2, 1)
-    rest = (latents - pairs).reshape(-1, width)
-    sung = voiced.reshape(-1) > 0.5
-    fine = books.code_rest(rest, sung)
-    coded = pairs, books.book3[fine].reshape(latents.shape)
-    if followers:
-        cut = books.config.voiced_codes
-        followers[0].follow(codes, points)
-        followers[1].follow(fine[sung], rest[sung])
-        followers[2].follow(fine[~sung] - cut, rest[~sung])
-    return coded
+class Coder:
+    """A batch of features through levels 2 and 3 and back, with gradients; as they are until `quantise`, then as codes."""
 
+    def __init__(self, books: VoiceBooks):
+        self.books = books
+        self.quantises = False
+        self.followers: list[MovingBook] = []  # of level 2, of level 3 voiced, and unvoiced
 
-def _latents(books: VoiceBooks, batch: dict[str, Tensor]) -> Tensor:
-    """(B, F, Z) of the encoder."""
-    return books.encoder(books.heard(batch["state"], batch["context"], batch["noise"], batch["voiced"]))
+    def __call__(self, batch: dict[str, Tensor]) -> Coded:
+        pairs, loss = self._coded(self._pairs(batch), None)
+        pairs = pairs.repeat_interleave(2, -2)
+        draft = self._read(batch, pairs, torch.zeros_like(pairs))
+        rest, more = self._coded(self._rest(batch, draft), batch["voiced"])
+        return Coded(draft, self._read(batch, pairs, rest), loss + more)
 
+    def _pairs(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, F/2, Z) latents of level 2."""
+        books = self.books
+        return books.of_pairs(books.encoder(books.heard(batch["state"], batch["context"], batch["noise"], batch["voiced"])))
 
-def _decoded_distances(
-    books: VoiceBooks, reader: ConvNeXtStack, batch: dict[str, Tensor], pairs: Tensor, rest: Tensor
-) -> dict[str, Tensor]:
-    """`distances` of what the decoder makes of latents of level 2 and of level 3, (B, F, Z) each."""
-    told = books.told(batch["context"], pairs, rest, batch["voiced"], batch["octaves"])
-    return distances(reader, batch, *books.spectrum(books.decoder(told), batch["context"]))
+    def _rest(self, batch: dict[str, Tensor], draft: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, F, Z) latents of level 3, whose gradient does not reach the draft."""
+        seen = draft[0].detach(), draft[1].detach()
+        return self.books.detail(self.books.beside(batch["state"], batch["noise"], seen, batch["voiced"]))
+
+    def _read(self, batch: dict[str, Tensor], pairs: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        told = self.books.told(batch["context"], pairs, rest, batch["voiced"], batch["octaves"])
+        return self.books.spectrum(self.books.decoder(told), batch["context"])
+
+    def _coded(self, latents: Tensor, voiced: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, F, Z) latents of level 2, or of level 3 with `voiced` (B, F, 1) -> what their codes stand for, with the gradient of the
+        latents, and the loss; the books follow what they code."""
+        if not self.quantises:
+            return latents, 0.02 * latents.square().mean()
+        points = latents.detach().flatten(0, -2)
+        if voiced is None:
+            codes = nearest(points, self.books.book2)
+            vectors = self.books.book2[codes].reshape(latents.shape)
+            if self.followers:
+                self.followers[0].follow(codes, points)
+        else:
+            sung, cut = voiced.flatten() > 0.5, self.books.config.voiced_codes
+            codes = self.books.code_rest(points, sung)
+            vectors = self.books.book3[codes].reshape(latents.shape)
+            if self.followers:
+                self.followers[1].follow(codes[sung], points[sung])
+                self.followers[2].follow(codes[~sung] - cut, points[~sung])
+        return vectors + latents - latents.detach(), 0.25 * (latents - vectors).square().mean()
+
+    def quantise(self, decay: float, generator: torch.Generator) -> None:
+        """From now on latents are coded, and the books follow them."""
+        books, cut = self.books, self.books.config.voiced_codes
+        self.quantises = True
+        self.followers = [MovingBook(book, decay, generator) for book in (books.book2, books.book3[:cut], books.book3[cut:])]
+
+    @torch.no_grad()
+    def first_books(self, material: Material, plan: Plan, generator: torch.Generator) -> None:
+        """Books of levels 2 and 3 as k-means over the latents of nine batches."""
+        books, cut = self.books, self.books.config.voiced_codes
+        coarse, rest = [], []
+        for _ in range(9):
+            batch = material.draw(plan, generator)
+            coarse.append(self._pairs(batch))
+            pairs = coarse[-1].repeat_interleave(2, -2)
+            rest.append(self._rest(batch, self._read(batch, pairs, torch.zeros_like(pairs))))
+        fine = torch.cat(rest).flatten(0, 1)
+        books.book2.copy_(kmeans(torch.cat(coarse).flatten(0, 1), len(books.book2), None, 8, plan.seed))
+        books.book3[:cut].copy_(kmeans(fine, cut, None, 8, plan.seed + 1))
+        books.book3[cut:].copy_(kmeans(fine, len(books.book3) - cut, None, 8, plan.seed + 2))

@@ -71,6 +71,25 @@ def kmeans(
     return codes
 
 
+def named_alike(codes: Tensor, names: Tensor, count: int) -> Tensor:
+    """Which code is to bear each name, so that codes and names of the same things agree as often as they can.
+
+    One to one, by the share of a code's and of a name's occurrences that they have in common (Hungarian method).
+
+    Args:
+        codes, names: (N,) in 0 to `count` - 1, of the same N things.
+        count: K.
+
+    Returns:
+        (K,) the code that becomes 0, 1, ...: `book[result]` is the book with its codes renamed.
+    """
+    from scipy.optimize import linear_sum_assignment  # of the extra `render`, as is all that codes are fitted to
+
+    together = torch.bincount(names * count + codes, minlength=count * count).reshape(count, count).double()
+    shared = together / (together.sum(0, keepdim=True) * together.sum(1, keepdim=True)).clamp(min=1).sqrt()
+    return torch.from_numpy(linear_sum_assignment(shared.numpy(), maximize=True)[1])
+
+
 def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` different indices, drawn with chances in proportion to `weights` (Efraimidis and Spirakis, 2006)."""
     keys = torch.rand(len(weights), generator=generator).clamp(min=1e-12).log() / weights.clamp(min=1e-12)
