@@ -9,7 +9,7 @@ import torch
 from autosing.errors import ConfigError
 from autosing.nn.convnext import ConvNeXtStack
 from autosing.perception.codec.builtin import VoiceBooks, VoiceBooksConfig
-from autosing.perception.codec.fit import fit_voice, levels_of, main, name_like
+from autosing.perception.codec.fit import fit_voice, levels_of, main, name_like, require_same_codes
 from autosing.perception.codec.learn import Material, MovingBook, Plan, learn
 from autosing.perception.codec.vocoder import Frames
 
@@ -83,7 +83,7 @@ def test_a_codec_like_another_keeps_its_levels_and_its_numbers(heard) -> None:
     for level in (2, 3):
         assert (before[level] == truth[level]).float().mean() < 0.3 and torch.equal(after[level], truth[level])
     with pytest.raises(ConfigError, match="numbers of codes"):
-        levels_of(books, replace(CONFIG, num_codes=32))
+        require_same_codes(books, replace(CONFIG, num_codes=32))
 
 
 def test_a_code_that_nothing_chooses_moves_to_what_is_seen() -> None:

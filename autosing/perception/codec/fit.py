@@ -155,14 +155,15 @@ def fit_voice(frames: Frames, config: VoiceBooksConfig, seed: int, iterations: i
     return books
 
 
-def levels_of(like: VoiceBooks, config: VoiceBooksConfig) -> VoiceBooks:
-    """`fit_voice`, but means, scales and levels 0 and 1 are those of an earlier codec.
-
-    Raises:
-        ConfigError: its features or codes have another layout.
-    """
-    if (like.config.vocoder, like.config.num_codes, like.config.voiced_codes) != (config.vocoder, config.num_codes, config.voiced_codes):
+def require_same_codes(like: VoiceBooks, config: VoiceBooksConfig) -> None:
+    """Raises ConfigError unless `like` has the features and the numbers of codes of `config`."""
+    theirs, ours = ((c.vocoder, c.num_codes, c.voiced_codes) for c in (like.config, config))
+    if theirs != ours:
         raise ConfigError("--like needs a codec with the same features and numbers of codes; leave it out to fit all levels")
+
+
+def levels_of(like: VoiceBooks, config: VoiceBooksConfig) -> VoiceBooks:
+    """`fit_voice`, but means, scales and levels 0 and 1 are those of an earlier codec (see `require_same_codes`)."""
     books = VoiceBooks(config)
     for name in ("mean", "scale", "aperiodicity_mean", "book0", "book1"):
         getattr(books, name).copy_(getattr(like, name))
@@ -215,7 +216,7 @@ VOICE_CARD = """# codec: the embedded codec of the voice
 Codebooks and networks of `autosing.perception.codec.builtin` (24 kHz, hop 288, strides 8/4/2/1, 1024 codes a level, 1.56 kbit/s). What
 each level says is in that module's first lines. Fitted by one command:
 
-    python -m autosing.perception.codec.fit --songs <rendered songs> ... --minutes {minutes:.0f} --steps {steps}{begun} --out autosing/weights/codec
+    python -m autosing.perception.codec.fit --songs <rendered songs> ... --minutes {minutes:.0f} --steps {steps}{origin} --out autosing/weights/codec
 
 on vocals, {share:.0%} of the accompanied ones as an imperfect separator leaves them. Errors of the coded features on a
 part of the same songs: {errors}.
@@ -322,18 +323,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _fit_voice(args: argparse.Namespace) -> None:
     from fastprogress.fastprogress import progress_bar
 
-    config = load_books(VoiceBooks, args.load_from, "codec").config if args.load_from else VoiceBooksConfig()
+    begun, like = (load_books(VoiceBooks, folder, "codec") if folder else None for folder in (args.load_from, args.like))
+    config = begun.config if begun else VoiceBooksConfig()
+    if like:
+        require_same_codes(like, config)
     print(f"listening to {args.minutes:g} minutes of songs", file=sys.stderr, flush=True)
     frames, phones = collect(args.songs, args.minutes * 60, args.seed, args.pitch, args.recogniser, Vocoder(config.vocoder))
-    like = load_books(VoiceBooks, args.like, "codec") if args.like else None
-    if args.load_from:
-        books = load_books(VoiceBooks, args.load_from, "codec").requires_grad_(True)
+    if begun:
+        books = begun.requires_grad_(True)
     else:
         books = levels_of(like, config) if like else fit_voice(frames, config, args.seed)
     given = {name: value for name in ("steps", "learning_rate") if (value := getattr(args, name))}
     material, plan = Material(books, frames, phones), replace(Plan(), seed=args.seed, **given)
     with torch.enable_grad():
-        distances = learn(books, material, plan, progress_bar, fresh=not args.load_from)
+        distances = learn(books, material, plan, progress_bar, fresh=begun is None)
     books.eval()
     if like:
         name_like(books, like, frames)
@@ -341,8 +344,8 @@ def _fit_voice(args: argparse.Namespace) -> None:
     errors = voice_errors(books, some)
     minutes = frames.voiced.shape[1] * config.vocoder.hop / config.vocoder.sample_rate / 60
     meta: dict[str, Any] = {"minutes": round(minutes, 1), "plan": asdict(plan), "held_back": distances, "errors": errors}
-    begun = "".join(f" --{flag} {value}" for flag, value in (("like", args.like), ("load-from", args.load_from)) if value)
-    card = VOICE_CARD.format(minutes=minutes, steps=plan.steps, begun=begun, share=SHARE_SEPARATED, errors=errors)
+    origin = "".join(f" --{flag} {value}" for flag, value in (("like", args.like), ("load-from", args.load_from)) if value)
+    card = VOICE_CARD.format(minutes=minutes, steps=plan.steps, origin=origin, share=SHARE_SEPARATED, errors=errors)
     save_model(books, args.out, meta, card, torch.int8)
     print(f"{args.out}: {errors}")
 
