@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, metavar="N", help="passes of an --sm2a-model of sm2a_parallel (16): fewer are faster")
     p.add_argument("--candidates", "--batch-size", dest="batch_size", type=int, default=4, metavar="N", help="versions to sing; the one with the "
                    "fewest wrong phones is kept")  # fmt: skip
-    p.add_argument("--repair", type=int, nargs="?", const=4, default=0, metavar="N", help="sing the wrong words of that one again, N "
-                   "times (4); takes an --sm2a-model of sm2a_parallel")  # fmt: skip
+    p.add_argument("--repair", type=int, nargs="?", const=4, metavar="N", help="rounds in which the wrong words of that one are "
+                   "sung again (2, or none by an --sm2a-model that sings step by step; 4 where no number is given)")  # fmt: skip
     p.add_argument("--spkfile", action="append", default=[], metavar="FILE", help="sing like this recording's singer (repeatable: the voice between "
                    "them), or 'any' voice where nobody sings in the reference")  # fmt: skip
     p.add_argument("--spk-alpha", type=float, default=1.0, help="1 = the --spkfile voice, 0 = the reference's voice")

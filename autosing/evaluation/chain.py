@@ -1,20 +1,22 @@
 """The whole chain judged: lyrics -> t2s -> sm2a -> codec -> waveform -> what an independent recogniser hears.
 
 Windows come from a token set of unseen rendered songs: their lyrics, accompaniment codes and voice are the request, their own tokens are
-never shown to the models. As in `sing.py`, the chain sings several candidates and takes the one in which the aligner's recogniser hears the
-fewest wrong phones; `one_try` is the first candidate. Beside the chain stand the codec alone (true codes decoded) and sm2a alone (true semantic
+never shown to the models. As in `sing.py`, the chain sings several candidates, takes the one in which the aligner's recogniser hears the
+fewest wrong phones (`chosen`), and sings its wrong words again; `one_try` is the first candidate. Beside the chain stand the codec alone (true codes decoded) and sm2a alone (true semantic
 tokens, one try). `mismatched` compares what was sung with the lyrics of another song: what a chain without words would get.
 
-`added` divides the chain's error up: what the judge mishears of the original vocals, and what codec, sm2a, t2s and choosing among candidates add
-to that, each with the interval of the difference on the same windows; `share` is of the whole. They sum to the chain's error. `notes_in_key`
-(melody.py) and the original vocals need the songs that the token set was made of; `soundness` (soundness.py) looks at every candidate.
+`added` divides the chain's error up: what the judge mishears of the original vocals, and what codec, sm2a, t2s, choosing among candidates and
+repair add to that, each with the interval of the difference on the same windows; `share` is of the whole. They sum to the chain's error. `notes_in_key`
+(melody.py) and the original vocals need the songs that the token set was made of; `soundness` (soundness.py) looks at every candidate and at
+what became of the chosen one.
 """
 
 import io
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +35,10 @@ from autosing.models.io import load_model
 from autosing.models.pitch import PitchNet
 from autosing.models.recogniser import SILENCE
 from autosing.perception import load_aligner, load_codec, load_semantic, load_voice
-from autosing.singing.codes import find_code_singer, sing_codes
+from autosing.perception.codec.base import Codec
+from autosing.singing.codes import check_settings, find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
+from autosing.singing.repair import Version, repair
 from autosing.singing.request import SingRequest
 from autosing.singing.score import Listener
 from autosing.song import audio
@@ -45,7 +49,7 @@ from autosing.tokens.text import load_text
 from autosing.training.task import DatasetMeta
 
 LEAST_PHONES = 20
-STAGES = (("judge", "original"), ("codec", "codec"), ("sm2a", "sm2a"), ("t2s", "one_try"), ("choosing", "chain"))
+STAGES = (("judge", "original"), ("codec", "codec"), ("sm2a", "sm2a"), ("t2s", "one_try"), ("choosing", "chosen"), ("repair", "chain"))
 """What adds to the phone error, and the take that it shows in, in order."""
 
 
@@ -94,6 +98,7 @@ def chain_figures(
     seed: int = 0,
     temperature: float = 0.7,
     candidates: int = SingRequest.candidates,
+    rounds: int | None = SingRequest.repair,
     keep: Path | None = None,
     songs: Path | None = None,
 ) -> dict[str, Any]:
@@ -101,6 +106,7 @@ def chain_figures(
 
     Args:
         candidates: how many are sung of each window to choose from.
+        rounds: in which wrong words are sung again; None = as many as are usual for the sm2a model.
         songs: the rendered songs of the token set; without them originals and keys are not known, and their figures are left out.
         keep: folder to write the first eight sung windows to, as wav.
     """
@@ -111,6 +117,7 @@ def chain_figures(
     assert meta.codec and meta.accompaniment_codec and meta.semantic and meta.voice
     t2s, _ = load_model(t2s_model, "t2s")
     sm2a, _ = load_model(*find_code_singer(sm2a_model))
+    rounds = check_settings(sm2a, None, rounds)
     codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
     front_end, listener = load_text("phones"), Listener(load_aligner("builtin", adapt_steps=0))
     melody, known = Melody(), read_keyed(songs, {row["song"] for row in rows}) if songs else {}
@@ -118,10 +125,10 @@ def chain_figures(
     read_out = getattr(tokenizer, "phones", None)  # of those that have one
     samples: list[soundness.Soundness] = []
     true_samples: list[soundness.Soundness] = []
-    in_key: dict[str, list[float]] = {"codec": [], "one_try": [], "chain": []}
-    heard: dict[str, list[tuple[str, ...]]] = {"original": [], "codec": [], "sm2a": [], "one_try": [], "chain": []}
+    in_key: dict[str, list[float]] = {"codec": [], "one_try": [], "chosen": [], "chain": []}
+    heard: dict[str, list[tuple[str, ...]]] = {"original": [], "codec": [], "sm2a": [], "one_try": [], "chosen": [], "chain": []}
     written: list[tuple[str, ...]] = []
-    seconds = {"t2s": 0.0, "sm2a": 0.0, "decode": 0.0, "choose": 0.0}
+    seconds = {"t2s": 0.0, "sm2a": 0.0, "decode": 0.0, "choose": 0.0, "repair": 0.0}
     voices: list[tuple[Tensor, Tensor, str]] = []
     with torch.inference_mode():
         for index, row in enumerate(rows):
@@ -139,23 +146,35 @@ def chain_figures(
             decoded = time.perf_counter()
             lyrics = Lyrics(tuple(Line(line) for half in text for line in half))
             rate = codec.spec.sample_rate
-            scores = [listener.take(one, rate, lyrics, front_end.pronounce).score for one in sung_waves]
-            wav = sung_waves[min(range(candidates), key=lambda i: (scores[i].badness, i))]
+            heard_takes = [listener.take(one, rate, lyrics, front_end.pronounce) for one in sung_waves]
+            best = min(range(candidates), key=lambda i: (heard_takes[i].score.badness, i))
+            chosen = time.perf_counter()
+            version, _ = repair(
+                Version(made[best], sung_waves[best], heard_takes[best]), rounds=rounds, spec=codec.spec, pronounce=front_end.pronounce,
+                sing=partial(
+                    _again, sm2a, sung[best].expand(candidates, -1), band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator
+                ),
+                listen=partial(_listen, codec, listener, lyrics, front_end.pronounce),
+            )  # fmt: skip
+            wav = version.vocals
             seconds["t2s"] += middle - begin
             seconds["sm2a"] += end - middle
             seconds["decode"] += decoded - end
-            seconds["choose"] += time.perf_counter() - decoded
+            seconds["choose"] += chosen - decoded
+            seconds["repair"] += time.perf_counter() - chosen
             true_semantic = sing_codes(
                 sm2a, semantic, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator
             )
-            takes = {"codec": codec.decode(codes)[0, 0], "sm2a": codec.decode(true_semantic)[0, 0], "one_try": sung_waves[0], "chain": wav}
+            takes = {"codec": codec.decode(codes)[0, 0], "sm2a": codec.decode(true_semantic)[0, 0], "one_try": sung_waves[0]}
+            takes |= {"chosen": sung_waves[best], "chain": wav}
             if song := known.get(row["song"]):
                 takes["original"] = song.window(row["start"], meta.window_seconds, rate)
                 for name, into in in_key.items():
                     share = share_in_key(melody.notes(takes[name], rate), song.scales)
                     into += [] if share is None else [share]  # a voice without notes is neither in a key nor out of it
             if read_out is not None:
-                for some, waves, group in ((sung, sung_waves, samples), (semantic, takes["codec"][None], true_samples)):
+                again = [] if wav is sung_waves[best] else [(sung[best : best + 1], wav[None], samples)]
+                for some, waves, group in ((sung, sung_waves, samples), *again, (semantic, takes["codec"][None], true_samples)):
                     for one, vocals in zip(some.cpu(), waves, strict=True):
                         is_sung = (read_out(one).cpu().reshape(len(one), -1) != SILENCE).all(1)
                         group.append(soundness.examine(one, is_sung, meta.semantic.token_rate, vocals, rate, judge.phones(vocals)))
@@ -183,6 +202,7 @@ def chain_figures(
         "phones": sum(map(len, written)),
         "temperature": temperature,
         "candidates": candidates,
+        "rounds": rounds,
         "seed": seed,
         "phone_error": rates,
         "added": added_by_stage(heard, written),
@@ -193,6 +213,15 @@ def chain_figures(
         "real_time_factor": {k: round(v / length, 4) for k, v in seconds.items()},
         **asked_voice_auc(voices),
     }
+
+
+def _again(sm2a: Any, semantic: Tensor, band: Tensor, voice: Tensor, template: Tensor, **settings: Any) -> Tensor:
+    return sing_codes(sm2a, semantic, band, voice, template=template, **settings)
+
+
+def _listen(codec: Codec, listener: Listener, lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]], codes: Tensor) -> Version:
+    vocals = codec.decode(codes[None])[0, 0]
+    return Version(codes, vocals, listener.take(vocals, codec.spec.sample_rate, lyrics, pronounce))
 
 
 class Melody:

@@ -118,6 +118,7 @@ FIGURES: tuple[Figure, ...] = (
         ("chain_sm2a_adds", "that sm2a adds", "added.sm2a", "<="),
         ("chain_t2s_adds", "that t2s adds", "added.t2s", "<="),
         ("chain_choosing_adds", "that choosing among candidates adds", "added.choosing", "<="),
+        ("chain_repair_adds", "that singing wrong words again adds", "added.repair", "<="),
         ("chain_phones_heard_per_written", "phones heard for one written", "phones_heard_per_written", ">="),
         ("notes_in_key", "notes in the song's key (chance .583)", "notes_in_key.chain", ">=", 0.85),
         ("notes_in_key_truth", "the same, true tokens through the codec", "notes_in_key.codec", ">="),

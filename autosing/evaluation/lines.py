@@ -329,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--length", type=float, default=36.0, metavar="SECONDS", help="of each output; above 30 they have a seam")
     p.add_argument("--candidates", type=int, default=SingRequest.candidates)
     p.add_argument("--sm2a-model", default="builtin", help="as sing.py's")
-    p.add_argument("--repair", type=int, default=0, metavar="N", help="as sing.py's")
+    p.add_argument("--repair", type=int, metavar="N", help="as sing.py's")
     p.add_argument("--threads", type=int, default=2)
     options = p.parse_args(argv)
     torch.set_num_threads(options.threads)

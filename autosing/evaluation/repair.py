@@ -2,10 +2,10 @@
 
     python -m autosing.evaluation repair --tokens <token set of rendered test songs> --sm2a-model models/sm2a_parallel/mine/last
 
-Both ways begin with the best of the same candidates of the same windows. `best_of` goes on with more candidates, each with a melody of
-t2s of its own; `repair` with rounds, which do without. The embedded recogniser chooses in both; what is reported is the phone error that
+Both begin with the best of the same candidates of the same windows. `best_of` goes on with more candidates, each with a melody of
+t2s of its own; `repair` with rounds, which do without and sing the wrong words in as many ways as there were candidates. The embedded recogniser chooses in both; what is reported is the phone error that
 the judge hears, which no stage was trained against and which chooses nothing. Forward passes are counted at the networks, rows of a batch
-one by one. The gain is told twice: for as many rounds as candidates, which is as many passes of sm2a, and for as many rounds as take no
+one by one. The gain is told twice: for as many passes of sm2a, and for as many rounds as take no
 more of the processor's time than all of the candidates. Intervals are 95 % by bootstrap over windows.
 Letters: B candidates, K codec levels, T finest frames, N semantic tokens.
 """
@@ -32,6 +32,7 @@ from autosing.perception import load_aligner, load_codec
 from autosing.singing.codes import check_settings, find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
 from autosing.singing.repair import Version, repair
+from autosing.singing.request import SingRequest
 from autosing.singing.score import Listener
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
@@ -172,13 +173,13 @@ class Window:
         with bench.passes.stage("listen"):
             return Version(codes, vocals, bench.listener.take(vocals, bench.codec.spec.sample_rate, self.lyrics, bench.pronounce))
 
-    def repaired(self, version: Version, melody: Tensor, rounds: int) -> list[Version]:
-        """The version after each round, itself first."""
+    def repaired(self, version: Version, melody: Tensor, ways: int, rounds: int) -> list[Version]:
+        """The version after each round, itself first; (N,) `melody` is what it sings."""
         versions = [version]
         for _ in range(rounds):
             version, told = repair(
                 version, rounds=1, spec=self.bench.codec.spec, pronounce=self.bench.pronounce,
-                sing=lambda template: self.sing(melody, template), listen=self.listen,
+                sing=lambda template: self.sing(melody.expand(ways, -1), template), listen=self.listen,
             )  # fmt: skip
             versions.append(version)
             if not told:
@@ -198,8 +199,8 @@ def repair_figures(
     """Phone error by the judge after each turn of both ways.
 
     Args:
-        candidates: both ways begin with the best of so many.
-        more: candidates after that.
+        candidates: both begin with the best of so many, and a round sings in as many ways.
+        more: candidates after that, no fewer.
         rounds: of repair after that.
         steps: passes of the parallel model for a candidate or a round; None = 16.
 
@@ -217,7 +218,7 @@ def repair_figures(
         heard = [window.listen(codes) for codes in window.sing(melodies)]
         best = best_of(heard)
         bench.passes.taken()
-        repaired = window.repaired(heard[best], melodies[best : best + 1], rounds)
+        repaired = window.repaired(heard[best], melodies[best], candidates, rounds)
         mended.cost.append(bench.passes.taken())
         heard += [window.listen(codes) for codes in window.sing(window.melodies(more))]
         one_more.cost.append(bench.passes.taken())
@@ -227,7 +228,7 @@ def repair_figures(
         lines += len({word.line for word in Alignment.from_struct(row["alignment"]).words})
         print(f"window {index + 1} of {len(rows)}", file=sys.stderr, flush=True)
     affordable = min(rounds, int(more * one_more.seconds_a_turn / mended.seconds_a_turn))
-    same = min(more, rounds)
+    same = min(more // candidates, rounds)  # rounds, each of which is `candidates` passes
 
     def gain(candidates: int, rounds: int) -> dict[str, float]:
         return added_error(mended.heard[rounds], one_more.heard[candidates], written).figures()
@@ -235,7 +236,7 @@ def repair_figures(
     return {
         "windows": len(rows), "lines": lines, "phones": sum(map(len, written)), "candidates": candidates, "best_of": one_more.figures(written),
         "repair": mended.figures(written),
-        "gain_at_equal_sm2a_passes": {"candidates": same, "rounds": same, **gain(same, same)},
+        "gain_at_equal_sm2a_passes": {"candidates": same * candidates, "rounds": same, **gain(same * candidates, same)},
         "gain_at_equal_cpu": {"candidates": more, "rounds": affordable, **gain(more, affordable)},
     }  # fmt: skip
 
@@ -246,17 +247,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--tokens", type=Path, required=True, help="token set of rendered test songs")
     p.add_argument("--sm2a-model", required=True, help="a checkpoint of sm2a_parallel")
     p.add_argument("--windows", type=int, default=10, help="windows of 30 s, of about eight lines each")
-    p.add_argument("--candidates", type=int, default=2, help="both ways begin with the best of so many")
-    p.add_argument("--more", type=int, default=3, help="candidates after that, of the one way")
-    p.add_argument("--rounds", type=int, default=6, help="rounds after that, of the other")
+    p.add_argument("--candidates", type=int, default=SingRequest.candidates, help="both begin with the best of so many; a round sings in as many ways")
+    p.add_argument("--more", type=int, default=8, help="candidates after that, of the one way")
+    p.add_argument("--rounds", type=int, default=4, help="rounds after that, of the other")
     p.add_argument("--steps", type=int, help="passes of a candidate or a round (16)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=2)
     options = p.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:
-        if min(options.windows, options.candidates, options.more, options.rounds) < 1:
-            raise ConfigError("--windows, --candidates, --more and --rounds must be 1 or more")
+        if min(options.windows, options.candidates, options.more, options.rounds) < 1 or options.more < options.candidates:
+            raise ConfigError("--windows, --candidates, --more and --rounds must be 1 or more, and --more no less than --candidates")
         figures = repair_figures(
             options.tokens, options.sm2a_model, options.windows, options.candidates, options.more, options.rounds, options.steps,
             seed=options.seed,

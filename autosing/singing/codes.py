@@ -19,10 +19,12 @@ class CodeSinger(NamedTuple):
     Attributes:
         sing: (model, semantic, accompaniment, voice, **settings) -> (B, K, T) codes.
         check: (model, steps, repair) -> what `check_settings` raises.
+        repair: rounds in which wrong words are sung again where nobody says how many.
     """
 
     sing: Callable[..., Tensor]
     check: Callable[[Any, int | None, int], None]
+    repair: int
 
 
 def _one_after_the_other(model: Any, *given: Any, steps: int | None = None, **settings: Any) -> Tensor:
@@ -43,8 +45,8 @@ def _has_passes(model: Any, steps: int | None, _: int) -> None:
 
 
 CODE_SINGERS: dict[str, CodeSinger] = {
-    "sm2a": CodeSinger(_one_after_the_other, _has_no_passes),
-    "sm2a_parallel": CodeSinger(generate_codes_parallel, _has_passes),
+    "sm2a": CodeSinger(_one_after_the_other, _has_no_passes, repair=0),
+    "sm2a_parallel": CodeSinger(generate_codes_parallel, _has_passes, repair=2),
 }
 SINGS_BEST = "sm2a_parallel"
 """The kind whose shipped checkpoint goes by the name of `builtin` alone; that of any kind is `builtin_<kind>`."""
@@ -73,9 +75,13 @@ def sing_codes(model: Any, semantic: Tensor, accompaniment: Tensor | None, voice
     return CODE_SINGERS[model.kind].sing(model, semantic, accompaniment, voice, **settings)
 
 
-def check_settings(model: Any, steps: int | None, repair: int) -> None:
-    """
+def check_settings(model: Any, steps: int | None, repair: int | None) -> int:
+    """Rounds of repair: those asked for, or as many as are usual for this kind of model.
+
     Raises:
         ConfigError: this kind of model has no such number of passes (`steps`), or cannot sing single words again (`repair` rounds).
     """
-    CODE_SINGERS[model.kind].check(model, steps, repair)
+    singer = CODE_SINGERS[model.kind]
+    rounds = singer.repair if repair is None else repair
+    singer.check(model, steps, rounds)
+    return rounds

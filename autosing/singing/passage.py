@@ -103,11 +103,12 @@ class Earlier:
 
 def replace_passage(
     singer: Singer, earlier: Earlier, begin: Seconds, end: Seconds, text: str, *, candidates: int, temperature: float, seed: int,
-    strict: bool, repair: int = 0, passes: int | None = None,
+    strict: bool, repair: int | None = None, passes: int | None = None,
 ) -> Sung:  # fmt: skip
     """Sing `text` from `begin` to `end` of the song, lines after each other or where their stamps (in the song's time) say.
 
     Args:
+        repair: see `SingRequest.repair`.
         passes: of a parallel sm2a model; None = as many as sang the song.
 
     Raises:
@@ -118,7 +119,7 @@ def replace_passage(
         if model["sha256"] != earlier.report["models"][kind]["sha256"]:
             raise MismatchError(f"--replace: the {kind} model is not the one that sang '{earlier.folder}'; give that one back its place")
     passes = earlier.report["request"].get("steps") if passes is None else passes
-    check_settings(singer.sm2a, passes, repair)
+    rounds = check_settings(singer.sm2a, passes, repair)
     semantic_spec, codec_spec = singer.meta.semantic, singer.meta.codec
     assert semantic_spec and codec_spec
     lyrics, new_lines, notes = _placed(singer, text.replace("\\n", "\n"), begin, end, strict)
@@ -141,7 +142,7 @@ def replace_passage(
     for window in plan_windows(song_text.lines, first, sung_to, singer.grid, singer.window_seconds):
         song, _, figures = singer.sing_window(
             song_text, window, song, tokens["band"], tokens.get("voice"), (steps, frames), generator, candidates=candidates,
-            temperature=temperature, passes=passes, rounds=repair,
+            temperature=temperature, passes=passes, rounds=rounds,
         )  # fmt: skip
         told.append(figures)
     semantic = torch.cat([song.semantic[:last], tokens["semantic"][last:]])
@@ -161,7 +162,7 @@ def replace_passage(
         "phones_right": right,
         "notes": notes,
         "replaced": [*earlier.report.get("replaced", ()), {"from": begin, "to": end, "lyrics": text, "seed": seed, "temperature": temperature,
-                                                           "candidates": candidates, "steps": passes, "repair": repair, "windows": told}],
+                                                           "candidates": candidates, "steps": passes, "repair": rounds, "windows": told}],
     }  # fmt: skip
     kept = {"semantic": semantic, "codes": codes, "track": torch.from_numpy(np.concatenate([song.track[:last], moved]))}
     return Sung(

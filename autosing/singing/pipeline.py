@@ -56,13 +56,13 @@ from autosing.training.task import DatasetMeta
 FADE_SECONDS: Seconds = 0.01
 STREAM_SECONDS: Seconds = 8.0  # of the first window when the audio is waited for
 STREAM_MARGIN: Seconds = 0.6  # the end of what was decoded may still change with what follows
-SHARES = {"separate": 0.28, "condition": 0.02, "t2s": 0.4, "sm2a": 0.16, "decode": 0.07, "align": 0.07}
+SHARES = {"separate": 0.22, "condition": 0.02, "t2s": 0.28, "sm2a": 0.12, "decode": 0.05, "align": 0.06, "repair": 0.25}
 """The stages of singing in order, each with about the share of the time that it takes; they sum to 1."""
 ONCE = ("separate", "condition")
-"""Stages that a song goes through once; the others come again with every window. `repair`, where it is asked for, has no share."""
+"""Stages that a song goes through once; the others come again with every window."""
 
 CodesOf = Callable[..., Tensor]
-"""(rows of the candidates, (1, K, T) template of given codes or None[, progress]) -> (rows, K, T) codes."""
+"""(which of the candidates, also several times, (1, K, T) template of given codes or None[, progress]) -> (rows, K, T) codes."""
 
 Listening = Callable[[Tensor, int], None]
 """Is given the mix (C, n) as it grows, piece after piece, and its rate."""
@@ -183,8 +183,8 @@ class Singer:
             AudioError, DataError: the reference or another recording cannot be used.
             ConfigError: the lyrics cannot be sung, or the sm2a model has no such setting.
         """
-        check_settings(self.sm2a, request.steps, request.repair)
-        clock = _Stages(progress)
+        rounds = check_settings(self.sm2a, request.steps, request.repair)
+        clock = _Stages(progress, () if rounds else ("repair",))
         generator = torch.Generator(self.device).manual_seed(request.seed)
         assert self.meta.codec and self.meta.semantic
         clock.begin("separate")
@@ -218,7 +218,7 @@ class Singer:
         repairs: list[dict] = []
 
         if in_halves or request.semantic_file is not None:
-            song, takes, repairs = self._sing_at_once(request, lyrics, accompaniment, voice, steps, frames, generator, clock)
+            song, takes, repairs = self._sing_at_once(request, lyrics, accompaniment, voice, steps, frames, generator, rounds, clock)
         else:
             assert plan is not None
             if not self.t2s.config.pointer:
@@ -231,7 +231,7 @@ class Singer:
             for window in windows:
                 song, takes, figures = self.sing_window(
                     text, window, song, accompaniment, singer, (steps, frames), generator, candidates=request.candidates,
-                    temperature=request.temperature, passes=request.steps, rounds=request.repair, clock=clock,
+                    temperature=request.temperature, passes=request.steps, rounds=rounds, clock=clock,
                 )  # fmt: skip
                 told.append(figures)
                 if stream is not None:
@@ -342,7 +342,7 @@ class Singer:
 
     # -- singing ---------------------------------------------------------------------------------------------------------------------
 
-    def _sing_at_once(self, request, lyrics, accompaniment, voice, steps, frames, generator, clock) -> tuple[Song, Takes, list[dict]]:
+    def _sing_at_once(self, request, lyrics, accompaniment, voice, steps, frames, generator, rounds, clock) -> tuple[Song, Takes, list[dict]]:
         """One window whose halves the lyrics share, or the words of a recording."""
         clock.begin("t2s")
         if request.semantic_file is not None:
@@ -356,7 +356,7 @@ class Singer:
         codes = self._codes(sing, None, clock)
         takes = self._judge(codes, lyrics, clock)
         best = takes.order[0]
-        codes, takes, repairs = self._repair(codes, takes, request.repair, 0, lyrics, sing, clock)
+        codes, takes, repairs = self._repair(codes, takes, rounds, 0, lyrics, sing, clock)
         sung = np.full(steps, REST)
         if track is not None and track.pointer is not None:
             of_song = np.arange(len(track.ids)) - np.cumsum(track.ids == LINE)  # the song's text has no breaks
@@ -374,7 +374,7 @@ class Singer:
             accompaniment: (1, K, T) codes of the whole song's band.
             whole: semantic steps and codec frames of the whole song.
             passes: of a parallel sm2a model; None = as many as usual.
-            rounds: in which the wrong words of the best candidate are sung again.
+            rounds: in which the wrong words of the best candidate are sung again, in as many ways as there are candidates.
         """
         clock = clock or _Stages(None)
         assert self.meta.codec and self.meta.semantic and self.meta.accompaniment_codec
@@ -417,7 +417,7 @@ class Singer:
     def _code_singer(self, temperature, passes, semantic, band, voice, frames, generator) -> CodesOf:
         """Sings (B, N) `semantic`, or some of its rows, as codes."""
 
-        def sing(rows: slice, template: Tensor | None, progress: Callable[[int, int], None] | None = None) -> Tensor:
+        def sing(rows: slice | list[int], template: Tensor | None, progress: Callable[[int, int], None] | None = None) -> Tensor:
             return sing_codes(
                 self.sm2a, semantic[rows], band, voice, frames=frames, steps=passes, temperature=temperature, generator=generator,
                 template=template, progress=progress,
@@ -444,7 +444,7 @@ class Singer:
 
         version, told = repair(
             Version(codes[best], takes.vocals[best], takes.heard[best]), rounds=rounds, spec=self.codec.spec, first=first,
-            sing=lambda template: sing(slice(best, best + 1), template), listen=listen, pronounce=self.pronounce,
+            sing=lambda template: sing([best] * len(codes), template), listen=listen, pronounce=self.pronounce,
         )  # fmt: skip
         codes, vocals, heard = codes.clone(), takes.vocals.clone(), list(takes.heard)
         codes[best], vocals[best], heard[best] = version
@@ -598,8 +598,10 @@ class _Stream:
 class _Stages:
     """Times the stages of `SHARES`, begun in that order, and tells how far the whole is; `parts`: how often those not in `ONCE` come."""
 
-    def __init__(self, progress: Callable[[float, str], None] | None) -> None:
+    def __init__(self, progress: Callable[[float, str], None] | None, without: Sequence[str] = ()) -> None:
+        """`without`: stages that do not come."""
         self.laps: dict[str, float] = {}
+        self._shares = {name: share for name, share in SHARES.items() if name not in without}
         self.parts = 1
         self.born = time.perf_counter()
         self._progress = progress
@@ -615,7 +617,7 @@ class _Stages:
         self.within(0, 1)
 
     def _share(self) -> float:
-        return SHARES.get(self._name, 0.0) / (1 if self._name in ONCE else self.parts)
+        return self._shares.get(self._name, 0.0) / sum(self._shares.values()) / (1 if self._name in ONCE else self.parts)
 
     def within(self, done: int, total: int) -> None:
         """`done` of `total` of the stage at work."""

@@ -1,20 +1,23 @@
 """Wrong words sung again: their codes are masked and filled in by a parallel model, what stands around them stays and is heard.
 
-A round masks every word in which the recogniser hears other phones than are written, fills in all masks together, and takes of
-what is new the words that are better now. What comes of it is listened to as a whole, and stays only if its score is better than
-that of the song before. Letters: K codec levels, T finest codec frames, n samples.
+A round masks every word in which the recogniser hears other phones than are written, or of which it is unsure, fills in all masks together, in
+several ways at once, and takes for each word the way in which it is sung best, if it is better than before. What comes of it is listened to as
+a whole, and stays only if its score is better than that of the song before. Letters: B ways, K codec levels, T finest codec frames, n samples.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from autosing.singing.score import Take, word_edits
+from autosing.singing.score import Take, word_faults
 from autosing.song.alignment import Word
 from autosing.tokens.specs import CodecSpec, Seconds
 
+DOUBTFUL = 0.5
+"""Words less sure than this are sung again, whatever is heard in them."""
 MARGIN_SECONDS: Seconds = 0.05  # a mask reaches so far beyond its word: sounds lean on their neighbours, and times are not exact
 
 
@@ -39,7 +42,7 @@ def repair(
     """Sing wrong words again for so many `rounds`, or until none is wrong.
 
     Args:
-        sing: fills the holes of a template, (1, K, T) -> (1, K, T); every call sings them in another way.
+        sing: fills the holes of a template, (1, K, T) -> (B, K, T), in B ways; every call sings them in others.
         listen: decodes and hears (K, T) codes.
         first: frames before it stay as they are.
 
@@ -49,27 +52,27 @@ def repair(
     """
     told = []
     for _ in range(rounds):
-        words = version.take.words.words
-        edits = word_edits(words, version.take.phones, pronounce)
-        masks = {i: word_frames(words[i], spec, first, version.codes.shape[1]) for i, wrong in enumerate(edits) if wrong}
-        masks = {i: frames for i, frames in masks.items() if frames.start < frames.stop}
+        words, faults = version.take.words.words, word_faults(version.take, pronounce)
+        wrong = [number for number, fault in enumerate(faults) if fault.edits or fault.doubt > DOUBTFUL]
+        masks = {number: word_frames(words[number], spec, first, version.codes.shape[1]) for number in wrong}
+        masks = {number: frames for number, frames in masks.items() if frames.start < frames.stop}
         if not masks:
             break
         template = version.codes.clone()
         for frames in masks.values():
             template[:, frames] = spec.HOLE
-        tried = listen(sing(template[None])[0])
-        now = word_edits(tried.take.words.words, tried.take.phones, pronounce)
-        better = [i for i in masks if i < len(now) and now[i] < edits[i]]
-        versions = [version]
-        if 0 < len(better) < len(masks):
-            mixed = version.codes.clone()
-            for i in better:
-                mixed[:, masks[i]] = tried.codes[:, masks[i]]
-            versions.append(listen(mixed))
-        best = min([*versions, tried], key=lambda v: v.take.score.badness)  # of equal ones the one with the least that is new
+        ways = [listen(codes) for codes in sing(template[None])]
+        now = [(word_faults(way.take, pronounce), way) for way in ways if way.take.words.words]
+        mixed, better = version.codes.clone(), 0
+        for number, frames in masks.items():
+            fault, way = min(((found[number], way) for found, way in now), key=lambda pair: pair[0], default=(faults[number], version))
+            if fault < faults[number]:
+                mixed[:, frames] = way.codes[:, frames]
+                better += 1
+        new = [] if any(torch.equal(mixed, known.codes) for known in (version, *ways)) else [listen(mixed)]
+        best = min([version, *new, *ways], key=lambda v: v.take.score.badness)  # of equal ones the one with the least that is new
         outcome = {"kept": best is not version, "phone_error": best.take.score.phone_error}
-        told.append({"wrong": len(masks), "better": len(better), **outcome})
+        told.append({"wrong": len(masks), "better": better, **outcome})
         version = best
     return version, told
 

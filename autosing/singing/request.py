@@ -79,7 +79,8 @@ class SingRequest:
         temperature: of both models' sampling.
         steps: passes of a parallel sm2a model; None = 16. A model that sings step by step has none.
         candidates: versions sung at once; the one whose words are recognised best is kept as the result.
-        repair: rounds in which the wrong words of that one are sung again by a parallel sm2a model.
+        repair: rounds in which the wrong words of that one are sung again, in as many ways as there are candidates, by a parallel sm2a model;
+            None = 2, or none where the model sings step by step.
         speaker_files: recordings whose singer is asked for (averaged).
         any_voice: sing with whatever voice the model finds where neither a speaker file nor the reference gives one.
         speaker_alpha: 1 = the speaker files' voice, 0 = the reference's voice.
@@ -100,7 +101,7 @@ class SingRequest:
     temperature: float = 0.7
     steps: int | None = None
     candidates: int = 4
-    repair: int = 0
+    repair: int | None = None
     speaker_files: tuple[Path, ...] = ()
     speaker_alpha: float = 1.0
     semantic_file: Path | None = None

@@ -111,6 +111,19 @@ def word_edits(words: Sequence[Word], heard: Sequence[HeardPhone], pronounce: Ca
     return edits
 
 
+class Fault(NamedTuple):
+    """How badly a word is sung, best first: the edits that fall on it, and how unsure the recogniser is of it, 0 to 1."""
+
+    edits: int
+    doubt: float
+
+
+def word_faults(take: Take, pronounce: Callable[[str], Sequence[str]]) -> list[Fault]:
+    """What is wrong with each of all the lyrics' words."""
+    words = take.words.words
+    return [Fault(edits, 1 - word.score) for edits, word in zip(word_edits(words, take.phones, pronounce), words, strict=True)]
+
+
 def phones_right(take: Take, pronounce: Callable[[str], Sequence[str]]) -> list[float]:
     """Share of each word's phones that is heard as it is written, of 1; a phone too many counts as one wrong. Unlike a word's score it does not
     know what should be heard."""

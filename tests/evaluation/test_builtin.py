@@ -122,10 +122,10 @@ def test_the_other_lyrics_are_of_another_song():
 def test_the_stages_sum_to_the_error_of_the_chain():
     written = [tuple("abcd"), tuple("efgh")]
     heard = {"original": [tuple("abcd"), tuple("efg")], "codec": [tuple("abc"), tuple("efg")], "sm2a": [tuple("ab"), tuple("ef")],
-             "one_try": [tuple("ab"), ()], "chain": [tuple("abc"), tuple("efg")]}  # fmt: skip
+             "one_try": [tuple("ab"), ()], "chosen": [tuple("abc"), ()], "chain": [tuple("abc"), tuple("efg")]}  # fmt: skip
     added = added_by_stage(heard, written)
-    assert list(added) == ["judge", "codec", "sm2a", "t2s", "choosing"]
-    assert [added[stage]["value"] for stage in added] == [0.125, 0.125, 0.25, 0.25, -0.5]
+    assert list(added) == ["judge", "codec", "sm2a", "t2s", "choosing", "repair"]
+    assert [added[stage]["value"] for stage in added] == [0.125, 0.125, 0.25, 0.25, -0.125, -0.375]
     assert sum(stage["value"] for stage in added.values()) == pytest.approx(0.25)
     assert sum(stage["share"] for stage in added.values()) == pytest.approx(1.0)
 

@@ -44,14 +44,14 @@ def song(*said: int) -> Version:
 
 
 class Singing:
-    """Fills holes with what it is told to say next; keeps the templates."""
+    """Fills holes with what it is told to say next, in so many `ways` at once; keeps the templates."""
 
-    def __init__(self, *songs: Version):
-        self.songs, self.templates = list(songs), []
+    def __init__(self, *songs: Version, ways: int = 1):
+        self.songs, self.ways, self.templates = list(songs), ways, []
 
     def __call__(self, template: torch.Tensor) -> torch.Tensor:
         self.templates.append(template[0])
-        return torch.where(template < 0, self.songs.pop(0).codes, template)
+        return torch.cat([torch.where(template < 0, self.songs.pop(0).codes, template) for _ in range(self.ways)])
 
 
 def mend(version: Version, sing: Singing, rounds: int, first: int = 0) -> tuple[Version, list[dict]]:
@@ -74,6 +74,44 @@ def test_what_is_no_better_is_not_kept() -> None:
     before = song(1, 9, 3, 9)
     after, told = mend(before, Singing(song(7, 8, 7, 8), song(7, 8, 7, 8)), 2)
     assert after is before and [entry["better"] for entry in told] == [0, 0]
+
+
+def test_each_word_is_taken_from_the_way_in_which_it_is_sung_best() -> None:
+    before, sing = song(9, 9, 3, 9), Singing(song(1, 8, 7, 8), song(7, 8, 7, 4), song(8, 2, 8, 8), ways=3)
+    after, told = mend(before, sing, 1)
+    assert [p.phone for p in after.take.phones] == ["1", "2", "3", "4"]
+    assert told == [{"wrong": 3, "better": 3, "kept": True, "phone_error": 0.0}]
+
+
+def test_of_equally_right_words_the_surer_is_kept_and_doubtful_ones_are_sung_again() -> None:
+    """Word b is right, but nobody is sure of it; the second way sings it as rightly and more surely."""
+
+    def heard(codes: torch.Tensor) -> Version:
+        version = spoken(codes)
+        sure = float(codes[2, 92]) / 10  # what another level says in its middle
+        words = [word._replace(score=sure) if word.text == "b" else word for word in WORDS]
+        return version._replace(take=version.take._replace(words=Alignment(tuple(words)), score=Score(version.take.score.phone_error, sure)))
+
+    def sung(sure: int) -> torch.Tensor:
+        codes = song(1, 2, 3, 4).codes
+        codes[2, 80:112] = sure
+        return codes
+
+    sing = lambda template: torch.cat([torch.where(template < 0, sung(sure), template) for sure in (3, 8)])  # noqa: E731
+    mend = lambda sure: repair(heard(sung(sure)), rounds=1, spec=SPEC, sing=sing, listen=heard, pronounce=lambda word: [str(PHONES[word])])  # noqa: E731
+    after, told = mend(4)
+    assert int(after.codes[2, 92]) == 8 and told == [{"wrong": 1, "better": 1, "kept": True, "phone_error": 0.0}]
+    assert mend(6)[1] == []  # sure enough
+
+
+def test_a_way_in_which_no_word_is_found_is_passed_over() -> None:
+    def deaf(codes: torch.Tensor) -> Version:
+        version = spoken(codes)
+        return version if int(codes[3, 92]) == 2 else version._replace(take=Take(Alignment(()), (), Score(1.0, None)))
+
+    sing = Singing(song(7, 8, 7, 8), song(7, 2, 7, 8), ways=2)
+    after, _ = repair(song(1, 9, 3, 4), rounds=1, spec=SPEC, sing=sing, listen=deaf, pronounce=lambda word: [str(PHONES[word])])
+    assert after.take.score.phone_error == 0.0
 
 
 def test_rounds_go_on_with_the_better_song_and_end_when_no_word_is_wrong() -> None:
@@ -125,7 +163,7 @@ def test_a_song_with_repair_differs_from_the_same_without_in_wrong_words_alone(s
     take = singer.listener.take(plain.vocals[0], plain.sample_rate, SingRequest("carry me along", tts=True).parsed, pronounce)
     allowed = torch.zeros(codec.frames(4.0), dtype=torch.bool)
     for word, wrong in zip(take.words.words, word_edits(take.words.words, take.phones, pronounce), strict=True):
-        if wrong:
+        if wrong or word.score < 0.5:
             allowed[word_frames(word, codec, 0, len(allowed))] = True
     changed = (plain.tokens["codes"] != mended.tokens["codes"]).any(0)
     assert not (changed & ~allowed).any()
@@ -133,7 +171,8 @@ def test_a_song_with_repair_differs_from_the_same_without_in_wrong_words_alone(s
 
 
 def test_settings_are_checked_by_the_kind_of_model(singer: Singer) -> None:
-    check_settings(singer.sm2a, 16, 3)
+    assert check_settings(singer.sm2a, 16, 3) == 3 and check_settings(singer.sm2a, None, None) == 2
+    assert check_settings(load_model("builtin", "sm2a")[0], None, None) == 0
     with pytest.raises(ConfigError, match="--steps 3 is less than one pass"):
         check_settings(singer.sm2a, 3, 0)
     assert math.lcm(*singer.sm2a.config.codec.strides) == singer.sm2a.pattern.hop
