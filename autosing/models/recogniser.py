@@ -6,6 +6,7 @@ second -> two read-outs: phones a frame (silence first) and CTC (blank last). Fr
 Letters: B batch, n samples, F frames (n // 480), D width, C classes (silence and the phones).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -106,13 +107,22 @@ class Recogniser(nn.Module):
 
     def trunk(self, spectra: Tensor) -> Tensor:
         """Front-end frames (B, bands, 2 F) -> (B, F, D)."""
+        x = spectra
+        for x in self.layers(spectra):  # noqa: B007 - the last counts
+            pass
+        return x
+
+    def layers(self, spectra: Tensor) -> Iterator[Tensor]:
+        """What each layer makes of front-end frames (B, bands, 2 F), (B, ..., F or 2 F, ...); the last is what `trunk` gives."""
         x = spectra[:, None] / 3.0
         for layer in self.stem:
             x = nnf.gelu(layer(x))
+            yield x
         x = self.project(x.flatten(1, 2).transpose(1, 2))
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+            yield x
+        yield self.norm(x)
 
     def read(self, features: Tensor) -> RecogniserOutput:
         """Both read-outs of (B, F, D)."""

@@ -12,7 +12,8 @@ Level 2 codes the latents of a convolutional encoder, and a convolutional decode
 encoder hears the voice beside that draft; level 3 codes what it finds missing, and the same decoder reads the spectrum off all levels. So
 what neighbouring codes say of each other is used on both sides, and no bits go into what is known already (a hierarchy as in Razavi, van
 den Oord, Vinyals 2019, VQ-VAE-2). The networks see `reach` frames around a frame and work in pieces of one shape: codes depend neither on
-the batch nor on what is further away. Fitting is in fit.py and learn.py. Letters: B batch, n samples,
+the batch nor on what is further away. What is decoded is synthesised and goes through a filter that learnt what the vocoder lacks
+(postfilter.py). Fitting is in fit.py, learn.py and adversary.py. Letters: B batch, n samples,
 K levels, T frames, M cepstra, A aperiodicity bands, Z latents.
 """
 
@@ -24,10 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from autosing.config import from_mapping
-from autosing.errors import ConfigError
-from autosing.models.io import load_model, load_weights, read_config, resolve
+from autosing.errors import ConfigError, MismatchError
+from autosing.models.io import CONFIG_FILE, load_model, load_weights, read_config, resolve
 from autosing.models.pitch import PitchNet
 from autosing.nn.convnext import ConvNeXtStack
+from autosing.perception.codec.postfilter import PostFilter
 from autosing.perception.codec.quantise import nearest
 from autosing.perception.codec.vocoder import LOWEST_APERIODICITY_DB, Frames, Vocoder, VocoderConfig
 from autosing.tokens.specs import CodecSpec
@@ -267,12 +269,13 @@ class BuiltinCodec:
         """
         Args:
             device: where to run.
-            weights: `builtin` or a folder written by `python -m autosing.perception.codec.fit`.
+            weights: `builtin` or a folder written by `python -m autosing.perception.codec.fit`; a filter in its subfolder `postfilter` is used.
             pitch: `builtin` or a checkpoint of the pitch net.
             noise_seed: of the noise in decoded audio; the same codes and seed give the same samples.
 
         Raises:
             WeightsError: missing or damaged files.
+            MismatchError: the filter is of another vocoder.
         """
         self.device = torch.device(device)
         self.books: VoiceBooks = load_books(VoiceBooks, weights, "codec").to(self.device)
@@ -280,6 +283,7 @@ class BuiltinCodec:
         self._pitch, _ = load_model(pitch, "pitch", self.device)
         config = self.books.config
         self._vocoder = Vocoder(config.vocoder, self.device)
+        self._filter = load_filter(weights, config.vocoder, self.device)
         self._seed = noise_seed
         self.spec = CodecSpec("builtin", config.vocoder.sample_rate, config.vocoder.hop, STRIDES, config.num_codes, max(STRIDES))
 
@@ -314,7 +318,7 @@ class BuiltinCodec:
         if codes.shape[0] == 0 or codes.shape[2] == 0:
             return torch.zeros(codes.shape[0], 1, codes.shape[2] * self.spec.hop, device=self.device)
         rows = [self.books.decode(list(row)) for row in zip(*levels, strict=True)]
-        return torch.stack([self._vocoder.synthesise(row, self._seed) for row in rows])
+        return torch.stack([self.resynthesise(row) for row in rows])
 
     @torch.no_grad()
     def features(self, wav: Tensor, frames: int | None = None) -> Frames:
@@ -323,9 +327,15 @@ class BuiltinCodec:
         return listen(wav.to(self.device, torch.float32), frames, self._pitch, self._vocoder)
 
     @torch.no_grad()
-    def resynthesise(self, frames: Frames) -> Tensor:
-        """Waveform of features that were not coded: the ceiling of what the codes can reach. -> (B, T * hop)."""
+    def synthesise(self, frames: Frames) -> Tensor:
+        """What the vocoder alone makes of features with B = 1 -> (1, T * hop)."""
         return self._vocoder.synthesise(frames, self._seed)
+
+    @torch.no_grad()
+    def resynthesise(self, frames: Frames) -> Tensor:
+        """Waveform of features with B = 1; of features that were not coded, the ceiling of what the codes can reach. -> (1, T * hop)."""
+        wave = self.synthesise(frames)
+        return wave if self._filter is None else self._filter.polish(wave[0], frames, self._seed)[None]
 
 
 def listen(wav: Tensor, frames: int, pitch: PitchNet, vocoder: Vocoder) -> Frames:
@@ -333,6 +343,22 @@ def listen(wav: Tensor, frames: int, pitch: PitchNet, vocoder: Vocoder) -> Frame
     wav = torch.nn.functional.pad(wav, (0, max(0, frames * vocoder.config.hop - len(wav))))
     f0_hz, voiced = pitch.track(wav)
     return vocoder.analyse(wav[None], f0_hz[None, :frames], voiced[None, :frames])
+
+
+def load_filter(weights: str | Path, vocoder: VocoderConfig, device: torch.device | str = "cpu") -> PostFilter | None:
+    """The filter beside a codec's books, in its subfolder `postfilter`; None where there is none.
+
+    Raises:
+        WeightsError: damaged files.
+        MismatchError: it is of another vocoder.
+    """
+    folder = resolve(weights, "codec") / "postfilter"
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    net = load_books(PostFilter, folder, PostFilter.kind).to(device)
+    if net.config.vocoder != vocoder:
+        raise MismatchError(f"'{folder}' was learnt for another vocoder than its codec's; fit it again with --what postfilter")
+    return net
 
 
 def load_books(cls: Any, weights: str | Path, kind: str) -> Any:

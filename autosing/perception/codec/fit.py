@@ -1,12 +1,14 @@
 """Fit the embedded codecs on rendered songs (and real music): codebooks by k-means, and for the voice two small networks (learn.py).
 
     python -m autosing.perception.codec.fit --songs songs/train songs/speech --out autosing/weights/codec
+    python -m autosing.perception.codec.fit --what postfilter --songs songs/train --out autosing/weights/codec/postfilter
     python -m autosing.perception.codec.fit --what band --songs songs/train --music music --out autosing/weights/codec_band
 
 A song table is `<songs>/<i>/songs.parquet` as `autosing.rendering` writes it. The voice books hear each song at another level, and part
 of the songs the way a separator leaves them (leakage.py). Everything is drawn from (seed, song id): the same songs give the same books.
 With `--like`, levels 0 and 1 are those of an earlier codec and the codes of levels 2 and 3 bear the numbers of its codes for the same sounds,
-so that models can be trained on (`train.py --allow-changed`).
+so that models can be trained on (`train.py --allow-changed`). The filter behind the vocoder (postfilter.py) is learnt last, on what a codec makes of clean
+voices: codes stay what they are.
 """
 
 import argparse
@@ -26,10 +28,12 @@ from torch import Tensor
 
 from autosing.errors import AutoSingError, ConfigError, DataError
 from autosing.models.io import load_model, save_model
+from autosing.perception.codec.adversary import FilterPlan, Pair, learn_filter
 from autosing.perception.codec.band import CLASSES, BandBooks, BandBooksConfig, BandEars, pooled
-from autosing.perception.codec.builtin import VoiceBooks, VoiceBooksConfig, listen, load_books
+from autosing.perception.codec.builtin import BuiltinCodec, VoiceBooks, VoiceBooksConfig, listen, load_books
 from autosing.perception.codec.leakage import through_mask
 from autosing.perception.codec.learn import Material, Plan, learn
+from autosing.perception.codec.postfilter import PostFilter, PostFilterConfig
 from autosing.perception.codec.quantise import kmeans, named_alike, nearest
 from autosing.perception.codec.vocoder import Frames, Vocoder
 from autosing.song import audio
@@ -223,6 +227,57 @@ part of the same songs: {errors}.
 """
 
 
+# -- the filter behind the vocoder ---------------------------------------------------------------------------------------------------
+
+
+FILTER_CARD = """# codec/postfilter: what the codec's vocoder lacks
+
+The network of `autosing.perception.codec.postfilter`, learnt by one command:
+
+    python -m autosing.perception.codec.fit --what postfilter --songs <rendered songs> ... --minutes {minutes:.0f} --steps {steps}{origin} --out autosing/weights/codec/postfilter
+
+Distances of held-back songs from the originals, without and with it: {distances}.
+"""
+
+
+def coded_pairs(folders: Sequence[Path], seconds: Seconds, seed: int, codec: BuiltinCodec, shortest: int) -> list[Pair]:
+    """Clean vocals and what the codec's vocoder makes of their codes; songs of at least `shortest` frames.
+
+    Raises:
+        DataError: no table, or no song that long.
+    """
+    pairs = []
+    for song in songs(folders, seconds, seed):
+        frames = len(song.vocals) // codec.spec.hop // codec.spec.grain * codec.spec.grain
+        if frames >= shortest:
+            wav = torch.from_numpy(song.vocals)[: frames * codec.spec.hop]
+            coded = codec.books.decode(codec.books.encode(codec.features(wav, frames)))
+            pairs.append(Pair(wav, codec.synthesise(coded)[0], coded))
+    if not pairs:
+        raise DataError("no song is long enough to learn a filter on")
+    return pairs
+
+
+def _fit_postfilter(args: argparse.Namespace) -> None:
+    from fastprogress.fastprogress import progress_bar
+
+    codec = BuiltinCodec(weights=args.codec, pitch=args.pitch)
+    given = {name: value for name in ("steps", "learning_rate") if (value := getattr(args, name))}
+    plan = replace(FilterPlan(), seed=args.seed, **given)
+    begun = load_books(PostFilter, args.load_from, PostFilter.kind) if args.load_from else None
+    recogniser, _ = load_model(args.recogniser, "recogniser")
+    print(f"listening to {args.minutes:g} minutes of songs", file=sys.stderr, flush=True)
+    pairs = coded_pairs(args.songs, args.minutes * 60, args.seed, codec, plan.crop)
+    net = begun.requires_grad_(True) if begun else PostFilter(PostFilterConfig(codec.books.config.vocoder))
+    with torch.enable_grad():
+        distances = learn_filter(net, pairs, recogniser, plan, progress_bar)
+    minutes = sum(len(pair.original) for pair in pairs) / codec.spec.sample_rate / 60
+    meta: dict[str, Any] = {"minutes": round(minutes, 1), "plan": asdict(plan), "distances": distances}
+    origin = f" --load-from {args.load_from}" if args.load_from else ""
+    save_model(net, args.out, meta, FILTER_CARD.format(minutes=minutes, steps=plan.steps, origin=origin, distances=distances), torch.int8)
+    print(f"{args.out}: {distances}")
+
+
 # -- accompaniments ------------------------------------------------------------------------------------------------------------------
 
 
@@ -297,22 +352,25 @@ def _fit_band(folders: Sequence[Path], recordings: Path | None, out: Path, secon
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", choices=["voice", "band"], default="voice")
+    parser.add_argument("--what", choices=["voice", "postfilter", "band"], default="voice")
     parser.add_argument("--songs", nargs="+", type=Path, required=True, help="folders of <i>/songs.parquet")
     parser.add_argument("--music", type=Path, help="folder of instrumental recordings, for --what band")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0, help="of audio to listen to")
     parser.add_argument("--pitch", default="builtin", help="checkpoint of the pitch net")
     parser.add_argument("--recogniser", default="builtin", help="checkpoint of the recogniser that says which phones are sung")
-    parser.add_argument("--steps", type=int, help="steps of learning levels 2 and 3 (about 1.7 a second on one core)")
+    parser.add_argument("--codec", default="builtin", metavar="FOLDER", help="whose voices a postfilter is learnt on")
+    parser.add_argument("--steps", type=int, help="steps of learning levels 2 and 3 (about 1.7 a second on one core), or a postfilter (as many)")
     parser.add_argument("--learning-rate", type=float, help=f"the highest in learning them (default {Plan.learning_rate:g})")
     parser.add_argument("--like", metavar="FOLDER", help="an earlier codec, or 'builtin': levels 0 and 1 are its, codes of levels 2 and 3 keep its numbers")
-    parser.add_argument("--load-from", metavar="FOLDER", help="learn on from this codec, or 'builtin'")
+    parser.add_argument("--load-from", metavar="FOLDER", help="learn on from this codec ('builtin' is the shipped one) or postfilter")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     torch.set_grad_enabled(False)
     try:
-        if args.what == "band":
+        if args.what == "postfilter":
+            _fit_postfilter(args)
+        elif args.what == "band":
             _fit_band(args.songs, args.music, args.out, args.minutes * 60, args.seed)
         else:
             _fit_voice(args)
