@@ -109,11 +109,7 @@ def test_blocks_hear_what_is_around_them_and_nothing_else(length: int) -> None:
 
 
 def test_fitting_without_songs_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grad = torch.is_grad_enabled()
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            main(["--songs", str(tmp_path / "songs"), "--out", str(tmp_path / "codec")])
-    finally:
-        torch.set_grad_enabled(grad)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--songs", str(tmp_path / "songs"), "--out", str(tmp_path / "codec")])
     assert stopped.value.code == 2 and "songs.parquet" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "codec").exists()

@@ -327,7 +327,8 @@ on {minutes:.0f} minutes of rendered bands and of free real music (CC0, CC BY). 
 """
 
 
-def _fit_band(folders: Sequence[Path], recordings: Path | None, out: Path, seconds: Seconds, seed: int) -> None:
+def _fit_band(args: argparse.Namespace) -> None:
+    folders, recordings, out, seconds, seed = args.songs, args.music, args.out, args.minutes * 60, args.seed
     config = BandBooksConfig()
     ears = BandEars(config)
     bands = (song.band for song in songs(folders, seconds, seed) if song.band is not None)
@@ -366,14 +367,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--load-from", metavar="FOLDER", help="learn on from this codec ('builtin' is the shipped one) or postfilter")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    torch.set_grad_enabled(False)
     try:
-        if args.what == "postfilter":
-            _fit_postfilter(args)
-        elif args.what == "band":
-            _fit_band(args.songs, args.music, args.out, args.minutes * 60, args.seed)
-        else:
-            _fit_voice(args)
+        with torch.no_grad():
+            {"postfilter": _fit_postfilter, "band": _fit_band, "voice": _fit_voice}[args.what](args)
     except AutoSingError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
