@@ -2,8 +2,8 @@
 
 Windows come from a token set of unseen rendered songs: their lyrics, accompaniment codes and voice are the request, their own tokens are
 never shown to the models. As in `sing.py`, the chain sings several candidates, takes the one in which the aligner's recogniser hears the
-fewest wrong phones (`chosen`), and sings its wrong words again; `one_try` is the first candidate. Beside the chain stand the codec alone (true codes decoded) and sm2a alone (true semantic
-tokens, one try). `mismatched` compares what was sung with the lyrics of another song: what a chain without words would get.
+fewest wrong phones (`chosen`), and sings its wrong words again; `one_try` is the first candidate. Beside the chain stand the codec alone (true
+codes decoded) and sm2a alone (true semantic tokens, one try). `mismatched` compares what was sung with the lyrics of another song: what a chain without words would get.
 
 `added` divides the chain's error up: what the judge mishears of the original vocals, and what codec, sm2a, t2s, choosing among candidates and
 repair add to that, each with the interval of the difference on the same windows; `share` is of the whole. They sum to the chain's error. `notes_in_key`
@@ -149,8 +149,9 @@ def chain_figures(
             heard_takes = [listener.take(one, rate, lyrics, front_end.pronounce) for one in sung_waves]
             best = min(range(candidates), key=lambda i: (heard_takes[i].score.badness, i))
             chosen = time.perf_counter()
+            first = Version(made[best], sung_waves[best], heard_takes[best])
             version, _ = repair(
-                Version(made[best], sung_waves[best], heard_takes[best]), rounds=rounds, spec=codec.spec, pronounce=front_end.pronounce,
+                first, rounds=rounds, spec=codec.spec, pronounce=front_end.pronounce,
                 sing=partial(
                     _again, sm2a, sung[best].expand(candidates, -1), band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator
                 ),
@@ -166,14 +167,14 @@ def chain_figures(
                 sm2a, semantic, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator
             )
             takes = {"codec": codec.decode(codes)[0, 0], "sm2a": codec.decode(true_semantic)[0, 0], "one_try": sung_waves[0]}
-            takes |= {"chosen": sung_waves[best], "chain": wav}
+            takes |= {"chosen": first.vocals, "chain": wav}
             if song := known.get(row["song"]):
                 takes["original"] = song.window(row["start"], meta.window_seconds, rate)
                 for name, into in in_key.items():
                     share = share_in_key(melody.notes(takes[name], rate), song.scales)
                     into += [] if share is None else [share]  # a voice without notes is neither in a key nor out of it
             if read_out is not None:
-                again = [] if wav is sung_waves[best] else [(sung[best : best + 1], wav[None], samples)]
+                again = [] if version is first else [(sung[best : best + 1], wav[None], samples)]
                 for some, waves, group in ((sung, sung_waves, samples), *again, (semantic, takes["codec"][None], true_samples)):
                     for one, vocals in zip(some.cpu(), waves, strict=True):
                         is_sung = (read_out(one).cpu().reshape(len(one), -1) != SILENCE).all(1)

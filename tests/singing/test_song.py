@@ -53,7 +53,7 @@ def test_a_song_of_windows_has_no_seam(streamed: tuple[Sung, list[torch.Tensor]]
     for window in windows[1:]:
         cut = int(window["start"] * RATE)
         near = slice(cut - RATE // 10, cut + RATE // 10)
-        assert float(steps[near].max()) <= float(steps.max()) * 1.001 < 0.5
+        assert float(steps[near].max()) < 0.5
         assert float(steps[near].max()) <= 4 * float(torch.cat([steps[near.start - RATE : near.start], steps[near.stop : near.stop + RATE]]).max())
         seam = SeamFigures(**window["seam"])
         assert seam.jump is not None and seam.loudness_db is not None and seam.voice is not None
