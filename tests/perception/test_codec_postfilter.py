@@ -86,6 +86,14 @@ def test_it_learns_what_a_vocoder_lacks() -> None:
     assert told["after"]["mel"] < 0.6 * told["before"]["mel"] and told["after"]["states"] < told["before"]["states"]
 
 
+def test_a_louder_pair_is_what_the_vocoder_makes_of_its_features() -> None:
+    frames = features(96)
+    wave = Vocoder().synthesise(frames)[0]
+    louder = adversary._louder(Pair(wave, wave, frames), 6.0)
+    torch.testing.assert_close(louder.synthesised, Vocoder().synthesise(louder.frames)[0], atol=1e-3 * float(wave.abs().max()), rtol=1e-3)
+    assert float(louder.original.abs().max() / wave.abs().max()) == pytest.approx(10 ** (6 / 20))
+
+
 def test_critics_and_listeners_hear_no_difference_where_there_is_none() -> None:
     recogniser, _ = load_model("builtin", "recogniser")
     wave = Vocoder().synthesise(features(96))

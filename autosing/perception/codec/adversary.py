@@ -1,14 +1,15 @@
 """Learn the filter behind the vocoder (postfilter.py): voices that were coded, synthesised and filtered are to sound like the originals.
 
-Three listeners judge. Log-mel spectrograms of four resolutions; the inner states and the answers of a recogniser, which should hear in both
+Three listeners judge. Log-mel spectrograms of four resolutions, and the loudness; the inner states and the answers of a recogniser, which should hear in both
 the same (a perceptual loss, Johnson et al. 2016); and critics that learn to tell filtered from real spectrograms (least-margin adversarial
 training with feature matching as in Kumar et al. 2019, MelGAN), which are asked every few steps because they cost as much as all else.
 
 Letters: B batch, n samples, T vocoder frames, J frames of a spectrogram, F bands.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from autosing.models.recogniser import Recogniser
 from autosing.perception.codec.postfilter import PostFilter
-from autosing.perception.codec.vocoder import Frames
+from autosing.perception.codec.vocoder import Frames, VocoderConfig
 
 SAMPLE_RATE = 24_000
 RESOLUTIONS = ((256, 32), (512, 64), (1024, 100), (2048, 128))
@@ -34,6 +35,8 @@ class FilterPlan:
         steps, batch: crops a step.
         crop: vocoder frames a crop.
         learning_rate: the highest; rises over 50 steps, stays for half of the steps and falls to nothing. The critics' is half of it.
+        level_db: deviation of the levels at which crops are heard.
+        loudness: weight of the loudness of every tenth of a second, against the spectrograms'.
         hearing: weight of what the recogniser makes of it, against the spectrograms'.
         critics: weight of what the critics say, in steps in which they are asked.
         critics_from, critics_every: the step from which they are, and how often.
@@ -44,6 +47,8 @@ class FilterPlan:
     batch: int = 6
     crop: int = 192
     learning_rate: float = 1e-3
+    level_db: float = 5.0
+    loudness: float = 0.25
     hearing: float = 2.5
     critics: float = 0.2
     critics_from: int = 150
@@ -117,13 +122,14 @@ class Listeners(nn.Module):
 
     def distances(self, made: Tensor, original: Tensor) -> dict[str, Tensor]:
         """`mel`: mean difference of log-mel power in nepers; `states`: relative difference of the recogniser's states; `phones`: nats by which
-        it hears other phones."""
+        it hears other phones; `loudness`: mean difference in nepers of the power of every tenth of a second."""
         mel = torch.stack([(of(made) - of(original)).abs().mean() for of in self.spectra]).mean()
         with torch.no_grad():
             wanted, truth = self._heard(original)
         states, answer = self._heard(made)
         apart = [(mine - theirs).abs().mean() / theirs.abs().mean() for mine, theirs in zip(states, wanted, strict=True)]
-        return {"mel": mel, "states": torch.stack(apart).mean(), "phones": (truth.exp() * (truth - answer)).sum(-1).mean()}
+        loudness = (_loudness(made) - _loudness(original)).abs().mean()
+        return {"mel": mel, "loudness": loudness, "states": torch.stack(apart).mean(), "phones": (truth.exp() * (truth - answer)).sum(-1).mean()}
 
     def _heard(self, wave: Tensor) -> tuple[list[Tensor], Tensor]:
         net = self.recogniser
@@ -131,28 +137,38 @@ class Listeners(nn.Module):
         return states, net.frame_head(last).log_softmax(-1)
 
 
+def _loudness(wave: Tensor) -> Tensor:
+    """(B, n) -> (B, tenths of a second, about) natural log of power."""
+    return torch.log(nnf.avg_pool1d(wave.square()[:, None], 2048, 512) + 1e-6)
+
+
 def draw(pairs: Sequence[Pair], plan: FilterPlan, generator: torch.Generator) -> Batch:
-    """Crops of random songs."""
+    """Crops of random songs, at random levels."""
     rows = []
     for number in torch.randint(len(pairs), (plan.batch,), generator=generator).tolist():
         pair = pairs[number]
         last = (pair.frames.voiced.shape[1] - plan.crop) // GRAIN
-        rows.append(_crop(pair, int(torch.randint(last + 1, (1,), generator=generator)) * GRAIN, plan.crop))
+        crop = _crop(pair, int(torch.randint(last + 1, (1,), generator=generator)) * GRAIN, plan.crop)
+        rows.append(_louder(crop, plan.level_db * float(torch.randn((), generator=generator))))
     return _batch(rows, generator)
 
 
 def _crop(pair: Pair, first: int, count: int) -> Pair:
     hop = len(pair.original) // pair.frames.voiced.shape[1]
-    samples, part = slice(first * hop, (first + count) * hop), slice(first, first + count)
-    f = pair.frames
-    frames = Frames(f.f0_hz[:, part], f.voiced[:, part], f.cepstra[:, part], f.aperiodicity_db[:, part])
-    return Pair(pair.original[samples], pair.synthesised[samples], frames)
+    samples = slice(first * hop, (first + count) * hop)
+    return Pair(pair.original[samples], pair.synthesised[samples], pair.frames.cut(slice(first, first + count)))
+
+
+def _louder(pair: Pair, gain_db: float) -> Pair:
+    gain = 10 ** (gain_db / 20)
+    cepstra = pair.frames.cepstra.clone()
+    cepstra[..., 0] += 2 * math.log(gain) * math.sqrt(VocoderConfig.mel_points)  # the mean of log power, times the root of their number
+    return Pair(pair.original * gain, pair.synthesised * gain, replace(pair.frames, cepstra=cepstra))
 
 
 def _batch(rows: Sequence[Pair], generator: torch.Generator) -> Batch:
-    names = ("f0_hz", "voiced", "cepstra", "aperiodicity_db")
-    frames = Frames(*(torch.cat([getattr(row.frames, name) for row in rows]) for name in names))
     original, synthesised = torch.stack([row.original for row in rows]), torch.stack([row.synthesised for row in rows])
+    frames = Frames.join([row.frames for row in rows], 0)
     return Batch(original, synthesised, frames, torch.randn(original.shape, generator=generator))
 
 
@@ -187,7 +203,7 @@ def learn_filter(
             loss.backward()
             teacher.step()
         apart = listeners.distances(made, batch.original)
-        loss = apart["mel"] + plan.hearing * (apart["states"] + apart["phones"])
+        loss = apart["mel"] + plan.loudness * apart["loudness"] + plan.hearing * (apart["states"] + apart["phones"])
         if asked:
             loss = loss + plan.critics * _pleased(critics.requires_grad_(False), made, batch.original)
             critics.requires_grad_(True)

@@ -31,11 +31,10 @@ from autosing.models.pitch import PitchNet
 from autosing.nn.convnext import ConvNeXtStack
 from autosing.perception.codec.postfilter import PostFilter
 from autosing.perception.codec.quantise import nearest
-from autosing.perception.codec.vocoder import LOWEST_APERIODICITY_DB, Frames, Vocoder, VocoderConfig
+from autosing.perception.codec.vocoder import F0_REFERENCE_HZ, LOWEST_APERIODICITY_DB, Frames, Vocoder, VocoderConfig
 from autosing.tokens.specs import CodecSpec
 
 STRIDES = (8, 4, 2, 1)
-F0_REFERENCE_HZ = 220.0
 NO_PITCH = 0  # the code of level 1 for four unvoiced frames
 STATE_SCALE = 6.0  # about the deviation of the larger cepstra; what the networks see is divided by it
 

@@ -131,8 +131,7 @@ def collect(
             phones.append(chances[middles.round().long().clamp(0, len(chances) - 1)])
     if not parts:
         raise DataError("no song is long enough to fit a codec on")
-    columns = ("f0_hz", "voiced", "cepstra", "aperiodicity_db")
-    return Frames(**{name: torch.cat([getattr(part, name) for part in parts], 1) for name in columns}), torch.cat(phones)
+    return Frames.join(parts, 1), torch.cat(phones)
 
 
 def perceptual_scale(cepstra: int) -> Tensor:
@@ -394,8 +393,7 @@ def _fit_voice(args: argparse.Namespace) -> None:
     books.eval()
     if like:
         name_like(books, like, frames)
-    some = Frames(*(getattr(frames, name)[:, :40_000] for name in ("f0_hz", "voiced", "cepstra", "aperiodicity_db")))
-    errors = voice_errors(books, some)
+    errors = voice_errors(books, frames.cut(slice(40_000)))
     minutes = frames.voiced.shape[1] * config.vocoder.hop / config.vocoder.sample_rate / 60
     meta: dict[str, Any] = {"minutes": round(minutes, 1), "plan": asdict(plan), "held_back": distances, "errors": errors}
     origin = "".join(f" --{flag} {value}" for flag, value in (("like", args.like), ("load-from", args.load_from)) if value)

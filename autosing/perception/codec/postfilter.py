@@ -19,9 +19,8 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from autosing.nn.convnext import ConvNeXtStack
-from autosing.perception.codec.vocoder import Frames, VocoderConfig, frames_of
+from autosing.perception.codec.vocoder import F0_REFERENCE_HZ, Frames, VocoderConfig, frames_of
 
-REFERENCE_HZ = 220.0
 BLOCK = 256  # frames a piece
 _MOST_GAIN = 4.0  # nepers, either way
 _NOISE_AT_FIRST = -2.5  # nepers
@@ -88,7 +87,7 @@ class PostFilter(nn.Module):
     def told(self, spectrum: Tensor, frames: Frames) -> Tensor:
         """(B, J, F) of what was synthesised of `frames` -> (B, J, inputs) of the network."""
         mel = torch.log(spectrum.abs().square() @ self.mel + 1e-8)
-        octaves = torch.log2(frames.f0_hz / REFERENCE_HZ)[..., None]
+        octaves = torch.log2(frames.f0_hz / F0_REFERENCE_HZ)[..., None]
         features = torch.cat([frames.cepstra / 6, octaves, frames.voiced[..., None].to(octaves.dtype), frames.aperiodicity_db / 30], -1)
         count = features.shape[1]
         at = (torch.arange(spectrum.shape[1], device=spectrum.device) / 2 - 0.5).clamp(0, count - 1)  # frame j is centred on sample j * hop

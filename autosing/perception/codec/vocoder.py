@@ -10,6 +10,7 @@ results do not depend on the batch or on the length of the file, and memory does
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -74,10 +75,24 @@ class Frames:
     cepstra: Tensor
     aperiodicity_db: Tensor
 
+    def cut(self, part: slice) -> "Frames":
+        """Frames `part` of all rows."""
+        return Frames(*(column[:, part] for column in self.columns()))
+
+    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.f0_hz, self.voiced, self.cepstra, self.aperiodicity_db
+
+    @staticmethod
+    def join(parts: "Sequence[Frames]", axis: int) -> "Frames":
+        """Rows beside each other (axis 0), or frames one after the other (axis 1)."""
+        return Frames(*(torch.cat(column, axis) for column in zip(*(part.columns() for part in parts), strict=True)))
+
 
 FRAMES_A_BLOCK = 256
 PULSES_A_BLOCK = 256
 LOWEST_APERIODICITY_DB = -30.0
+F0_REFERENCE_HZ = 220.0
+"""From which octaves are counted."""
 _LAG_STEPS = 9  # fractional lags tried around one period
 _LAG_SPREAD = 0.012  # of a period, each way
 _FLOOR_MARGIN = 1.3  # times the floor: quantised silence is not exactly the floor
