@@ -74,8 +74,10 @@ class CrossStep(NamedTuple):
 class StepLayer:
     """A decoder `Layer`, its caches and what it hears."""
 
-    def __init__(self, layer: Layer, sources: Sequence[Source], rows: int, capacity: int):
+    def __init__(self, layer: Layer, sources: Sequence[Source], rows: int, capacity: int, groups: int):
         attention = layer.attention
+        self.groups = groups
+        self.common: Tensor | None = None  # keys and values (2, groups, G, S, E) of steps that all rows of a group have in common
         self.rows, self.heads, self.kv_heads, self.width = rows, attention.heads, attention.kv_heads, attention.head_width
         self.scale, self.span = attention.scale, attention.span or capacity
         self.norm_self, self.qkv, self.out = norm_of(layer.norm_self), map_of(attention.qkv, rows), map_of(attention.out, rows)
@@ -84,17 +86,14 @@ class StepLayer:
         self.heard = [CrossStep.of(*heard, rows) for heard in zip(layer.cross_weights, layer.cross, sources, strict=True)]  # type: ignore[arg-type]
         self.norm_ff, self.up, self.down = norm_of(layer.norm_ff), map_of(layer.feed_forward.up, rows), map_of(layer.feed_forward.down, rows)
 
-    def __call__(self, x: Tensor, step: int, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+    def __call__(self, x: Tensor, step: int, shared: int, turn: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, D) -> (B, D)."""
         rows, grouped, turning = self.rows, self.heads != self.kv_heads, self.heads + self.kv_heads
         projected = self.qkv(self.norm_self(x)).view(rows, -1, self.width)
         turned = rotate(projected[:, :turning], turn)
         self.keys.select(2, step).copy_(turned[:, self.heads :])
         self.values.select(2, step).copy_(projected[:, turning:])
-        begin = max(0, step + 1 - self.span)
-        keys, values = (cache.narrow(2, begin, step + 1 - begin) for cache in (self.keys, self.values))
-        query = turned[:, : self.heads].unsqueeze(2)
-        y = F.scaled_dot_product_attention(query, keys, values, scale=self.scale, enable_gqa=grouped)
+        y = self._attend(turned[:, : self.heads], max(0, step + 1 - self.span), shared, step + 1)
         x = x + self.out(y.reshape(rows, -1))
         if self.norm_cross is not None:
             asking = self.norm_cross(x)
@@ -103,6 +102,34 @@ class StepLayer:
                 y = F.scaled_dot_product_attention(query, heard.keys, heard.values, heard.mask, scale=heard.scale, enable_gqa=grouped)
                 x = torch.add(x, heard.out(y.reshape(rows, -1)), alpha=heard.weight)
         return x + self.down(F.gelu(self.up(self.norm_ff(x)), approximate="tanh"))
+
+    def agree(self, best: Tensor, first: int, last: int) -> None:
+        """Take over the steps [first, last) of the (groups,) rows `best`."""
+        if self.common is None:
+            self.common = self.keys.new_zeros(2, self.groups, *self.keys.shape[1:])
+        for common, cache in zip(self.common, (self.keys, self.values), strict=True):
+            common[:, :, first:last] = cache[best, :, first:last]
+
+    def _attend(self, query: Tensor, begin: int, shared: int, end: int) -> Tensor:
+        """(B, H, E) queries over the steps [begin, end), of which those before `shared` are in `common` -> (B, H, E)."""
+        own = max(begin, shared)
+        keys, values = (cache[:, :, own:end] for cache in (self.keys, self.values))
+        if begin >= shared:
+            return F.scaled_dot_product_attention(
+                query.unsqueeze(2), keys, values, scale=self.scale, enable_gqa=self.heads != self.kv_heads
+            ).squeeze(2)
+        rows, size, repeats = self.rows, self.rows // self.groups, self.heads // self.kv_heads
+        query = query.view(rows, self.kv_heads, repeats, self.width) * self.scale
+        # of a group one product: (groups, G, rows of the group x queries of a key, E) with the keys that it shares
+        together = query.view(self.groups, size, self.kv_heads, repeats, self.width).transpose(1, 2).flatten(2, 3)
+        assert self.common is not None
+        common_keys, common_values = self.common[:, :, :, begin:shared]
+        scores = (together @ common_keys.transpose(-1, -2)).unflatten(2, (size, repeats)).transpose(1, 2).flatten(0, 1)
+        weights = torch.cat([scores, query @ keys.transpose(-1, -2)], -1).softmax(-1)
+        common, apart = weights.split([shared - begin, end - own], -1)
+        common = common.unflatten(0, (self.groups, size)).transpose(1, 2).flatten(2, 3) @ common_values
+        common = common.unflatten(2, (size, repeats)).transpose(1, 2).flatten(0, 1)
+        return (common + apart @ values).view(rows, self.heads, self.width)
 
     def begin(self, x: Tensor, turns: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, P, D) -> (B, P, D): the first P steps at once."""
@@ -140,14 +167,17 @@ class Stepper:
         rotary: table of the S steps, or None.
         rows: B.
         capacity: S, the most steps that may be taken.
+        groups: of as many rows each, one after the other, which hear the same; see `agree`.
     """
 
-    def __init__(self, decoder: Decoder, sources: Sequence[Sequence[Source]], rotary: Tensor | None, rows: int, capacity: int):
-        self.layers = [StepLayer(layer, heard, rows, capacity) for layer, heard in zip(decoder.layers, sources, strict=True)]  # type: ignore[arg-type]
+    def __init__(
+        self, decoder: Decoder, sources: Sequence[Sequence[Source]], rotary: Tensor | None, rows: int, capacity: int, groups: int = 1
+    ):
+        self.layers = [StepLayer(layer, heard, rows, capacity, groups) for layer, heard in zip(decoder.layers, sources, strict=True)]  # type: ignore[arg-type]
         self.norm = norm_of(decoder.norm)
         self._rotary = None if rotary is None else rotary.to(decoder.norm.weight.dtype)
         self.turns = None if self._rotary is None else list(zip(*self._rotary.unbind(), strict=True))
-        self.taken = 0
+        self.taken = self.shared = 0  # steps, and of them those that the rows of a group have in common
 
     def begin(self, x: Tensor) -> Tensor:
         """(B, P, D) inputs of the first P steps, where all are known -> (B, P, D); what as many single steps give, in one."""
@@ -158,10 +188,16 @@ class Stepper:
         self.taken = x.shape[1]
         return self.norm(x)
 
+    def agree(self, best: Tensor) -> None:
+        """All rows of each group go on where its row of the (groups,) `best` is. What they took so far is held, and read, once a group."""
+        for layer in self.layers:
+            layer.agree(best, self.shared, self.taken)
+        self.shared = self.taken
+
     def __call__(self, x: Tensor) -> Tensor:
         """(B, D) input of the next step -> (B, D), what `Decoder.forward` gives for it."""
         turn = None if self.turns is None else self.turns[self.taken]
         for layer in self.layers:
-            x = layer(x, self.taken, turn)
+            x = layer(x, self.taken, self.shared, turn)
         self.taken += 1
         return self.norm(x)

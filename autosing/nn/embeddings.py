@@ -38,8 +38,11 @@ class FrozenCodebook(nn.Module):
 
     def load(self, codebook: Tensor) -> None:
         """Take over a tokenizer's codebook (num_codes, code_width)."""
-        centred = codebook.float() - codebook.float().mean(0, keepdim=True)
-        self.codebook.copy_(centred / centred.square().mean().sqrt().clamp(min=1e-6))
+        self.codebook.copy_(_of_unit_variance(codebook))
+
+    def is_of(self, codebook: Tensor) -> bool:
+        """Whether it was taken over from this tokenizer's codebook (num_codes, code_width), or one of the same fit."""
+        return same_fit(self.codebook, _of_unit_variance(codebook).to(self.codebook))
 
     def rows(self) -> Tensor:
         """(num_codes + 1, D) what each code is told as; the last is a hole."""
@@ -117,6 +120,12 @@ def code_features(book: Tensor) -> Tensor:
     features = torch.cat([whole, whole.square(), (whole @ waves + phases).cos()], 1)
     features = features - features.mean(0)
     return (features / features.std(0).clamp(min=1e-3)).float()
+
+
+def _of_unit_variance(codebook: Tensor) -> Tensor:
+    """(num_codes, W) centred, and of unit variance as a whole."""
+    centred = codebook.float() - codebook.float().mean(0, keepdim=True)
+    return centred / centred.square().mean().sqrt().clamp(min=1e-6)
 
 
 SAME_FIT = 1e-2

@@ -20,6 +20,7 @@ from autosing.models.sm2a import SM2A
 from autosing.models.t2s import T2S, T2SSource
 from autosing.nn.decode import Stepper
 from autosing.nn.sampling import guide, sample
+from autosing.singing.reading import READ_SECONDS, WAYS, Reader, melodies_of
 from autosing.tokens.pointer import MAX_ADVANCE, SINCE_BUCKETS, pace_bucket, sections, sung_before, with_opening_line
 from autosing.tokens.specs import CodecSpec, Seconds
 from autosing.tokens.text import LINE, PAD, PAUSE, UNKNOWN, TextFrontEnd, TimedText, load_text
@@ -162,6 +163,10 @@ class Pacer:
         target = np.where(over, np.maximum(target, self.ends[section]), target)
         self._stand(target)
 
+    def keep(self, rows: np.ndarray) -> None:
+        """(B,) indices: candidate i goes on where candidate `rows[i]` is."""
+        self.pointer, self.since = self.pointer[rows], self.since[rows]
+
     def follow(self, pointer: np.ndarray) -> None:
         """Stand where a prompt's (B,) `pointer` says, whatever the time."""
         self._stand(pointer)
@@ -190,9 +195,13 @@ def generate_semantic(
     prompt_pointer: np.ndarray | None = None,
     schedule: Schedule | None = None,
     max_repeat: int = 75,
+    reader: Reader | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Track]:
     """Sing a text as semantic tokens.
+
+    With a `reader` the candidates are about half as many melodies, in turn. Each melody is written in `WAYS` ways side by side, and every
+    `READ_SECONDS` all of them go on with the one in which most of the words can be read so far: a choice among ways, for every second anew.
 
     Args:
         text: lines of each half (see `window_text`), or tokens without an opening LINE.
@@ -204,6 +213,7 @@ def generate_semantic(
         prompt_pointer: (P,) which token of the text, its opening LINE included, is sung at each of them; None = the model finds it.
         schedule: of the text with its opening LINE; None = its halves share the time.
         max_repeat: a sounding token repeated this often in a row is not chosen again; 0 = no guard.
+        reader: of the tokenizer that the tokens are of; not for a model without pointer, which does not know where in the text it is.
         progress: told (steps done, steps) after every step.
 
     Returns:
@@ -220,13 +230,16 @@ def generate_semantic(
     timed = text if isinstance(text, TimedText) else window_text(load_text(c.text), text, seconds)
     ids = with_opening_line(timed).ids
     source = _encode_text(model, ids, accompaniment, steps, language)
-    rows = batch
+    asked, melodies, ways, every = batch, batch, 1, 0
+    if reader is not None and c.pointer:
+        melodies, ways, every = melodies_of(batch), WAYS, max(1, round(READ_SECONDS * c.semantic.token_rate))
+    rows = batch = melodies * ways
     towards_text = c.text_guidance if guidance is None else guidance
     if towards_text != 1.0:
         nothing = np.concatenate([[UNKNOWN], np.full(len(ids) - 1, PAD)])
         source = T2SSource.stack([source, _encode_text(model, nothing, accompaniment, steps, language)], batch)
         rows = 2 * batch
-    stepper, told_as = Stepper(model.decoder, source.sources, source.rotary, rows, steps), model.semantic.rows()
+    stepper, told_as = Stepper(model.decoder, source.sources, source.rotary, rows, steps, rows // ways), model.semantic.rows()
     pacer = Pacer(ids, steps, batch, schedule)
     known = np.zeros(0, dtype=np.int64) if prompt_pointer is None else prompt_pointer
     if len(known):
@@ -277,9 +290,18 @@ def generate_semantic(
         elif c.pointer:
             moves = pacer.steer(model.advance_logits(hidden[:batch]), step)
             pacer.move(sample(moves, generator, pointer_temperature).cpu().numpy(), step)
+        if every and ((step + 1) % every == 0 or step + 1 == steps):
+            assert reader is not None
+            found = reader.faults(tokens[:, : step + 1], ids, pacer.pointer).reshape(melodies, ways)
+            kept = (np.arange(melodies) * ways + found.argmin(1)).repeat(ways)
+            pacer.keep(kept)
+            track, best = track[kept], torch.from_numpy(kept).to(device)
+            tokens, repeats, previous = tokens[best], repeats[best], previous[best].repeat(rows // batch, 1)
+            stepper.agree(torch.cat([best[::ways] + half for half in range(0, rows, batch)]))
         if progress is not None:
             progress(step + 1, steps)
-    return tokens, Track(ids, torch.from_numpy(track) if c.pointer else None, c.semantic.token_rate)
+    sung = np.arange(asked) % melodies * ways
+    return tokens[torch.from_numpy(sung).to(device)], Track(ids, torch.from_numpy(track[sung]) if c.pointer else None, c.semantic.token_rate)
 
 
 def _encode_text(model: T2S, ids: np.ndarray, accompaniment: Tensor | None, steps: int, language: str | None) -> T2SSource:

@@ -40,6 +40,7 @@ from autosing.singing.plan import (
     place_stamped,
     singable,
 )  # fmt: skip
+from autosing.singing.reading import Reader
 from autosing.singing.reference import Hearing, Reference
 from autosing.singing.repair import Version, repair
 from autosing.singing.request import SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
@@ -150,6 +151,7 @@ class Singer:
         self.aligner = load_aligner(ears.aligner, self.device, **fixed)
         voice = ears.trained("voice", sm2a.voice.name)
         self.semantic = ears.trained("semantic", sm2a.semantic.name)
+        self.reader = Reader.of(self.t2s, self.semantic)
         kept = all(choice.startswith("builtin") for choice in (ears.separator, ears.aligner, voice, sm2a.accompaniment_codec.name))
         self.hearing = Hearing(
             load_separator(ears.separator, self.device), self.aligner, load_voice(voice, self.device), band_codec,
@@ -350,7 +352,7 @@ class Singer:
         else:
             semantic, track = generate_semantic(
                 self.t2s, halves([line.text for line in lyrics.lines]), accompaniment, steps=steps, temperature=request.temperature,
-                generator=generator, batch=request.candidates, progress=clock.within,
+                generator=generator, batch=request.candidates, reader=self.reader, progress=clock.within,
             )  # fmt: skip
         sing = self._code_singer(request.temperature, request.steps, semantic, accompaniment, voice, frames, generator)
         codes = self._codes(sing, None, clock)
@@ -390,7 +392,7 @@ class Singer:
         semantic, track = generate_semantic(
             self.t2s, told.text, band, steps=window.end - window.start, temperature=temperature, generator=generator,
             batch=candidates, prompt=song.semantic[None, window.start : window.fresh], prompt_pointer=told.known,
-            schedule=told.schedule, progress=clock.within,
+            schedule=told.schedule, reader=self.reader, progress=clock.within,
         )  # fmt: skip
         template = None
         if fresh > first:

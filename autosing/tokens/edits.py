@@ -32,6 +32,17 @@ def _rows(reference: Sequence[Hashable], found: Sequence[Hashable]) -> Iterator[
         yield (row := np.minimum.accumulate(best - columns) + columns)
 
 
+def beginnings_distance(reference: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Edit distance of every row of (B, H) `found`, -1 behind its end, to every beginning of (L,) `reference`, from none of it on: (B, L + 1)."""
+    columns = np.arange(len(reference) + 1)
+    row = np.tile(columns, (len(found), 1))
+    for symbols in found.T[:, :, None]:
+        best = np.minimum(row[:, 1:] + 1, row[:, :-1] + (reference != symbols))
+        best = np.concatenate([row[:, :1] + 1, best], 1)
+        row = np.where(symbols >= 0, np.minimum.accumulate(best - columns, 1) + columns, row)  # as in `_rows`
+    return row
+
+
 def edit_pairs(reference: Sequence[Hashable], found: Sequence[Hashable]) -> list[tuple[int | None, int | None]]:
     """Which of `found` stands for which of `reference`, by the fewest edits: index pairs in order, None for what is missing or too much.
 

@@ -62,3 +62,22 @@ def test_candidates_share_one_source() -> None:
     taken = torch.stack([stepper(x[:, step]) for step in range(STEPS)], 1)
     for row in range(4):
         torch.testing.assert_close(taken[row : row + 1], decoder(x[row : row + 1], table, sources), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("span", "kv_heads"), [(None, None), (5, None), (3, 1), (None, 1)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_rows_that_agreed_go_on_as_if_each_had_taken_the_best_ones_steps(groups: int, span: int | None, kv_heads: int | None) -> None:
+    decoder, rows = decoder_of(span, kv_heads), 6
+    sources, x, table = sources_of(decoder, 1), torch.randn(rows, STEPS, 128), rotary_table(torch.arange(STEPS), 64)
+    stepper = Stepper(decoder, sources, table, rows, STEPS, groups)
+    told, taken = x.clone(), []
+    for step in range(STEPS):
+        taken.append(stepper(x[:, step]))
+        if step in (6, 9, 10):
+            size = rows // groups
+            best = torch.tensor([group * size + (step + group) % size for group in range(groups)])
+            stepper.agree(best)
+            told[:, : step + 1] = told[best.repeat_interleave(size), : step + 1]
+    whole = torch.cat([decoder(told[row : row + 1], table, sources) for row in range(rows)])
+    torch.testing.assert_close(torch.stack(taken[11:], 1), whole[:, 11:], atol=1e-5, rtol=1e-4)

@@ -30,7 +30,7 @@ def singer() -> Singer:
 def streamed(singer: Singer) -> tuple[Sung, list[torch.Tensor]]:
     """Twelve seconds sung in windows of eight at most, and the pieces in which they were heard."""
     pieces: list[torch.Tensor] = []
-    request = SingRequest(TEXT, tts=True, length_seconds=12.0, candidates=1, stream=True, seed=4)  # one that sings on both sides of its seam
+    request = SingRequest(TEXT, tts=True, length_seconds=12.0, candidates=1, stream=True, seed=0)  # one that sings on both sides of its seam
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autosing.device, "has_matrix_units", lambda _: False)  # the same song on every processor
         return singer.sing(request, listening=lambda piece, rate: pieces.append(piece)), pieces

@@ -1,11 +1,12 @@
 """Edit distance against the table written out, and what must hold of any distance."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autosing.tokens import edits
-from autosing.tokens.edits import edit_distance, edit_pairs, error_rate
+from autosing.tokens.edits import beginnings_distance, edit_distance, edit_pairs, error_rate
 
 SEQUENCES = st.lists(st.sampled_from("abcd"), max_size=9)
 
@@ -27,6 +28,16 @@ def test_it_is_the_tables_last_cell(a: list[str], b: list[str]) -> None:
 def test_it_is_a_distance(a: list[str], b: list[str], c: list[str]) -> None:
     assert edit_distance(a, a) == 0 and edit_distance(a, b) == edit_distance(b, a)
     assert edit_distance(a, c) <= edit_distance(a, b) + edit_distance(b, c)
+
+
+@given(SEQUENCES, st.lists(SEQUENCES, max_size=4))
+def test_distances_to_all_beginnings_are_those_one_by_one(reference: list[str], rows: list[list[str]]) -> None:
+    codes = lambda row: np.array([ord(symbol) for symbol in row], dtype=np.int64)  # noqa: E731
+    padded = np.full((len(rows), max(map(len, rows), default=0)), -1)
+    for into, row in zip(padded, rows, strict=True):
+        into[: len(row)] = codes(row)
+    found = beginnings_distance(codes(reference), padded)
+    assert found.tolist() == [[edit_distance(reference[:end], row) for end in range(len(reference) + 1)] for row in rows]
 
 
 def test_rates_count_all_items_together() -> None:
