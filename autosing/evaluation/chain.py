@@ -8,19 +8,14 @@ codes decoded) and sm2a alone (true semantic tokens, one try). `mismatched` comp
 `added` divides the chain's error up: what the judge mishears of the original vocals, and what codec, sm2a, t2s, choosing among candidates and
 repair add to that, each with the interval of the difference on the same windows; `share` is of the whole. They sum to the chain's error. `notes_in_key`
 (melody.py) and the original vocals need the songs that the token set was made of; `soundness` (soundness.py) looks at every candidate and at
-what became of the chosen one.
+what became of the chosen one; `real_time_factor` is the processor's time of each stage over the time that is sung.
 """
 
 import io
-import itertools
-import json
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
 import soundfile
 import torch
 from torch import Tensor
@@ -31,62 +26,25 @@ from autosing.evaluation.judge import Judge, added_error, phone_error_rate
 from autosing.evaluation.melody import Note, fitting_scales, notes_of, share_in_key
 from autosing.evaluation.separation import rendered_rows
 from autosing.evaluation.voice import area_under_curve
+from autosing.evaluation.windows import Bench, Window, best_of, validation_rows
 from autosing.models.io import load_model
 from autosing.models.pitch import PitchNet
 from autosing.models.recogniser import SILENCE
-from autosing.perception import load_aligner, load_codec, load_semantic, load_voice
-from autosing.perception.codec.base import Codec
-from autosing.singing.codes import check_settings, find_code_singer, sing_codes
-from autosing.singing.generate import generate_semantic
-from autosing.singing.repair import Version, repair
+from autosing.perception import load_semantic, load_voice
 from autosing.singing.request import SingRequest
-from autosing.singing.score import Listener
 from autosing.song import audio
-from autosing.song.alignment import Alignment
-from autosing.song.lyrics import Line, Lyrics
-from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec
-from autosing.tokens.text import load_text
-from autosing.training.task import DatasetMeta
+from autosing.tokens.specs import Seconds
 
-LEAST_PHONES = 20
 STAGES = (("judge", "original"), ("codec", "codec"), ("sm2a", "sm2a"), ("t2s", "one_try"), ("choosing", "chosen"), ("repair", "chain"))
 """What adds to the phone error, and the take that it shows in, in order."""
-
-
-def validation_rows(tokens: Path, count: int) -> tuple[list[dict[str, Any]], DatasetMeta]:
-    """`count` validation windows of a token set that hold at least `LEAST_PHONES` sung phones.
-
-    In order of songs; a song's second window comes after every song's first.
-
-    Raises:
-        DataError: no token set there.
-    """
-    try:
-        values = json.loads((tokens / "dataset.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"no token set at '{tokens}'; make one with `python -m autosing.rendering tokens`") from error
-    songs: dict[str, list[dict[str, Any]]] = {}
-    for partition in values["partitions"]["validation"]:
-        for row in pq.read_table(tokens / str(partition) / "main.parquet").to_pylist():
-            if len(row["alignment"]["tokens"]) >= LEAST_PHONES:
-                songs.setdefault(row["song"], []).append(row)
-    turns = itertools.zip_longest(*songs.values())
-    rows = [row for turn in turns for row in turn if row is not None][:count]
-    return rows, DatasetMeta.from_json({**values, "rows": values["rows"]["train"]})
+COSTS = ("t2s", "sm2a", "decode", "listen")
+"""Stages of `windows.Bench` that a song goes through before repair."""
 
 
 def of_another_song(songs: Sequence[str], index: int) -> int:
     """The next window, cyclically, that is of another song than window `index`."""
     turns = (number % len(songs) for number in range(index + 1, index + len(songs)))
     return next(number for number in turns if songs[number] != songs[index])
-
-
-def halves(row: dict[str, Any], seconds: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The window's words, by the half in which they begin."""
-    alignment = Alignment.from_struct(row["alignment"])
-    first = tuple(w.text for w in alignment.words if w.start < seconds / 2)
-    second = tuple(w.text for w in alignment.words if w.start >= seconds / 2)
-    return (" ".join(first),) if first else (), (" ".join(second),) if second else ()
 
 
 def chain_figures(
@@ -114,12 +72,9 @@ def chain_figures(
     rows, meta = validation_rows(tokens, count)
     if len({row["song"] for row in rows}) < 2:
         raise DataError(f"'{tokens}' has fewer than two validation songs with words; render more songs")
-    assert meta.codec and meta.accompaniment_codec and meta.semantic and meta.voice
-    t2s, _ = load_model(t2s_model, "t2s")
-    sm2a, _ = load_model(*find_code_singer(sm2a_model))
-    rounds = check_settings(sm2a, None, rounds)
-    codec, voice_embedder = load_codec(meta.codec.name), load_voice(meta.voice.name)
-    front_end, listener = load_text("phones"), Listener(load_aligner("builtin", adapt_steps=0))
+    bench = Bench(t2s_model, sm2a_model, meta, rounds, temperature=temperature)
+    assert meta.semantic and meta.voice
+    codec, voice_embedder = bench.codec, load_voice(meta.voice.name)
     melody, known = Melody(), read_keyed(songs, {row["song"] for row in rows}) if songs else {}
     tokenizer = load_semantic(meta.semantic.name)
     read_out = getattr(tokenizer, "phones", None)  # of those that have one
@@ -128,62 +83,39 @@ def chain_figures(
     in_key: dict[str, list[float]] = {"codec": [], "one_try": [], "chosen": [], "chain": []}
     heard: dict[str, list[tuple[str, ...]]] = {"original": [], "codec": [], "sm2a": [], "one_try": [], "chosen": [], "chain": []}
     written: list[tuple[str, ...]] = []
-    seconds = {"t2s": 0.0, "sm2a": 0.0, "decode": 0.0, "choose": 0.0, "repair": 0.0}
+    seconds = dict.fromkeys((*COSTS, "repair"), 0.0)
     voices: list[tuple[Tensor, Tensor, str]] = []
+    rate = codec.spec.sample_rate
     with torch.inference_mode():
         for index, row in enumerate(rows):
-            codes, band, semantic, voice = row_tensors(row, meta.codec, meta.accompaniment_codec, meta.semantic, meta.voice.width)
-            text = halves(row, meta.window_seconds)
-            generator = torch.Generator().manual_seed(seed * 100_003 + index)
-            begin = time.perf_counter()
-            sung, _ = generate_semantic(
-                t2s, text, band, steps=semantic.shape[-1], temperature=temperature, generator=generator, batch=candidates
-            )
-            middle = time.perf_counter()
-            made = sing_codes(sm2a, sung, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator)
-            end = time.perf_counter()
-            sung_waves = codec.decode(made)[:, 0]
-            decoded = time.perf_counter()
-            lyrics = Lyrics(tuple(Line(line) for half in text for line in half))
-            rate = codec.spec.sample_rate
-            heard_takes = [listener.take(one, rate, lyrics, front_end.pronounce) for one in sung_waves]
-            best = min(range(candidates), key=lambda i: (heard_takes[i].score.badness, i))
-            chosen = time.perf_counter()
-            first = Version(made[best], sung_waves[best], heard_takes[best])
-            version, _ = repair(
-                first, rounds=rounds, spec=codec.spec, pronounce=front_end.pronounce,
-                sing=partial(
-                    _again, sm2a, sung[best].expand(candidates, -1), band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator
-                ),
-                listen=partial(_listen, codec, listener, lyrics, front_end.pronounce),
-            )  # fmt: skip
+            window = Window(bench, row, seed * 100_003 + index)
+            sung = window.melodies(candidates)
+            tries = [window.listen(one) for one in window.sing(sung)]
+            best = best_of(tries)
+            first, cost = tries[best], bench.passes.taken()["seconds"]
+            version = window.repaired(first, sung[best], candidates, bench.rounds)[-1]
+            cost["repair"] = sum(bench.passes.taken()["seconds"].values())
+            seconds = {name: total + cost.get(name, 0.0) for name, total in seconds.items()}
             wav = version.vocals
-            seconds["t2s"] += middle - begin
-            seconds["sm2a"] += end - middle
-            seconds["decode"] += decoded - end
-            seconds["choose"] += chosen - decoded
-            seconds["repair"] += time.perf_counter() - chosen
-            true_semantic = sing_codes(
-                sm2a, semantic, band, voice, frames=codes.shape[-1], temperature=temperature, generator=generator
-            )
-            takes = {"codec": codec.decode(codes)[0, 0], "sm2a": codec.decode(true_semantic)[0, 0], "one_try": sung_waves[0]}
-            takes |= {"chosen": first.vocals, "chain": wav}
+            true_codes, true_semantic = codec.decode(window.codes)[0, 0], codec.decode(window.sing(window.semantic))[0, 0]
+            bench.passes.taken()
+            takes = {"codec": true_codes, "sm2a": true_semantic, "one_try": tries[0].vocals, "chosen": first.vocals, "chain": wav}
             if song := known.get(row["song"]):
                 takes["original"] = song.window(row["start"], meta.window_seconds, rate)
                 for name, into in in_key.items():
                     share = share_in_key(melody.notes(takes[name], rate), song.scales)
                     into += [] if share is None else [share]  # a voice without notes is neither in a key nor out of it
             if read_out is not None:
-                again = [] if version is first else [(sung[best : best + 1], wav[None], samples)]
-                for some, waves, group in ((sung, sung_waves, samples), *again, (semantic, takes["codec"][None], true_samples)):
+                again = [] if version is first else [(sung[best : best + 1], [wav], samples)]
+                sung_waves = [one.vocals for one in tries]
+                for some, waves, group in ((sung, sung_waves, samples), *again, (window.semantic, [takes["codec"]], true_samples)):
                     for one, vocals in zip(some.cpu(), waves, strict=True):
                         is_sung = (read_out(one).cpu().reshape(len(one), -1) != SILENCE).all(1)
                         group.append(soundness.examine(one, is_sung, meta.semantic.token_rate, vocals, rate, judge.phones(vocals)))
             for name, take in takes.items():
                 heard[name].append(judge.phones(take))
-            words = " ".join(line for half in text for line in half).split()
-            written.append(tuple(p for word in words for p in front_end.pronounce(word)))
-            voices.append((voice_embedder.embed(wav[None])[0], voice.mean(1)[0], row["artist"]))
+            written.append(window.written)
+            voices.append((voice_embedder.embed(wav[None])[0], window.voice.mean(1)[0], row["artist"]))
             if keep is not None and index < 8:
                 keep.mkdir(parents=True, exist_ok=True)
                 for name, take in takes.items():
@@ -203,7 +135,7 @@ def chain_figures(
         "phones": sum(map(len, written)),
         "temperature": temperature,
         "candidates": candidates,
-        "rounds": rounds,
+        "rounds": bench.rounds,
         "seed": seed,
         "phone_error": rates,
         "added": added_by_stage(heard, written),
@@ -214,15 +146,6 @@ def chain_figures(
         "real_time_factor": {k: round(v / length, 4) for k, v in seconds.items()},
         **asked_voice_auc(voices),
     }
-
-
-def _again(sm2a: Any, semantic: Tensor, band: Tensor, voice: Tensor, template: Tensor, **settings: Any) -> Tensor:
-    return sing_codes(sm2a, semantic, band, voice, template=template, **settings)
-
-
-def _listen(codec: Codec, listener: Listener, lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]], codes: Tensor) -> Version:
-    vocals = codec.decode(codes[None])[0, 0]
-    return Version(codes, vocals, listener.take(vocals, codec.spec.sample_rate, lyrics, pronounce))
 
 
 class Melody:
@@ -275,15 +198,6 @@ def added_by_stage(heard: dict[str, list[tuple[str, ...]]], written: Sequence[Se
         out[stage] = {**added.figures(), "share": round(added.value / max(1e-9, whole), 3)}
         before = heard[take]
     return out
-
-
-def row_tensors(
-    row: dict[str, Any], codec: CodecSpec, band: CodecSpec, semantic: SemanticSpec, width: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A training row as (1, K, T) codes, (1, K, T) accompaniment codes, (1, N) semantic tokens and (1, W, D) voice."""
-    codes = torch.tensor(row["atoks"], dtype=torch.int64).reshape(1, codec.levels, -1)
-    band_codes = torch.tensor(row["mtoks"], dtype=torch.int64).reshape(1, band.levels, -1)
-    return codes, band_codes, torch.tensor(row["stoks"])[None], torch.tensor(row["embs"]).reshape(1, -1, width)
 
 
 def asked_voice_auc(voices: Sequence[tuple[Tensor, Tensor, str]]) -> dict[str, Any]:

@@ -12,59 +12,21 @@ Letters: B candidates, K codec levels, T finest frames, N semantic tokens.
 
 import argparse
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from autosing.errors import AutoSingError, ConfigError
-from autosing.evaluation.chain import halves, row_tensors, validation_rows
 from autosing.evaluation.figures import bar
 from autosing.evaluation.judge import Judge, added_error, phone_error_rate
 from autosing.evaluation.result import hash_of, last_line
-from autosing.models.io import load_model
-from autosing.perception import load_aligner, load_codec
-from autosing.singing.codes import check_settings, find_code_singer, sing_codes
-from autosing.singing.generate import generate_semantic
-from autosing.singing.repair import Version, repair
+from autosing.evaluation.windows import Bench, Window, best_of, validation_rows
+from autosing.singing.repair import Version
 from autosing.singing.request import SingRequest
-from autosing.singing.score import Listener
 from autosing.song.alignment import Alignment
-from autosing.song.lyrics import Line, Lyrics
-from autosing.tokens.text import load_text
-from autosing.training.task import DatasetMeta
-
-
-@dataclass
-class Passes:
-    """Rows that went through each network, and the processor's seconds that each stage took."""
-
-    rows: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        begin = time.process_time()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - begin
-
-    def count(self, name: str, network: nn.Module) -> None:
-        def passed(_: nn.Module, given: tuple[Any, ...]) -> None:
-            self.rows[name] = self.rows.get(name, 0) + len(given[0])
-
-        network.register_forward_pre_hook(passed)
-
-    def taken(self) -> dict[str, dict[str, float]]:
-        """All so far; counting begins anew."""
-        now = {"rows": dict(self.rows), "seconds": dict(self.seconds)}
-        self.rows.clear()
-        self.seconds.clear()
-        return now
 
 
 @dataclass
@@ -110,87 +72,6 @@ class Way:
         }
 
 
-class Bench:
-    """All that sings and listens, and what it costs."""
-
-    def __init__(self, sm2a_model: str, meta: DatasetMeta, steps: int | None, temperature: float):
-        """
-        Raises:
-            ConfigError: the sm2a model cannot sing between given codes.
-        """
-        assert meta.codec
-        self.meta, self.steps, self.temperature = meta, steps, temperature
-        self.t2s, _ = load_model("builtin", "t2s")
-        self.sm2a, _ = load_model(*find_code_singer(sm2a_model))
-        check_settings(self.sm2a, steps, repair=1)
-        self.codec, self.listener = load_codec(meta.codec.name), Listener(load_aligner("builtin", adapt_steps=0))
-        self.pronounce = load_text("phones").pronounce
-        self.passes = Passes()
-        self.passes.count("t2s_decoder", self.t2s.decoder)
-        self.passes.count("sm2a_encoder", self.sm2a.encoder)
-        self.passes.count("sm2a_decoder", self.sm2a.decoder)
-
-
-class Window:
-    """A row of a token set, whose own tokens are never sung."""
-
-    def __init__(self, bench: Bench, row: dict[str, Any], seed: int):
-        meta = bench.meta
-        assert meta.codec and meta.accompaniment_codec and meta.semantic and meta.voice
-        specs = (meta.codec, meta.accompaniment_codec, meta.semantic, meta.voice.width)
-        codes, self.band, semantic, self.voice = row_tensors(row, *specs)
-        self.bench, self.frames, self.tokens = bench, codes.shape[-1], semantic.shape[-1]
-        self.text = halves(row, meta.window_seconds)
-        self.lyrics = Lyrics(tuple(Line(line) for half in self.text for line in half))
-        self.generator = torch.Generator().manual_seed(seed)
-
-    @property
-    def written(self) -> tuple[str, ...]:
-        return tuple(p for line in self.lyrics.lines for word in line.text.split() for p in self.bench.pronounce(word))
-
-    def melodies(self, count: int) -> Tensor:
-        """(count, N)"""
-        bench = self.bench
-        with bench.passes.stage("t2s"):
-            return generate_semantic(
-                bench.t2s, self.text, self.band, steps=self.tokens, temperature=bench.temperature, generator=self.generator, batch=count
-            )[0]
-
-    def sing(self, melodies: Tensor, template: Tensor | None = None) -> Tensor:
-        """(B, N) -> (B, K, T)"""
-        bench = self.bench
-        with bench.passes.stage("sm2a"):
-            return sing_codes(
-                bench.sm2a, melodies, self.band, self.voice, frames=self.frames, steps=bench.steps, temperature=bench.temperature,
-                generator=self.generator, template=template,
-            )  # fmt: skip
-
-    def listen(self, codes: Tensor) -> Version:
-        """(K, T) decoded and heard."""
-        bench = self.bench
-        with bench.passes.stage("decode"):
-            vocals = bench.codec.decode(codes[None])[0, 0]
-        with bench.passes.stage("listen"):
-            return Version(codes, vocals, bench.listener.take(vocals, bench.codec.spec.sample_rate, self.lyrics, bench.pronounce))
-
-    def repaired(self, version: Version, melody: Tensor, ways: int, rounds: int) -> list[Version]:
-        """The version after each round, itself first; (N,) `melody` is what it sings."""
-        versions = [version]
-        for _ in range(rounds):
-            version, told = repair(
-                version, rounds=1, spec=self.bench.codec.spec, pronounce=self.bench.pronounce,
-                sing=lambda template: self.sing(melody.expand(ways, -1), template), listen=self.listen,
-            )  # fmt: skip
-            versions.append(version)
-            if not told:
-                break
-        return versions
-
-
-def best_of(versions: Sequence[Version]) -> int:
-    return min(range(len(versions)), key=lambda i: (versions[i].take.score.badness, i))
-
-
 @torch.inference_mode()
 def repair_figures(
     tokens: Path, sm2a_model: str, windows: int, candidates: int, more: int, rounds: int, steps: int | None = None,
@@ -208,7 +89,7 @@ def repair_figures(
         ConfigError: the model cannot sing between given codes.
     """
     rows, meta = validation_rows(tokens, windows)
-    bench, judge = Bench(sm2a_model, meta, steps, temperature), Judge()
+    bench, judge = Bench("builtin", sm2a_model, meta, rounds, steps, temperature), Judge()
     one_more, mended = Way.of(more), Way.of(rounds)
     written: list[tuple[str, ...]] = []
     lines = 0

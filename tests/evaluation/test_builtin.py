@@ -10,9 +10,10 @@ import torch
 
 from autosing.errors import DataError
 from autosing.evaluation import builtin
-from autosing.evaluation.chain import LEAST_PHONES, added_by_stage, asked_voice_auc, of_another_song, validation_rows
+from autosing.evaluation.chain import added_by_stage, asked_voice_auc, of_another_song
 from autosing.evaluation.figures import Figure
 from autosing.evaluation.separation import rendered_rows
+from autosing.evaluation.windows import LEAST_PHONES, validation_rows
 from autosing.rendering.tokens import MAIN
 from tests.sequence_rows import toy_meta, toy_row
 

@@ -3,7 +3,8 @@
 import torch
 
 from autosing.evaluation.lines import Output, of_seams, sung_figures, table
-from autosing.evaluation.repair import Passes, Way, best_of
+from autosing.evaluation.repair import Way
+from autosing.evaluation.windows import Passes, best_of
 from autosing.singing.repair import Version
 from autosing.singing.score import Score, Take
 from autosing.singing.seams import SeamFigures

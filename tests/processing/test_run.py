@@ -146,6 +146,21 @@ def test_a_worker_that_dies_is_replaced(processed: Path) -> None:
         assert [row["bytes"] > 0 for row in read(processed / partition / "counted.parquet")] == [True, True]
 
 
+@pytest.mark.parametrize(("cores", "asked", "threads"), [(6, 0, 3), (1, 0, 1), (6, 2, 2)])
+def test_workers_share_the_cores_that_the_process_may_use(
+    processed: Path, monkeypatch: pytest.MonkeyPatch, cores: int, asked: int, threads: int
+) -> None:
+    from steps_for_workers import CountThreads
+
+    from processing.executors.local import run_partitions
+    from processing.run import Job, Quiet
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    reports = list(run_partitions(Job(processed, (CountThreads(),), "cpu", threads=asked), (0, 1), Quiet(), workers=2))
+    assert not any(report.failed for report in reports)
+    assert {row["bytes"] for partition in ("0", "1") for row in read(processed / partition / "counted.parquet")} == {threads}
+
+
 def test_num_limits_the_songs(songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(songs), "--partitions", "0", "--num", "1", *SMALL]) == 0
     assert "accepted 1 songs (3 windows), rejected 0" in capsys.readouterr().out
