@@ -78,7 +78,8 @@ class SingRequest:
         music_volume: factor on the instrumental in the mix.
         temperature: of both models' sampling.
         steps: passes of a parallel sm2a model; None = 16. A model that sings step by step has none.
-        candidates: versions sung at once; the one whose words are recognised best is kept as the result.
+        candidates: versions sung at once, of half as many melodies where their tokens can be read; the one whose words are recognised best is
+            kept as the result.
         repair: rounds in which the wrong words of that one are sung again, in as many ways as there are candidates, by a parallel sm2a model;
             None = 2, or none where the model sings step by step.
         speaker_files: recordings whose singer is asked for (averaged).
