@@ -2,10 +2,10 @@
 
     python -m autosing.evaluation repair --tokens <token set of rendered test songs> --sm2a-model models/sm2a_parallel/mine/last
 
-Both begin with the best of the same candidates of the same windows. `best_of` goes on with more candidates, each with a melody of
-t2s of its own; `repair` with rounds, which do without and sing the wrong words in as many ways as there were candidates. The embedded recogniser chooses in both; what is reported is the phone error that
-the judge hears, which no stage was trained against and which chooses nothing. Forward passes are counted at the networks, rows of a batch
-one by one. The gain is told twice: for as many passes of sm2a, and for as many rounds as take no
+Both begin with the best of the same candidates of the same windows. `best_of` goes on with more candidates, of new melodies of t2s; `repair`
+with rounds, which do without and sing the wrong words in as many ways as there were candidates. The embedded recogniser chooses in both; what is
+reported is the phone error that the judge hears, which no stage was trained against and which chooses nothing. Forward passes are counted at the
+networks, rows of a batch one by one. The gain is told twice: for as many passes of sm2a, and for as many rounds as take no
 more of the processor's time than all of the candidates. Intervals are 95 % by bootstrap over windows.
 Letters: B candidates, K codec levels, T finest frames, N semantic tokens.
 """

@@ -146,7 +146,7 @@ class Window:
         return tuple(p for line in self.lyrics.lines for word in line.text.split() for p in self.bench.pronounce(word))
 
     def melodies(self, count: int) -> Tensor:
-        """(count, N)"""
+        """(count, N), what so many candidates sing."""
         bench = self.bench
         with bench.passes.stage("t2s"):
             return generate_semantic(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
@@ -23,6 +24,11 @@ CLASSES: tuple[str, ...] = ("", *PHONES)
 CLASS_OF: dict[str, int] = {phone: index for index, phone in enumerate(CLASSES)}
 BLANK = len(CLASSES)
 """Index of the CTC blank, the last of C + 1."""
+
+
+def phone_begins(classes: np.ndarray) -> np.ndarray:
+    """(F,) classes, frame by frame -> the frames at which a phone begins; silence and blanks are none, and a held phone is one."""
+    return np.flatnonzero((np.diff(classes, prepend=BLANK) != 0) & (classes != SILENCE) & (classes != BLANK))
 
 
 @dataclass(frozen=True)

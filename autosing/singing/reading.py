@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from autosing.models.recogniser import BLANK, CLASS_OF, SILENCE
+from autosing.models.recogniser import CLASS_OF, SILENCE, phone_begins
 from autosing.models.t2s import T2S
 from autosing.perception import SEMANTIC, chosen, load_semantic
 from autosing.tokens.edits import beginnings_distance
@@ -60,8 +60,7 @@ class Reader:
     def heard(self, tokens: Tensor) -> np.ndarray:
         """(n,) tokens -> the phones that they say one after the other, as classes."""
         frames = self._phones(tokens).cpu().numpy()
-        begins = np.diff(frames, prepend=BLANK) != 0
-        return frames[begins & (frames != SILENCE) & (frames != BLANK)]
+        return frames[phone_begins(frames)]
 
     def faults(self, tokens: Tensor, ids: np.ndarray, pointer: np.ndarray) -> np.ndarray:
         """How much is wrong in each way.

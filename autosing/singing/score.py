@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autosing.errors import AlignmentError
-from autosing.models.recogniser import BLANK, CLASSES, SILENCE, Recogniser
+from autosing.models.recogniser import CLASSES, Recogniser, phone_begins
 from autosing.perception.alignment.base import Aligner
 from autosing.perception.alignment.builtin import BuiltinAligner, Heard, Reading
 from autosing.song import audio
@@ -84,8 +84,7 @@ class Listener:
 
 def _phones(path: np.ndarray) -> tuple[HeardPhone, ...]:
     """(F,) likeliest CTC classes -> the phones and when each begins."""
-    begins = np.flatnonzero(np.diff(path, prepend=BLANK))
-    return tuple(HeardPhone(CLASSES[path[f]], float(f / Recogniser.frame_rate)) for f in begins if path[f] not in (BLANK, SILENCE))
+    return tuple(HeardPhone(CLASSES[path[f]], float(f / Recogniser.frame_rate)) for f in phone_begins(path))
 
 
 def phone_error(heard: Sequence[str], lines: Sequence[str], pronounce: Callable[[str], Sequence[str]]) -> float | None:

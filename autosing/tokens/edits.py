@@ -23,23 +23,24 @@ def _rows(reference: Sequence[Hashable], found: Sequence[Hashable]) -> Iterator[
     """Row by row, (found + 1,) the distance of so many of `reference`, from none on, to each beginning of `found`."""
     codes = {symbol: index for index, symbol in enumerate(dict.fromkeys([*reference, *found]))}
     other = np.array([codes[x] for x in found], dtype=np.int64)
-    columns = np.arange(len(found) + 1)
-    yield (row := columns)
-    for index, symbol in enumerate(reference, start=1):
-        best = np.minimum(row[1:] + 1, row[:-1] + (other != codes[symbol]))
-        best = np.concatenate([[index], best])
-        # an insertion may follow any cell to its left: running minimum of best[j] - j, plus j
-        yield (row := np.minimum.accumulate(best - columns) + columns)
+    yield (row := np.arange(len(found) + 1))
+    for symbol in reference:
+        yield (row := _next_row(row, other != codes[symbol]))
+
+
+def _next_row(row: np.ndarray, differs: np.ndarray) -> np.ndarray:
+    """A row (..., n + 1) of the table -> the one after it, of a symbol that `differs` (..., n) from those of the columns or not."""
+    columns = np.arange(row.shape[-1])
+    best = np.concatenate([row[..., :1] + 1, np.minimum(row[..., 1:] + 1, row[..., :-1] + differs)], -1)
+    # an insertion may follow any cell to its left: running minimum of best[j] - j, plus j
+    return np.minimum.accumulate(best - columns, -1) + columns
 
 
 def beginnings_distance(reference: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Edit distance of every row of (B, H) `found`, -1 behind its end, to every beginning of (L,) `reference`, from none of it on: (B, L + 1)."""
-    columns = np.arange(len(reference) + 1)
-    row = np.tile(columns, (len(found), 1))
+    row = np.tile(np.arange(len(reference) + 1), (len(found), 1))
     for symbols in found.T[:, :, None]:
-        best = np.minimum(row[:, 1:] + 1, row[:, :-1] + (reference != symbols))
-        best = np.concatenate([row[:, :1] + 1, best], 1)
-        row = np.where(symbols >= 0, np.minimum.accumulate(best - columns, 1) + columns, row)  # as in `_rows`
+        row = np.where(symbols >= 0, _next_row(row, reference != symbols), row)
     return row
 
 
