@@ -5,8 +5,11 @@ part is read; those of the sources were projected once (`Decoder.project`). A st
 goes into calling modules as into its matrices: here are plain calls on what the modules hold, with everything that does not change from step to step
 prepared. The tests hold the two against each other.
 
-Conventions as in `attention.py`: B rows, H heads of queries, G of keys and values, E their width, L source states, S capacity, D width. For
-inference alone.
+Rows that hear the same may be taken together in groups, as ways to go on from what they have in common: of that, keys and values are held and
+read once a group, of what each took on its own once a row, until they `agree` on the way that is kept.
+
+Conventions as in `attention.py`: B rows, H heads of queries, G of keys and values, E their width, L source states, S capacity, D width; M rows a group,
+A steps that they may take apart. For inference alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,29 +74,42 @@ class CrossStep(NamedTuple):
         return CrossStep(weight, map_of(attention.query, rows), map_of(attention.out, rows), keys, values, mask, attention.scale)
 
 
+class Common(NamedTuple):
+    """Where the cache of a group holds what: M x A places for what its rows took apart, row by row, and S for what they have in common.
+
+    Attributes:
+        size, apart: M and A.
+        shared: steps that they have in common.
+        mask: (M, M A + shared) that is added to the scores: which places each row sees.
+    """
+
+    size: int
+    apart: int
+    shared: int
+    mask: Tensor
+
+
 class StepLayer:
     """A decoder `Layer`, its caches and what it hears."""
 
     def __init__(self, layer: Layer, sources: Sequence[Source], rows: int, capacity: int, groups: int):
         attention = layer.attention
         self.groups = groups
-        self.common: Tensor | None = None  # keys and values (2, groups, G, S, E) of steps that all rows of a group have in common
         self.rows, self.heads, self.kv_heads, self.width = rows, attention.heads, attention.kv_heads, attention.head_width
         self.scale, self.span = attention.scale, attention.span or capacity
         self.norm_self, self.qkv, self.out = norm_of(layer.norm_self), map_of(attention.qkv, rows), map_of(attention.out, rows)
-        self.keys, self.values = layer.norm_self.weight.new_zeros(2, rows, self.kv_heads, capacity, self.width)
+        self.keys, self.values = layer.norm_self.weight.new_zeros(2, groups, self.kv_heads, capacity, self.width)
         self.norm_cross = None if layer.norm_cross is None else norm_of(layer.norm_cross)
         self.heard = [CrossStep.of(*heard, rows) for heard in zip(layer.cross_weights, layer.cross, sources, strict=True)]  # type: ignore[arg-type]
         self.norm_ff, self.up, self.down = norm_of(layer.norm_ff), map_of(layer.feed_forward.up, rows), map_of(layer.feed_forward.down, rows)
 
-    def __call__(self, x: Tensor, step: int, shared: int, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+    def __call__(self, x: Tensor, step: int, turn: tuple[Tensor, Tensor] | None, common: Common | None) -> Tensor:
         """(B, D) -> (B, D)."""
         rows, grouped, turning = self.rows, self.heads != self.kv_heads, self.heads + self.kv_heads
         projected = self.qkv(self.norm_self(x)).view(rows, -1, self.width)
         turned = rotate(projected[:, :turning], turn)
-        self.keys.select(2, step).copy_(turned[:, self.heads :])
-        self.values.select(2, step).copy_(projected[:, turning:])
-        y = self._attend(turned[:, : self.heads], max(0, step + 1 - self.span), shared, step + 1)
+        attend = self._alone if common is None else partial(self._together, common=common)
+        y = attend(turned[:, : self.heads], turned[:, self.heads :], projected[:, turning:], step)
         x = x + self.out(y.reshape(rows, -1))
         if self.norm_cross is not None:
             asking = self.norm_cross(x)
@@ -103,41 +119,43 @@ class StepLayer:
                 x = torch.add(x, heard.out(y.reshape(rows, -1)), alpha=heard.weight)
         return x + self.down(F.gelu(self.up(self.norm_ff(x)), approximate="tanh"))
 
-    def agree(self, best: Tensor, first: int, last: int) -> None:
-        """Take over the steps [first, last) of the (groups,) rows `best`."""
-        if self.common is None:
-            self.common = self.keys.new_zeros(2, self.groups, *self.keys.shape[1:])
-        for common, cache in zip(self.common, (self.keys, self.values), strict=True):
-            common[:, :, first:last] = cache[best, :, first:last]
+    def agree(self, best: Tensor, common: Common, taken: int) -> None:
+        """The next `taken` steps of all rows of a group are those that its row of the (groups,) `best` took apart."""
+        group, member = torch.arange(self.groups, device=best.device), best % common.size
+        for cache in self.keys, self.values:
+            first = common.size * common.apart + common.shared
+            cache[:, :, first : first + taken] = self._apart_places(cache, common)[group, :, member, :taken]
 
-    def _attend(self, query: Tensor, begin: int, shared: int, end: int) -> Tensor:
-        """(B, H, E) queries over the steps [begin, end), of which those before `shared` are in `common` -> (B, H, E)."""
-        own = max(begin, shared)
-        keys, values = (cache[:, :, own:end] for cache in (self.keys, self.values))
-        if begin >= shared:
-            return F.scaled_dot_product_attention(
-                query.unsqueeze(2), keys, values, scale=self.scale, enable_gqa=self.heads != self.kv_heads
-            ).squeeze(2)
-        rows, size, repeats = self.rows, self.rows // self.groups, self.heads // self.kv_heads
-        query = query.view(rows, self.kv_heads, repeats, self.width) * self.scale
-        # of a group one product: (groups, G, rows of the group x queries of a key, E) with the keys that it shares
-        together = query.view(self.groups, size, self.kv_heads, repeats, self.width).transpose(1, 2).flatten(2, 3)
-        assert self.common is not None
-        common_keys, common_values = self.common[:, :, :, begin:shared]
-        scores = (together @ common_keys.transpose(-1, -2)).unflatten(2, (size, repeats)).transpose(1, 2).flatten(0, 1)
-        weights = torch.cat([scores, query @ keys.transpose(-1, -2)], -1).softmax(-1)
-        common, apart = weights.split([shared - begin, end - own], -1)
-        common = common.unflatten(0, (self.groups, size)).transpose(1, 2).flatten(2, 3) @ common_values
-        common = common.unflatten(2, (size, repeats)).transpose(1, 2).flatten(0, 1)
-        return (common + apart @ values).view(rows, self.heads, self.width)
+    def _alone(self, query: Tensor, key: Tensor, value: Tensor, step: int) -> Tensor:
+        """(B, H or G, E) of a step, each row by itself -> (B, H, E)."""
+        self.keys.select(2, step).copy_(key)
+        self.values.select(2, step).copy_(value)
+        keys, values = (cache[:, :, max(0, step + 1 - self.span) : step + 1] for cache in (self.keys, self.values))
+        grouped = self.heads != self.kv_heads
+        return F.scaled_dot_product_attention(query.unsqueeze(2), keys, values, scale=self.scale, enable_gqa=grouped).squeeze(2)
 
-    def begin(self, x: Tensor, turns: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(B, P, D) -> (B, P, D): the first P steps at once."""
+    def _together(self, query: Tensor, key: Tensor, value: Tensor, step: int, common: Common) -> Tensor:
+        """The same for rows in groups: all rows of one read its cache at once, and see of it what `common.mask` lets them."""
+        query, key, value = (each.unflatten(0, (self.groups, common.size)).transpose(1, 2) for each in (query, key, value))
+        for cache, new in (self.keys, key), (self.values, value):
+            self._apart_places(cache, common).select(3, step - common.shared).copy_(new)
+        keys, values = (cache[:, :, : common.mask.shape[1]] for cache in (self.keys, self.values))
+        grouped = self.heads != self.kv_heads
+        y = F.scaled_dot_product_attention(query, keys, values, common.mask[None, None], scale=self.scale, enable_gqa=grouped)
+        return y.transpose(1, 2).flatten(0, 1)
+
+    def _apart_places(self, cache: Tensor, common: Common) -> Tensor:
+        """The part of a cache for what rows took apart: (groups, G, M, A, E)."""
+        return cache[:, :, : common.size * common.apart].unflatten(2, (common.size, common.apart))
+
+    def begin(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, common: Common | None) -> Tensor:
+        """(B, P, D) -> (B, P, D): the first P steps at once; of rows in groups they are the same."""
         steps, grouped, turning = x.shape[1], self.heads != self.kv_heads, self.heads + self.kv_heads
         projected = self._apart(_each(self.qkv, self.norm_self(x)))
         turned, values = rotate(projected[:, :turning], turns), projected[:, turning:]
         query, keys = turned[:, : self.heads], turned[:, self.heads :]
-        self.keys[:, :, :steps], self.values[:, :, :steps] = keys, values
+        size, first = (1, 0) if common is None else (common.size, common.size * common.apart)
+        self.keys[:, :, first : first + steps], self.values[:, :, first : first + steps] = keys[::size], values[::size]
         age = torch.arange(steps, device=x.device)[:, None] - torch.arange(steps, device=x.device)
         y = F.scaled_dot_product_attention(query, keys, values, (age >= 0) & (age < self.span), scale=self.scale, enable_gqa=grouped)
         x = x + _each(self.out, y.transpose(1, 2).flatten(2))
@@ -167,37 +185,60 @@ class Stepper:
         rotary: table of the S steps, or None.
         rows: B.
         capacity: S, the most steps that may be taken.
-        groups: of as many rows each, one after the other, which hear the same; see `agree`.
+        size: M, rows of a group, one after the other; those of one hear the same and begin alike.
+        apart: A, the most steps that rows of a group may take before they `agree`.
     """
 
     def __init__(
-        self, decoder: Decoder, sources: Sequence[Sequence[Source]], rotary: Tensor | None, rows: int, capacity: int, groups: int = 1
+        self, decoder: Decoder, sources: Sequence[Sequence[Source]], rotary: Tensor | None, rows: int, capacity: int, size: int = 1, apart: int = 0
     ):
-        self.layers = [StepLayer(layer, heard, rows, capacity, groups) for layer, heard in zip(decoder.layers, sources, strict=True)]  # type: ignore[arg-type]
+        assert rows % size == 0 and (apart or size == 1), "groups are of one size, and rows of one take at least a step apart"
+        places = capacity if size == 1 else capacity + size * apart
+        self.layers = [StepLayer(layer, heard, rows, places, rows // size) for layer, heard in zip(decoder.layers, sources, strict=True)]  # type: ignore[arg-type]
         self.norm = norm_of(decoder.norm)
         self._rotary = None if rotary is None else rotary.to(decoder.norm.weight.dtype)
         self.turns = None if self._rotary is None else list(zip(*self._rotary.unbind(), strict=True))
         self.taken = self.shared = 0  # steps, and of them those that the rows of a group have in common
+        self._size, self._apart = size, apart
+        self._span = self.layers[0].span if len(self.layers) else capacity
+        member, device = torch.arange(size, device=decoder.norm.weight.device), decoder.norm.weight.device
+        self._mine = torch.cat([member.repeat_interleave(apart) == member[:, None], torch.ones(size, capacity, dtype=torch.bool, device=device)], 1)
+        self._places = torch.arange(places, device=device) if size > 1 else None
 
     def begin(self, x: Tensor) -> Tensor:
         """(B, P, D) inputs of the first P steps, where all are known -> (B, P, D); what as many single steps give, in one."""
         assert not self.taken, "steps were taken already"
         turns = None if self._rotary is None else (self._rotary[0, : x.shape[1]], self._rotary[1, : x.shape[1]])
+        common = self._common()
         for layer in self.layers:
-            x = layer.begin(x, turns)
-        self.taken = x.shape[1]
+            x = layer.begin(x, turns, common)
+        self.taken = self.shared = x.shape[1]
         return self.norm(x)
 
     def agree(self, best: Tensor) -> None:
         """All rows of each group go on where its row of the (groups,) `best` is. What they took so far is held, and read, once a group."""
+        common = self._common()
+        assert common is not None, "there are no groups"
         for layer in self.layers:
-            layer.agree(best, self.shared, self.taken)
+            layer.agree(best, common, self.taken - self.shared)
         self.shared = self.taken
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, D) input of the next step -> (B, D), what `Decoder.forward` gives for it."""
         turn = None if self.turns is None else self.turns[self.taken]
+        common = self._common()
+        assert common is None or self.taken - self.shared < self._apart, f"rows that took {self._apart} steps apart have to agree"
         for layer in self.layers:
-            x = layer(x, self.taken, self.shared, turn)
+            x = layer(x, self.taken, turn, common)
         self.taken += 1
         return self.norm(x)
+
+    def _common(self) -> Common | None:
+        """Of the next step; None where every row is by itself."""
+        if self._places is None:
+            return None
+        own = self._size * self._apart
+        places = self._places[: own + self.shared]
+        step = torch.where(places < own, self.shared + places % self._apart, places - own)
+        seen = self._mine[:, : own + self.shared] & (step <= self.taken) & (step > self.taken - self._span)
+        return Common(self._size, self._apart, self.shared, torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf))

@@ -239,7 +239,7 @@ def generate_semantic(
         nothing = np.concatenate([[UNKNOWN], np.full(len(ids) - 1, PAD)])
         source = T2SSource.stack([source, _encode_text(model, nothing, accompaniment, steps, language)], batch)
         rows = 2 * batch
-    stepper, told_as = Stepper(model.decoder, source.sources, source.rotary, rows, steps, rows // ways), model.semantic.rows()
+    stepper, told_as = Stepper(model.decoder, source.sources, source.rotary, rows, steps, ways, every), model.semantic.rows()
     pacer = Pacer(ids, steps, batch, schedule)
     known = np.zeros(0, dtype=np.int64) if prompt_pointer is None else prompt_pointer
     if len(known):

@@ -70,7 +70,7 @@ def test_candidates_share_one_source() -> None:
 def test_rows_that_agreed_go_on_as_if_each_had_taken_the_best_ones_steps(groups: int, span: int | None, kv_heads: int | None) -> None:
     decoder, rows = decoder_of(span, kv_heads), 6
     sources, x, table = sources_of(decoder, 1), torch.randn(rows, STEPS, 128), rotary_table(torch.arange(STEPS), 64)
-    stepper = Stepper(decoder, sources, table, rows, STEPS, groups)
+    stepper = Stepper(decoder, sources, table, rows, STEPS, rows // groups, 7)
     told, taken = x.clone(), []
     for step in range(STEPS):
         taken.append(stepper(x[:, step]))
