@@ -2,11 +2,16 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
 from autosing.errors import ConfigError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -30,6 +35,37 @@ def pick_device(name: str = "auto") -> torch.device:
 def usable_cores() -> int:
     """Those that this process may use: a scheduler leaves a job fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def side_by_side(
+    work: Callable[[Item], Result], items: Sequence[Item], device: torch.device, progress: Callable[[int, int], None] | None = None
+) -> list[Result]:
+    """`work` of each item, for inference. On a CPU as many at a time as torch has threads, one thread each: what is made of many small operations
+    gains little from several threads inside them. On other devices, or with one thread, one after the other.
+
+    Args:
+        progress: told (items done, items).
+    """
+    threads = torch.get_num_threads()
+
+    def infer(item: Item) -> Result:
+        with torch.inference_mode():
+            return work(item)
+
+    if device.type != "cpu" or threads == 1 or len(items) < 2:
+        return list(_counted(map(infer, items), len(items), progress))
+    try:
+        with ThreadPoolExecutor(min(threads, len(items)), "side by side", torch.set_num_threads, (1,)) as pool:
+            return list(_counted(pool.map(infer, items), len(items), progress))
+    finally:
+        torch.set_num_threads(threads)  # a part of what a thread says for itself holds for all
+
+
+def _counted(results: Iterator[Result], count: int, progress: Callable[[int, int], None] | None) -> Iterator[Result]:
+    for done, result in enumerate(results, start=1):
+        if progress is not None:
+            progress(done, count)
+        yield result
 
 
 def has_matrix_units(dtype: torch.dtype) -> bool:

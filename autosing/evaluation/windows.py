@@ -177,7 +177,7 @@ class Window:
         for _ in range(rounds):
             version, told = repair(
                 version, rounds=1, spec=self.bench.codec.spec, pronounce=self.bench.pronounce,
-                sing=lambda template: self.sing(melody.expand(ways, -1), template), listen=self.listen,
+                sing=lambda template: self.sing(melody.expand(ways, -1), template), listen=lambda several: [self.listen(codes) for codes in several],
             )  # fmt: skip
             versions.append(version)
             if not told:

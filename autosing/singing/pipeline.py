@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import autosing
+from autosing.device import side_by_side
 from autosing.errors import ConfigError, DataError, MismatchError
 from autosing.models.io import load_model, resolve, weights_file
 from autosing.nn.embeddings import code_features, same_fit
@@ -440,9 +441,12 @@ class Singer:
         clock.begin("repair")
         best = takes.order[0]
 
-        def listen(one: Tensor) -> Version:
+        def hear(one: Tensor) -> Version:
             vocals = self.codec.decode(one[None])[0, 0].cpu()
             return Version(one, vocals, self._listen(vocals, lyrics))
+
+        def listen(several: Tensor) -> list[Version]:
+            return side_by_side(hear, list(several), self.device)
 
         version, told = repair(
             Version(codes[best], takes.vocals[best], takes.heard[best]), rounds=rounds, spec=self.codec.spec, first=first,
@@ -455,13 +459,9 @@ class Singer:
     def _judge(self, codes: Tensor, lyrics: Lyrics, clock: "_Stages") -> Takes:
         """Decode (B, K, T) and listen to every candidate."""
         clock.begin("decode")
-        vocals = torch.cat([self.codec.decode(one[None])[0] for one in codes]).cpu()
+        vocals = torch.cat(side_by_side(lambda one: self.codec.decode(one[None])[0], list(codes), self.device, clock.within)).cpu()
         clock.begin("align")
-        heard = []
-        for one in vocals:
-            heard.append(self._listen(one, lyrics))
-            clock.within(len(heard), len(vocals))
-        return Takes(vocals, heard)
+        return Takes(vocals, side_by_side(lambda one: self._listen(one, lyrics), list(vocals), self.device, clock.within))
 
     def _listen(self, vocals: Tensor, lyrics: Lyrics) -> Take:
         return self.listener.take(vocals, self.codec.spec.sample_rate, lyrics, self.pronounce)

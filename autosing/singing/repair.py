@@ -35,7 +35,7 @@ def repair(
     rounds: int,
     spec: CodecSpec,
     sing: Callable[[Tensor], Tensor],
-    listen: Callable[[Tensor], Version],
+    listen: Callable[[Tensor], Sequence[Version]],
     pronounce: Callable[[str], Sequence[str]],
     first: int = 0,
 ) -> tuple[Version, list[dict[str, Any]]]:
@@ -43,7 +43,7 @@ def repair(
 
     Args:
         sing: fills the holes of a template, (1, K, T) -> (B, K, T), in B ways; every call sings them in others.
-        listen: decodes and hears (K, T) codes.
+        listen: decodes and hears (B, K, T) codes, each by itself.
         first: frames before it stay as they are.
 
     Returns:
@@ -61,7 +61,7 @@ def repair(
         template = version.codes.clone()
         for frames in masks.values():
             template[:, frames] = spec.HOLE
-        ways = [listen(codes) for codes in sing(template[None])]
+        ways = listen(sing(template[None]))
         now = [(word_faults(way.take, pronounce), way) for way in ways if way.take.words.words]
         mixed, better = version.codes.clone(), 0
         for number, frames in masks.items():
@@ -69,7 +69,7 @@ def repair(
             if fault < faults[number]:
                 mixed[:, frames] = way.codes[:, frames]
                 better += 1
-        new = [] if any(torch.equal(mixed, known.codes) for known in (version, *ways)) else [listen(mixed)]
+        new = [] if any(torch.equal(mixed, known.codes) for known in (version, *ways)) else listen(mixed[None])
         best = min([version, *new, *ways], key=lambda v: v.take.score.badness)  # of equal ones the one with the least that is new
         outcome = {"kept": best is not version, "phone_error": best.take.score.phone_error}
         told.append({"wrong": len(masks), "better": better, **outcome})

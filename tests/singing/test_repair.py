@@ -1,6 +1,7 @@
 """Wrong words sung again: what is masked, what stays, what is kept; and the same by the models of a song."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ def spoken(codes: torch.Tensor) -> Version:
     return Version(codes, torch.zeros(0), Take(Alignment(tuple(WORDS)), phones, Score(wrong / 4, 1.0)))
 
 
+def each(hear: Callable[[torch.Tensor], Version]) -> Callable[[torch.Tensor], list[Version]]:
+    return lambda several: [hear(codes) for codes in several]
+
+
 def song(*said: int) -> Version:
     codes = torch.full((4, FRAMES), SPEC.HOLE)
     for level, stride in enumerate(SPEC.strides):
@@ -55,7 +60,7 @@ class Singing:
 
 
 def mend(version: Version, sing: Singing, rounds: int, first: int = 0) -> tuple[Version, list[dict]]:
-    return repair(version, rounds=rounds, spec=SPEC, sing=sing, listen=spoken, pronounce=lambda word: [str(PHONES[word])], first=first)
+    return repair(version, rounds=rounds, spec=SPEC, sing=sing, listen=each(spoken), pronounce=lambda word: [str(PHONES[word])], first=first)
 
 
 def test_only_wrong_words_are_masked_and_the_better_ones_kept() -> None:
@@ -98,7 +103,7 @@ def test_of_equally_right_words_the_surer_is_kept_and_doubtful_ones_are_sung_aga
         return codes
 
     sing = lambda template: torch.cat([torch.where(template < 0, sung(sure), template) for sure in (3, 8)])  # noqa: E731
-    mend = lambda sure: repair(heard(sung(sure)), rounds=1, spec=SPEC, sing=sing, listen=heard, pronounce=lambda word: [str(PHONES[word])])  # noqa: E731
+    mend = lambda sure: repair(heard(sung(sure)), rounds=1, spec=SPEC, sing=sing, listen=each(heard), pronounce=lambda word: [str(PHONES[word])])  # noqa: E731
     after, told = mend(4)
     assert int(after.codes[2, 92]) == 8 and told == [{"wrong": 1, "better": 1, "kept": True, "phone_error": 0.0}]
     assert mend(6)[1] == []  # sure enough
@@ -110,7 +115,7 @@ def test_a_way_in_which_no_word_is_found_is_passed_over() -> None:
         return version if int(codes[3, 92]) == 2 else version._replace(take=Take(Alignment(()), (), Score(1.0, None)))
 
     sing = Singing(song(7, 8, 7, 8), song(7, 2, 7, 8), ways=2)
-    after, _ = repair(song(1, 9, 3, 4), rounds=1, spec=SPEC, sing=sing, listen=deaf, pronounce=lambda word: [str(PHONES[word])])
+    after, _ = repair(song(1, 9, 3, 4), rounds=1, spec=SPEC, sing=sing, listen=each(deaf), pronounce=lambda word: [str(PHONES[word])])
     assert after.take.score.phone_error == 0.0
 
 
