@@ -14,6 +14,7 @@ import torch
 
 from autosing.errors import AlignmentError
 from autosing.perception import ALIGNERS, TRANSCRIBERS, load_aligner, load_transcriber
+from autosing.perception.alignment.base import ears_of
 from autosing.song.alignment import ALIGNMENT_TYPE, Alignment
 from autosing.song.audio import MAX_SECONDS, Audio, decode, resample
 from autosing.song.lyrics import Lyrics, parse
@@ -82,7 +83,7 @@ class AlignLyrics:
         audio = load_mixture(song, self._max_seconds) if self._source == "mixture" else decode(song.row("vocals")["audio"], 1e6)
         if not lyrics.lines:
             lyrics, source = self._transcribe(audio), TRANSCRIBED
-        wav = resample(audio.samples.mean(dim=0), audio.sample_rate, self._aligner.sample_rate)
+        wav = ears_of(self._aligner, audio.samples, audio.sample_rate)
         try:
             with torch.inference_mode():
                 alignment = self._aligner.align(wav, lyrics)

@@ -45,6 +45,7 @@ class AcousticArgs:
         crops: examples drawn from one row at a time (a row is costly to read).
         self_align: learn frame labels of speech from the model's own alignment.
         ctc_weight: of the CTC loss beside the frame loss.
+        stereo: mix in two channels, for a recogniser that hears the sides too.
     """
 
     size: str = "base"
@@ -53,6 +54,7 @@ class AcousticArgs:
     crops: int = 4
     self_align: bool = False
     ctc_weight: float = 0.3
+    stereo: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, 0.1, "crop_seconds")
@@ -104,7 +106,7 @@ class Acoustic:
         self.frames = self.samples // HOP
 
     def example(self, row: Row, rng: np.random.Generator) -> Batch | None:
-        """Crops of one row: vocals, band (R, n); labels (R, F); phones (R, P) padded, their count and whether they are timed (R,)."""
+        """Crops of one row: vocals (R, n); band (R, 1, n), or (R, 2, n) in stereo; labels (R, F); phones (R, P) padded, their count and whether they are timed (R,)."""
         crops = []
         for _ in range(self.args.crops):
             crop = self._crop(row, rng)
@@ -152,20 +154,25 @@ class Acoustic:
         }
 
     def _band(self, row: Row, start: int, rng: np.random.Generator) -> np.ndarray:
+        """(1, n), or (2, n) in stereo."""
+        channels = 2 if self.args.stereo else 1
         if row.get("accompaniment") is None:
-            return np.zeros(self.samples, dtype=np.float32)
+            return np.zeros((channels, self.samples), dtype=np.float32)
         widest = np.log(self.tunables.band_speed)
         needed = self.samples if not widest else round(self.samples * float(np.exp(rng.uniform(-widest, widest))))
         with soundfile.SoundFile(io.BytesIO(row["accompaniment"])) as file:
             file.seek(min(start, max(0, file.frames - needed)))
-            piece = _padded(file.read(needed, dtype="float32", always_2d=True).mean(1), 0, needed)
-        return piece if needed == self.samples else _stretched(piece, self.samples)
+            sound = file.read(needed, dtype="float32", always_2d=True).T
+        if not self.args.stereo:
+            sound = sound.mean(0, keepdims=True)
+        sides = [_padded(side, 0, needed) for side in np.broadcast_to(sound, (channels, sound.shape[1]))]
+        return np.stack(sides if needed == self.samples else [_stretched(side, self.samples) for side in sides])
 
     def build_model(self) -> nn.Module:
         if self.args.size not in SIZES:
             raise ConfigError(f"acoustic has no size '{self.args.size}'{nearest(self.args.size, SIZES)}")
         config = SIZES[self.args.size]
-        config = replace(config, features=self.args.features) if self.args.features else config
+        config = replace(config, features=self.args.features or config.features, stereo=self.args.stereo)
         if self.tunables.warp and config.features == "cepstrum":
             raise ConfigError("'warp' moves bands along the frequency axis, which cepstra do not have; set warp 0 or other features")
         return Recogniser(config)
@@ -197,8 +204,7 @@ class Acoustic:
     def _hear(self, model: Any, wav: Tensor) -> RecogniserOutput:
         if not (self.tunables.warp and model.training):
             return model(wav)
-        spectra = warp_formants(model.spectra(wav), model.spectra.centres_hz(), self.tunables.warp)
-        return model.read(model.trunk(spectra))
+        return model.read(model.trunk(warp_formants(model.heard(wav), model.spectra.centres_hz(), self.tunables.warp)))
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         return [ParamRule(r"bias$|norm|scale$", decay=False), ParamRule("")]

@@ -31,7 +31,7 @@ from autosing.errors import ConfigError, DataError
 from autosing.evaluation import intervals
 from autosing.perception import ALIGNERS, load_aligner, load_separator
 from autosing.perception.alignment import confidence
-from autosing.perception.alignment.base import Aligner
+from autosing.perception.alignment.base import Aligner, ears_of
 from autosing.perception.alignment.builtin import BuiltinAligner, Heard, read_lines
 from autosing.perception.separation.base import Separator
 from autosing.song.alignment import Alignment
@@ -131,7 +131,7 @@ class KnownSong:
 
     Attributes:
         name: of the song, unique in its collection.
-        wavs: what is aligned, by kind ("mixture", "vocals"): (n,) float32 at `sample_rate`.
+        wavs: what is aligned, by kind ("mixture", "vocals"): (n,), or (2, n) in stereo, float32 at `sample_rate`.
         words: the reference.
         language: in English.
     """
@@ -152,7 +152,7 @@ class KnownSong:
     def excerpt(self, seconds: Seconds) -> "KnownSong":
         """The song to `seconds` after its first word begins."""
         end = self.words[0].start + seconds
-        wavs = {kind: wav[: round(end * self.sample_rate)] for kind, wav in self.wavs.items()}
+        wavs = {kind: wav[..., : round(end * self.sample_rate)] for kind, wav in self.wavs.items()}
         return replace(self, wavs=wavs, words=tuple(word for word in self.words if word.end <= end) or self.words[:1])
 
     def lyrics(self, stamps: str) -> Lyrics:
@@ -204,7 +204,7 @@ def rendered_songs(folder: Path, kinds: Sequence[str] = ("vocals", "mixture"), l
                 vocals = mono(load(row["vocals"], 24000))
                 wavs = {"vocals": vocals} if "vocals" in kinds else {}
                 if "mixture" in kinds and row["accompaniment"] is not None:
-                    wavs["mixture"] = vocals + mono(load(row["accompaniment"], 24000))[: len(vocals)]
+                    wavs["mixture"] = vocals + load(row["accompaniment"], 24000)[:, : len(vocals)]
                 yield KnownSong(row["id"], wavs, 24000, words)
 
 
@@ -212,21 +212,21 @@ def with_separated(songs: Iterable[KnownSong], separator: Separator) -> Iterator
     """The same songs with the vocals that `separator` finds in their mixture as a further input, "separated": what processing aligns on."""
     for song in songs:
         if "mixture" in song.wavs:
-            mix = resample(song.wavs["mixture"][None], song.sample_rate, separator.sample_rate)
-            vocals = resample(separator.separate(mix).vocals[0].cpu(), separator.sample_rate, song.sample_rate)[: song.wavs["mixture"].shape[-1]]
+            mix = resample(torch.atleast_2d(song.wavs["mixture"]), song.sample_rate, separator.sample_rate)
+            vocals = resample(separator.separate(mix).vocals.cpu(), separator.sample_rate, song.sample_rate)[:, : song.wavs["mixture"].shape[-1]]
             song = replace(song, wavs={**song.wavs, "separated": vocals})
         yield song
 
 
 def real_songs(folder: Path, sample_rate: int = 24000, limit: int | None = None) -> Iterator[KnownSong]:
     """The songs of `<folder>/ultrastar_cc` and `<folder>/jamendolyrics` with their published word times, as mixtures; `limit` of either."""
-    from autosing.song.audio import load, mono
+    from autosing.song.audio import load
 
     for song in sorted((Path(folder) / "ultrastar_cc").glob("*/words.derived.csv"))[:limit]:
         audio = next(p for p in song.parent.iterdir() if p.stem == "audio")
         rows = list(csv.DictReader(io.StringIO(song.read_text(encoding="utf-8"))))
         words = _known_words(rows, [row["word"] for row in rows])
-        yield KnownSong(song.parent.name, {"mixture": mono(load(audio.read_bytes(), sample_rate))}, sample_rate, words)
+        yield KnownSong(song.parent.name, {"mixture": load(audio.read_bytes(), sample_rate)}, sample_rate, words)
     lyrics = Path(folder) / "jamendolyrics" / "lyrics"
     annotated = sorted((Path(folder) / "jamendolyrics" / "annotations" / "words").glob("*.csv"))[:limit]
     languages = _languages(Path(folder) / "jamendolyrics" / "JamendoLyrics.csv") if annotated else {}
@@ -235,7 +235,7 @@ def real_songs(folder: Path, sample_rate: int = 24000, limit: int | None = None)
         rows = list(csv.DictReader(io.StringIO(song.read_text(encoding="utf-8"))))
         texts = (lyrics / f"{song.stem}.words.txt").read_text(encoding="utf-8").split("\n")
         words = _known_words(rows, texts[: len(rows)])
-        wavs = {"mixture": mono(load(audio.read_bytes(), sample_rate))}
+        wavs = {"mixture": load(audio.read_bytes(), sample_rate)}
         yield KnownSong(song.stem, wavs, sample_rate, words, languages.get(song.stem, "unknown"))
 
 
@@ -321,7 +321,7 @@ def measure(aligner: Aligner, songs: Iterable[KnownSong], stamps: Sequence[str],
     rows: list[dict[str, Any]] = []
     for song in songs:
         for kind, wav in song.wavs.items():
-            wav = resample(wav, song.sample_rate, aligner.sample_rate)
+            wav = ears_of(aligner, torch.atleast_2d(wav), song.sample_rate)
             listened, f1 = _Listened(aligner, wav), activity_f1(aligner.activity(wav).cpu().numpy(), song.words)
             for given in stamps:
                 lyrics = song.lyrics(given)

@@ -147,11 +147,14 @@ def load_model(name: str | Path, kind: str, device: torch.device | str = "cpu") 
 def load_weights(model: Any, folder: Path) -> None:
     """Copy the tensors of a checkpoint's folder into `model`; an adapter's are added to those of its base.
 
+    Tensors whose names begin with one of the model's `added_later` stay as they are where the checkpoint has none: such a part does nothing at first.
+
     Raises:
         WeightsError: damaged file, or tensors that do not fit; names the first.
     """
     state = _read_state(folder, model.kind)
-    own = model.state_dict()
+    own, later = model.state_dict(), tuple(getattr(model, "added_later", ()))
+    state = {**{k: v for k, v in own.items() if later and k.startswith(later)}, **state}
     wrong = [k for k in {**own, **state} if k not in own or k not in state or own[k].shape != state[k].shape]
     if wrong:
         raise WeightsError(f"'{folder}' does not fit its config: tensor '{wrong[0]}' ({len(wrong)} in all); retrain or fix it")

@@ -3,7 +3,9 @@
 Log spectra at 100 frames a second -> a small 2-D convolution stem that halves time and folds frequency -> ConvNeXt blocks at 50 frames a
 second -> two read-outs: phones a frame (silence first) and CTC (blank last). Frame f is the 20 ms that start at f / 50 s.
 
-Letters: B batch, n samples, F frames (n // 480), D width, C classes (silence and the phones).
+A stereo one also hears how much of each band the two channels do not share: a voice mostly stands in the middle, much of a band does not.
+
+Letters: B batch, n samples, F frames (n // 480), D width, C classes (silence and the phones), K kinds of spectra (1, or 2 for a stereo one).
 """
 
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
@@ -43,6 +46,7 @@ class RecogniserConfig:
         kernel: taps of each block.
         expansion: hidden width of a block / D.
         dropout: in the blocks, in training.
+        stereo: hear the sides too.
     """
 
     features: str = "mel"
@@ -53,6 +57,7 @@ class RecogniserConfig:
     kernel: int = 15
     expansion: int = 3
     dropout: float = 0.0
+    stereo: bool = False
 
 
 SIZES: dict[str, RecogniserConfig] = {
@@ -71,9 +76,13 @@ class RecogniserOutput(NamedTuple):
 
 
 class Recogniser(nn.Module):
-    """(B, n) at 24 kHz -> `RecogniserOutput` at 50 frames a second. The level of the recording does not matter."""
+    """(B, n), or (B, 2, n) in stereo, at 24 kHz -> `RecogniserOutput` at 50 frames a second. The level of the recording does not matter.
+
+    One that is not stereo hears the mean of the channels; a stereo one takes one channel for two that are the same.
+    """
 
     kind: ClassVar[str] = "recogniser"
+    added_later: ClassVar[tuple[str, ...]] = ("sides.",)
     Config = RecogniserConfig
     sample_rate: ClassVar[int] = 24000
     frame_rate: ClassVar[int] = 50
@@ -90,6 +99,9 @@ class Recogniser(nn.Module):
                 nn.Conv2d(config.stem, 2 * config.stem, (3, 3), stride=(2, 1), padding=(1, 1)),
             ]
         )
+        if config.stereo:
+            self.sides = nn.Conv2d(1, config.stem, (5, 4), stride=(2, 2), padding=(2, 1), bias=False)
+            nn.init.zeros_(self.sides.weight)
         self.project = nn.Linear(2 * config.stem * -(-config.bands // 4), width)
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(width, config.kernel, dilation, config.expansion, config.dropout) for dilation in config.dilations
@@ -107,23 +119,37 @@ class Recogniser(nn.Module):
     def num_frames(samples: int) -> int:
         return samples // Recogniser.hop
 
+    def heard(self, wav: Tensor) -> Tensor:
+        """(B, n) or (B, C, n) -> front-end frames (B, K, bands, 2 F): of what the channels share, and of a stereo recogniser of half their difference."""
+        wav = wav[..., : self.num_frames(wav.shape[-1]) * self.hop]
+        middle = wav if wav.ndim == 2 else wav.mean(1)
+        if not self.config.stereo:
+            return self.spectra(middle)[:, None]
+        sides = torch.zeros_like(middle) if wav.ndim == 2 else (wav[:, 0] - wav[:, -1]) / 2
+        return self.spectra(torch.stack([middle, sides], 1))
+
     def features(self, wav: Tensor) -> Tensor:
-        """(B, n) -> (B, F, D)."""
-        return self.trunk(self.spectra(wav[..., : self.num_frames(wav.shape[-1]) * self.hop]))
+        """(B, n) or (B, 2, n) -> (B, F, D)."""
+        return self.trunk(self.heard(wav))
 
     def trunk(self, spectra: Tensor) -> Tensor:
-        """Front-end frames (B, bands, 2 F) -> (B, F, D)."""
+        """Front-end frames (B, K, bands, 2 F) -> (B, F, D)."""
         x = spectra
         for x in self.layers(spectra):  # noqa: B007 - the last counts
             pass
         return x
 
     def layers(self, spectra: Tensor) -> Iterator[Tensor]:
-        """What each layer makes of front-end frames (B, bands, 2 F), (B, ..., F or 2 F, ...); the last is what `trunk` gives."""
-        x = spectra[:, None] / 3.0
-        for layer in self.stem:
-            x = nnf.gelu(layer(x))
-            yield x
+        """What each layer makes of front-end frames (B, K, bands, 2 F), (B, ..., F or 2 F, ...); the last is what `trunk` gives."""
+        middle, *sides = (spectra / 3.0).split(1, 1)
+        first, second = self.stem
+        x = first(middle)
+        if sides:
+            x = x + self.sides(sides[0])
+        x = nnf.gelu(x)
+        yield x
+        x = nnf.gelu(second(x))
+        yield x
         x = self.project(x.flatten(1, 2).transpose(1, 2))
         for block in self.blocks:
             x = block(x)

@@ -5,7 +5,7 @@ is centred on sample i * hop + hop / 2. Powers are divided by their mean over a 
 only on its neighbourhood: a song cut into overlapping pieces gives the same frames as the whole song. The level is the mean of
 powers (not of logs): pauses do not raise it, and the loudest sounds set it.
 
-Letters: B batch, n samples, F frames. The mel scale is HTK's: 2595 log10(1 + f / 700).
+Letters: B batch, C channels, n samples, F frames. The mel scale is HTK's: 2595 log10(1 + f / 700).
 """
 
 import math
@@ -93,18 +93,24 @@ class LogSpectrum(nn.Module):
         return self.filterbank @ (torch.arange(self.filterbank.shape[1], device=self.filterbank.device) * (self.sample_rate / self.n_fft))
 
     def forward(self, wav: Tensor) -> Tensor:
-        """(B, n) -> (B, bands, n // hop), about 0 at the local mean power, about -2.3 a 10 dB below; silence is about -7."""
+        """(B, n) -> (B, bands, n // hop), about 0 at the local mean power, about -2.3 a 10 dB below; silence is about -7.
+
+        (B, C, n), recordings made together, -> (B, C, bands, n // hop), all against the local mean power of the first.
+        """
+        if wav.ndim == 2:
+            return self(wav[:, None])[:, 0]
+        batch, channels, _ = wav.shape
         frames = wav.shape[-1] // self.hop
         if frames == 0:
-            return wav.new_zeros(wav.shape[0], self.bands, 0)
+            return wav.new_zeros(batch, channels, self.bands, 0)
         left = (self.n_fft - self.hop) // 2
         right = max(0, (frames - 1) * self.hop + self.n_fft - left - wav.shape[-1])
-        padded = nnf.pad(wav, (left, right))
+        padded = nnf.pad(wav.flatten(0, 1), (left, right))
         spectrum = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
-        bands = self.filterbank @ power[..., :frames]
+        bands = (self.filterbank @ power[..., :frames]).unflatten(0, (batch, channels))
         half = self.level_frames // 2
-        level = nnf.avg_pool1d(bands.mean(1, keepdim=True), self.level_frames, stride=1, padding=half, count_include_pad=False)
+        level = nnf.avg_pool1d(bands[:, 0].mean(1, keepdim=True), self.level_frames, stride=1, padding=half, count_include_pad=False)[:, None]
         levelled = torch.log(bands + 1e-6) - torch.log(level + 1e-3)
         levelled = levelled.clamp(min=-9.0)
         return self.basis @ levelled if self.basis.numel() else levelled

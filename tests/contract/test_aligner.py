@@ -9,7 +9,7 @@ import torch
 
 from autosing.errors import AlignmentError
 from autosing.perception import load_aligner
-from autosing.perception.alignment.base import Aligner
+from autosing.perception.alignment.base import Aligner, ears_of
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import parse_lrc, parse_raw
 from tests.outside_models import small_bundle, write_bundle, write_wav2vec2
@@ -88,6 +88,16 @@ def test_the_same_song_gives_the_same_times_and_is_left_as_it_was(aligner: Align
     aligner.align(sound(aligner, 4) * 3, parse_raw("let it be"))  # whatever it heard in between
     assert aligner.align(wav, lyrics) == first
     assert torch.equal(wav, before)
+
+
+def test_a_recording_comes_in_one_channel_unless_two_tell_more(aligner: Aligner) -> None:
+    sides = torch.stack([sound(aligner), torch.zeros(len(sound(aligner)))])
+    assert ears_of(aligner, sides, aligner.sample_rate).shape == (sides.shape if aligner.stereo else sides[0].shape)
+    torch.testing.assert_close(ears_of(aligner, sides[:1], aligner.sample_rate), sides[0])
+    assert len(ears_of(aligner, sides.mean(0, keepdim=True), 2 * aligner.sample_rate)) == len(sides[0]) // 2
+    if aligner.stereo:
+        one, two = aligner.align(sides[0], parse_lrc(LRC)), aligner.align(sides[:1].expand(2, -1), parse_lrc(LRC))
+        assert [word.start for word in two.words] == pytest.approx([word.start for word in one.words], abs=0.02)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

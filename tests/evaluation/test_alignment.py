@@ -83,7 +83,7 @@ def test_activity_closes_short_gaps_and_counts_frames():
 class _Counting:
     """Places words evenly over the recording, hears singing everywhere."""
 
-    name, sample_rate = "counting", 24_000
+    name, sample_rate, stereo = "counting", 24_000, False
 
     def align(self, wav, lyrics):
         words = [(text, number) for number, line in enumerate(lyrics.lines) for text in line.text.split()]
@@ -128,5 +128,5 @@ def test_separated_vocals_are_a_further_input():
     mixture = 0.1 * torch.randn(24_000, generator=torch.Generator().manual_seed(0))
     song = KnownSong("a", {"mixture": mixture}, 24_000, (TimedWord("la", 0.1, 0.4, 0),))
     (found,) = with_separated([song], BuiltinSeparator(mask_floor=1.0))
-    torch.testing.assert_close(found.wavs["separated"], mixture, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.wavs["separated"], mixture[None], atol=1e-5, rtol=1e-4)
     assert set(found.wavs) == {"mixture", "separated"} and found.words == song.words

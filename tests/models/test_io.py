@@ -1,12 +1,13 @@
 """Checkpoints: round trips in every stored precision, and refusals that name the file."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from autosing.errors import MismatchError, WeightsError
-from autosing.models.io import load_model, read_config, save_model
+from autosing.models.io import load_model, load_weights, read_config, save_model
 from autosing.models.recogniser import SIZES, Recogniser
 
 
@@ -54,3 +55,16 @@ def test_refusals_name_the_file(model, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WeightsError, match="is damaged"):
         load_model(tmp_path, "recogniser")
+
+
+def test_a_part_that_was_added_later_does_nothing_where_the_checkpoint_has_none(model, tmp_path):
+    save_model(model, tmp_path, {})
+    grown = Recogniser(replace(SIZES["micro"], stereo=True))
+    load_weights(grown, tmp_path)
+    assert not grown.sides.weight.any() and torch.equal(grown.project.weight, model.project.weight)
+    torch.nn.init.ones_(grown.sides.weight)
+    save_model(grown, tmp_path, {})
+    again, _ = load_model(tmp_path, "recogniser")
+    assert again.config.stereo and again.sides.weight.all()
+    with pytest.raises(WeightsError, match="sides"):  # nobody throws away what was learnt
+        load_weights(model, tmp_path)

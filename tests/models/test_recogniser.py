@@ -1,5 +1,7 @@
 """The recogniser: shapes, frame count, saving, and pieces that agree with the whole."""
 
+from dataclasses import replace
+
 import torch
 
 from autosing.models.io import load_model, save_model
@@ -20,6 +22,21 @@ def test_shapes_follow_the_contract():
     assert out.features.shape == (2, 50, model.width)
     torch.testing.assert_close(model.features(torch.zeros(1, 4800)), model(torch.zeros(1, 4800)).features)
     assert model.num_frames(24000) == 50 == model.frame_rate
+
+
+def test_a_stereo_recogniser_hears_the_sides_and_takes_one_channel_for_two():
+    wav, other = torch.randn(2, 3, 24000) * 0.1
+    plain = _model()
+    torch.manual_seed(0)
+    stereo = Recogniser(replace(SIZES["micro"], stereo=True)).eval()
+    stereo.load_state_dict(plain.state_dict(), strict=False)
+    both = torch.stack([wav + other, wav - other], 1)
+    for model in plain, stereo:  # the part that hears the sides says nothing before it has learnt
+        torch.testing.assert_close(model(both).frames, plain(wav).frames)
+    torch.nn.init.normal_(stereo.sides.weight, std=0.1)
+    assert not torch.allclose(stereo(both).frames, stereo(wav).frames, atol=1e-2)
+    torch.testing.assert_close(stereo(wav[:, None].expand(-1, 2, -1)).frames, stereo(wav).frames)
+    torch.testing.assert_close(stereo(both.flip(1)).frames, stereo(both).frames)  # left and right are one
 
 
 def test_sizes_are_as_promised():

@@ -49,17 +49,18 @@ def test_filterbanks_have_no_empty_band():
     torch.testing.assert_close(basis @ basis.T, torch.eye(16))
 
 
-def test_mixing_is_seeded_and_leaves_nothing_broken():
-    vocals, band = _noise(1.0).repeat(6, 1), _noise(1.0, 1).repeat(6, 1)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_mixing_is_seeded_and_leaves_nothing_broken(channels):
+    vocals, band = _noise(1.0).repeat(6, 1), _noise(1.0, 1)[:, None].repeat(6, channels, 1)
     band[2:] = 0
     torch.manual_seed(3)
     first, muted = mix_batch(vocals, band, Disturbance())
     torch.manual_seed(3)
     second, _ = mix_batch(vocals, band, Disturbance())
     torch.testing.assert_close(first, second)
-    assert first.shape == vocals.shape and torch.isfinite(first).all() and muted.dtype == torch.bool
+    assert first.shape == band.shape and torch.isfinite(first).all() and muted.dtype == torch.bool
     plain, none_muted = mix_batch(vocals, band, Disturbance(0.0))
-    torch.testing.assert_close(plain, vocals + band)
+    torch.testing.assert_close(plain, vocals[:, None] + band)
     assert not none_muted.any()
 
 
@@ -80,12 +81,26 @@ def test_warped_formants_move_apart_and_nothing_else_changes():
     """Where every band holds its own frequency, a warped one holds the frequency that it was read from."""
     centres = FRONT_ENDS["mel"](80).centres_hz()
     assert (centres.diff() > 0).all() and 50 < centres[0] < 120 and 10_000 < centres[-1] < 11_000
-    spectra = centres[None, :, None].repeat(200, 1, 3)
+    spectra = centres[None, None, :, None].repeat(200, 2, 1, 3)
     torch.testing.assert_close(warp_formants(spectra, centres, 0.0), spectra)
     torch.manual_seed(0)
     moved = warp_formants(spectra, centres, 0.15)
     assert moved.shape == spectra.shape and torch.equal(moved[..., 0], moved[..., 2])
+    assert torch.equal(moved[:, 0], moved[:, 1]), "all spectra of an item alike"
+    moved = moved[:, 0]
     assert (moved[..., 0].diff(dim=1) >= 0).all(), "order along the axis is kept"
     factors = (moved[..., 0] / centres)[:, [int((centres - hz).abs().argmin()) for hz in (300.0, 1500.0, 4500.0)]]
     assert factors.min() > 0.77 and factors.max() < 1.29 and (factors.std(0) > 0.08).all()
     assert torch.corrcoef(factors.T)[0, 2].abs() < 0.3, "each part of the axis has a factor of its own"
+
+
+def test_a_stereo_mixture_has_its_voice_in_the_middle_and_a_room_on_both_sides():
+    """Without a band: most voices are the same left and right but for their rooms, none is to one side by more than 8 dB, a third is narrowed to one channel."""
+    torch.manual_seed(0)
+    vocals = torch.randn(200, 12000)
+    mix, muted = mix_batch(vocals, torch.zeros(200, 2, 12000), Disturbance())
+    mix = mix[~muted]
+    left, right = mix.square().mean(2).unbind(1)
+    sides = (mix[:, 0] - mix[:, 1]).square().mean(1) / 4 / mix.mean(1).square().mean(1)
+    assert (10 * (left / right).log10()).abs().max() < 9
+    assert 0.25 < (sides < 1e-9).float().mean() < 0.5 and sides.max() < 0.6

@@ -30,7 +30,7 @@ class FakeSeparator:
 
 
 class FakeAligner:
-    name, sample_rate = "fake", RATE
+    name, sample_rate, stereo = "fake", RATE, False
 
     def __init__(self, device: torch.device):
         del device

@@ -74,13 +74,13 @@ def test_labels_follow_the_sound_through_the_change_of_speed():
 def test_bands_play_at_a_speed_of_their_own():
     """The song's band is a tone of 900 Hz; its pitch in an example tells the speed."""
 
-    def pitches(band_speed: float) -> list[float]:
-        task = TASK(AcousticArgs(size="micro", crop_seconds=1.0, crops=8), AcousticTunables(disturb=0.0, band_speed=band_speed), DatasetMeta())
+    def pitches(band_speed: float, stereo: bool = False) -> list[float]:
+        task = TASK(AcousticArgs(size="micro", crop_seconds=1.0, crops=8, stereo=stereo), AcousticTunables(disturb=0.0, band_speed=band_speed), DatasetMeta())
         example = task.example(_song(), np.random.default_rng(2))
-        assert example is not None and example["band"].shape == (8, 24000)
-        return [float(torch.fft.rfft(band).abs().argmax()) for band in example["band"]]
+        assert example is not None and example["band"].shape == (8, 1 + stereo, 24000)
+        return [float(torch.fft.rfft(band).abs().argmax()) for band in example["band"].flatten(0, 1)]
 
-    assert pitches(1.0) == [900.0] * 8
+    assert pitches(1.0) == [900.0] * 8 and pitches(1.0, stereo=True) == [900.0] * 16
     moved = pitches(1.5)
     assert 590 < min(moved) < 750 and 1080 < max(moved) < 1360
     with pytest.raises(ValueError, match="band_speed"):

@@ -18,7 +18,7 @@ from autosing.models.recogniser import BLANK, Recogniser
 
 STEPS = 8
 FRONT_RATE, RATE = 1.5e-3, 5e-4
-FRONT = ("stem.", "project.")
+FRONT = ("stem.", "sides.", "project.")
 """The first layers: their parameters' names begin with one of these."""
 _PIECE_FRAMES = 3000
 _MOST_CELLS = 100_000_000
@@ -30,7 +30,7 @@ def adapted(recogniser: Recogniser, wav: Tensor, phones: Sequence[int], steps: i
 
     Args:
         recogniser: stays as it is.
-        wav: (n,) at its sample rate, on its device.
+        wav: (n,), or (2, n) in stereo, at its sample rate, on its device.
         phones: classes of what is sung, in order, without silences.
         steps: of Adam, each over the whole recording; they cost about .01 of real time each on one core.
 
@@ -44,7 +44,7 @@ def adapted(recogniser: Recogniser, wav: Tensor, phones: Sequence[int], steps: i
         student = copy.deepcopy(recogniser).requires_grad_()
         front = [p for name, p in student.named_parameters() if name.startswith(FRONT)]
         rest = [p for name, p in student.named_parameters() if not name.startswith(FRONT)]
-        pieces = [piece.clone()[None] for piece in wav.float().split(_PIECE_FRAMES * recogniser.hop) if recogniser.num_frames(len(piece)) > 0]
+        pieces = [piece.clone()[None] for piece in wav.float().split(_PIECE_FRAMES * recogniser.hop, -1) if recogniser.num_frames(piece.shape[-1]) > 0]
         optimizer = torch.optim.Adam([{"params": front, "lr": FRONT_RATE}, {"params": rest, "lr": RATE}])
         for _ in range(steps):
             optimizer.zero_grad()

@@ -6,7 +6,8 @@ recogniser gets used to the recording (`adaptation`); ears that have learnt the 
 recogniser heard before, and by whether it found them at the same times.
 
 A word's score is the estimated probability that it begins within 0.3 s of its time; a line's trust is the mean over its words
-(`line_trust`), a song's trust the share of lines above one half. Letters: n samples, F frames (50 a second), C classes.
+(`line_trust`), a song's trust the share of lines above one half. Letters: n samples (recordings are (n,), or (2, n)
+in stereo), F frames (50 a second), C classes.
 """
 
 from collections.abc import Sequence
@@ -113,14 +114,16 @@ class BuiltinAligner:
     ):
         self.device = torch.device(device)
         self.model, self.adapt_steps = model or TimingModel(), adapt_steps
+        self._recogniser: Recogniser
         self._recogniser, _ = load_model(weights, "recogniser", self.device)
+        self.stereo = self._recogniser.config.stereo
 
     def listen(self, wav: Tensor) -> Reading:
-        """(n,) -> both read-outs, in pieces of a minute that overlap, whatever is known of the words."""
+        """A recording -> both read-outs, in pieces of a minute that overlap, whatever is known of the words."""
         return self._listen(self._recogniser, wav)
 
     def log_posteriors(self, wav: Tensor) -> np.ndarray:
-        """(n,) -> (F, C) log probabilities of the classes."""
+        """A recording -> (F, C) log probabilities of the classes."""
         return self.listen(wav).log_posteriors
 
     def _listen(self, recogniser: Recogniser, wav: Tensor) -> Reading:
@@ -130,14 +133,14 @@ class BuiltinAligner:
             for first in range(0, frames, _PIECE_FRAMES):
                 begin = max(0, first - _MARGIN_FRAMES)
                 end = min(frames, first + _PIECE_FRAMES + _MARGIN_FRAMES)
-                heard = recogniser(wav[begin * hop : end * hop].to(self.device, torch.float32)[None])
+                heard = recogniser(wav[..., begin * hop : end * hop].to(self.device, torch.float32)[None])
                 own = slice(first - begin, first - begin + _PIECE_FRAMES)
                 posteriors.append(nnf.log_softmax(heard.frames[0, own], dim=-1).cpu())
                 paths.append(heard.ctc[0, own].argmax(-1).cpu())
         return Reading(torch.cat(posteriors).numpy(), torch.cat(paths).numpy())
 
     def activity(self, wav: Tensor) -> Tensor:
-        """(n,) -> (F,) probability of singing, averaged over 0.1 s."""
+        """A recording -> (F,) probability of singing, averaged over 0.1 s."""
         return torch.from_numpy(_activity(self.log_posteriors(wav)))
 
     def align(self, wav: Tensor, lyrics: Lyrics) -> Alignment:
@@ -155,7 +158,7 @@ class BuiltinAligner:
         return _alignment(self.time(heard, lines))
 
     def examine(self, wav: Tensor, lyrics: Lyrics) -> "Examined":
-        """Times and measurements of all sung words of (n,), not yet scored.
+        """Times and measurements of all sung words of a recording, not yet scored.
 
         Raises:
             AlignmentError: see `align`.
@@ -165,7 +168,7 @@ class BuiltinAligner:
         return self.time(self.hear(wav, lines), lines)
 
     def hear(self, wav: Tensor, lines: Lines) -> "Heard":
-        """(n,) -> what the recogniser hears, before and after it got used to the recording."""
+        """A recording -> what the recogniser hears, before and after it got used to the recording."""
         plain = self.log_posteriors(wav)
         if not self.adapt_steps:
             return Heard(plain)

@@ -33,6 +33,7 @@ class CtcAligner:
 
     name = "ctc"
     sample_rate = wav2vec2.SAMPLE_RATE
+    stereo = False
 
     def __init__(self, device: torch.device | str = "cpu", weights: str | None = None, model: str | None = None):
         """

@@ -44,6 +44,7 @@ class WhisperxAligner:
 
     name = "whisperx"
     sample_rate = wav2vec2.SAMPLE_RATE
+    stereo = False
 
     def __init__(self, device: torch.device | str = "cpu", weights: str | None = None, model: str | None = None, language: str = "en"):
         """

@@ -133,7 +133,7 @@ class Listeners(nn.Module):
 
     def _heard(self, wave: Tensor) -> tuple[list[Tensor], Tensor]:
         net = self.recogniser
-        *states, last = net.layers(net.spectra(wave[..., : net.num_frames(wave.shape[-1]) * net.hop]))
+        *states, last = net.layers(net.heard(wave))
         return states, net.frame_head(last).log_softmax(-1)
 
 
