@@ -50,7 +50,7 @@ class Listener(Protocol):
 
 
 class Recording(NamedTuple):
-    """(n,) at the codec's rate; `f0_hz` (T,) at frame centres, 0 = unvoiced, or None; `phones` of the lyrics, or None; `band` or None."""
+    """(n,) at the codec's rate; `f0_hz` (T,) at frame centres, 0 = unvoiced, or None; `phones` of the lyrics, or None; `band` (C, n) or None."""
 
     name: str
     wav: Tensor
@@ -121,7 +121,7 @@ def rendered_recordings(
                 f0 = np.frombuffer(row["f0"], np.float32)
                 centres = (np.arange(len(wav) // spec.hop) + 0.5) * spec.hop / spec.sample_rate
                 at_frames = f0[np.clip(np.round(centres * F0_RATE).astype(int), 0, len(f0) - 1)]
-                band = _mono(row["accompaniment"], spec.sample_rate)[: len(wav)] if row["accompaniment"] else None
+                band = _channels(row["accompaniment"], spec.sample_rate)[:, : len(wav)] if row["accompaniment"] else None
                 yield Recording(row["id"], wav, at_frames, tuple(row["pron"] or ()) or None, band)
                 count += 1
                 if limit is not None and count >= limit:
@@ -133,13 +133,13 @@ def separated(recordings: Iterable[Recording], codec: BuiltinCodec, separator: A
     for number, recording in enumerate(recordings):
         if recording.band is None or not bool(recording.band.any()):
             continue
-        band = torch.nn.functional.pad(recording.band, (0, len(recording.wav) - len(recording.band)))
+        band = torch.nn.functional.pad(recording.band, (0, len(recording.wav) - recording.band.shape[1]))
         if separator is not None:
             rate = separator.sample_rate
-            mix = audio.resample((recording.wav + band)[None], codec.spec.sample_rate, rate).expand(2, -1)
+            mix = audio.resample(recording.wav + band, codec.spec.sample_rate, rate)
             heard = audio.resample(separator.separate(mix).vocals, rate, codec.spec.sample_rate).mean(0)
         else:
-            heard = through_mask(recording.wav[None], band[None], torch.Generator().manual_seed(number))[0]
+            heard = through_mask(recording.wav[None], band.mean(0, keepdim=True), torch.Generator().manual_seed(number))[0]
         heard = torch.nn.functional.pad(heard, (0, max(0, len(recording.wav) - len(heard))))[: len(recording.wav)]
         yield recording._replace(wav=heard)
 
@@ -149,7 +149,7 @@ def leaking(recordings: Iterable[Recording]) -> Iterator[Recording]:
     for recording in recordings:
         if recording.band is None or not bool(recording.band.any()):
             continue
-        band = torch.nn.functional.pad(recording.band, (0, len(recording.wav) - len(recording.band)))
+        band = torch.nn.functional.pad(recording.band, (0, len(recording.wav) - recording.band.shape[1])).mean(0)
         gain = (recording.wav.square().mean() / band.square().mean()).sqrt() * 10 ** (-LEAK_DB / 20)
         yield recording._replace(wav=recording.wav + gain * band)
 
@@ -164,9 +164,14 @@ def real_recordings(
             yield Recording(path.parent.name if path.stem == "vocals" else path.stem, wav, None, None)
 
 
-def _mono(data: bytes, rate: int) -> Tensor:
+def _channels(data: bytes, rate: int) -> Tensor:
+    """(C, n)."""
     song = audio.decode(data)
-    return audio.resample(song.samples.mean(0, keepdim=True), song.sample_rate, rate)[0]
+    return audio.resample(song.samples, song.sample_rate, rate)
+
+
+def _mono(data: bytes, rate: int) -> Tensor:
+    return _channels(data, rate).mean(0)
 
 
 def measure(codec: BuiltinCodec, recordings: Iterable[Recording], judge: Listener | None = None) -> dict[str, Any]:
