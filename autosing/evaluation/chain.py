@@ -3,7 +3,8 @@
 Windows come from a token set of unseen rendered songs: their lyrics, accompaniment codes and voice are the request, their own tokens are
 never shown to the models. As in `sing.py`, the chain sings several candidates, takes the one in which the aligner's recogniser hears the
 fewest wrong phones (`chosen`), and sings its wrong words again; `one_try` is the first candidate. Beside the chain stand the codec alone (true
-codes decoded) and sm2a alone (true semantic tokens, one try). `mismatched` compares what was sung with the lyrics of another song: what a chain without words would get.
+codes decoded) and sm2a alone (true semantic tokens, one try). `mismatched` compares what was sung with the lyrics of every
+other song: what a chain without words would get.
 
 `added` divides the chain's error up: what the judge mishears of the original vocals, and what codec, sm2a, t2s, choosing among candidates and
 repair add to that, each with the interval of the difference on the same windows; `share` is of the whole. They sum to the chain's error. `notes_in_key`
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from autosing.errors import DataError
 from autosing.evaluation import intervals, soundness
-from autosing.evaluation.judge import Judge, added_error, phone_error_rate
+from autosing.evaluation.judge import Judge, added_error, mismatched_rate, phone_error_rate
 from autosing.evaluation.melody import Note, fitting_scales, notes_of, share_in_key
 from autosing.evaluation.separation import rendered_rows
 from autosing.evaluation.voice import area_under_curve
@@ -39,12 +40,6 @@ STAGES = (("judge", "original"), ("codec", "codec"), ("sm2a", "sm2a"), ("t2s", "
 """What adds to the phone error, and the take that it shows in, in order."""
 COSTS = ("t2s", "sm2a", "decode", "listen")
 """Stages of `windows.Bench` that a song goes through before repair."""
-
-
-def of_another_song(songs: Sequence[str], index: int) -> int:
-    """The next window, cyclically, that is of another song than window `index`."""
-    turns = (number % len(songs) for number in range(index + 1, index + len(songs)))
-    return next(number for number in turns if songs[number] != songs[index])
 
 
 def chain_figures(
@@ -123,11 +118,11 @@ def chain_figures(
                     soundfile.write(buffer, take.numpy(), codec.spec.sample_rate, format="WAV")
                     (keep / f"{index}_{name}.wav").write_bytes(buffer.getvalue())
     length = len(rows) * meta.window_seconds
-    other = [written[of_another_song([row["song"] for row in rows], index)] for index in range(len(rows))]
+    names = [row["song"] for row in rows]
     heard = {name: takes for name, takes in heard.items() if len(takes) == len(rows)}
     rates = {name: phone_error_rate(takes, written).figures() for name, takes in heard.items()}
-    rates["mismatched"] = phone_error_rate(heard["chain"], other).figures()
-    rates["mismatched_truth"] = phone_error_rate(written, other).figures()  # what singing and hearing without a fault would get
+    rates["mismatched"] = mismatched_rate(heard["chain"], written, names).figures()
+    rates["mismatched_truth"] = mismatched_rate(written, written, names).figures()  # what singing and hearing without a fault would get
     return {
         "windows": len(rows),
         "songs": len({row["song"] for row in rows}),

@@ -59,6 +59,17 @@ def added_error(
     return ErrorRate(float(more.sum() / max(1.0, length.sum())), *intervals.of_rate(more, length, seed), len(more))
 
 
+def mismatched_rate(
+    heard: Sequence[Sequence[str]], written: Sequence[Sequence[str]], songs: Sequence[str], seed: int = 0
+) -> ErrorRate:
+    """Phone error of what was heard of each recording against what was written of every recording of another song."""
+    wrong, length = np.zeros(len(heard)), np.zeros(len(heard))
+    for index, song in enumerate(songs):
+        others = [text for text, other in zip(written, songs, strict=True) if other != song]
+        wrong[index], length[index] = _wrong([heard[index]] * len(others), others).sum(), _lengths(others).sum()
+    return ErrorRate(float(wrong.sum() / max(1.0, length.sum())), *intervals.of_rate(wrong, length, seed), len(heard))
+
+
 def _wrong(heard: Sequence[Sequence[str]], written: Sequence[Sequence[str]]) -> np.ndarray:
     return np.array([edit_distance(w, h) for h, w in zip(heard, written, strict=True)], dtype=float)
 

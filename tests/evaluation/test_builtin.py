@@ -10,7 +10,7 @@ import torch
 
 from autosing.errors import DataError
 from autosing.evaluation import builtin
-from autosing.evaluation.chain import added_by_stage, asked_voice_auc, of_another_song
+from autosing.evaluation.chain import added_by_stage, asked_voice_auc
 from autosing.evaluation.figures import Figure
 from autosing.evaluation.separation import rendered_rows
 from autosing.evaluation.windows import LEAST_PHONES, validation_rows
@@ -113,11 +113,6 @@ def test_every_song_gives_a_window_before_any_gives_two(tmp_path):
     rows, _ = validation_rows(token_set(tmp_path, ["a", "a", "a", "b", "c", "c"]), 4)
     assert [row["song"] for row in rows] == ["a", "b", "c", "a"]
     assert len(validation_rows(tmp_path, 100)[0]) == 6
-
-
-def test_the_other_lyrics_are_of_another_song():
-    songs = ["a", "b", "a", "a"]
-    assert [of_another_song(songs, i) for i in range(4)] == [1, 2, 1, 1]
 
 
 def test_the_stages_sum_to_the_error_of_the_chain():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autosing.evaluation.judge import Judge, added_error, phone_error_rate
+from autosing.evaluation.judge import Judge, added_error, mismatched_rate, phone_error_rate
 
 
 def test_rates_are_pooled_over_recordings() -> None:
@@ -29,3 +29,11 @@ def test_what_is_added_is_the_difference_on_the_same_recordings() -> None:
 
 def test_silence_has_no_phones() -> None:
     assert Judge().phones(torch.zeros(48_000)) == ()
+
+
+def test_other_lyrics_are_those_of_every_other_song():
+    written = [tuple("ab"), tuple("abcd"), tuple("xy")]
+    heard = [tuple("ab"), tuple("ab"), tuple("x")]
+    rate = mismatched_rate(heard, written, ["a", "a", "b"])  # each of song a against "xy", "x" against both of song a
+    assert rate.value == pytest.approx((2 + 2 + 2 + 4) / (2 + 2 + 2 + 4)) and rate.recordings == 3
+    assert mismatched_rate([tuple("xa"), *heard[1:]], written, ["a", "a", "b"]).value == pytest.approx(9 / 10)
