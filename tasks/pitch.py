@@ -1,8 +1,8 @@
 """Train the pitch net (models/pitch.py) on rendered vocals, whose F0 is exact, made hard the way separated stems are hard.
 
 A row gives a crop of vocals, of its accompaniment and the F0 of every frame. In `losses` each voice gets another song's band: as plain
-leakage, or by way of a soft mask on their mixture, which leaves the holes and the musical noise of a separator. Speed (and so pitch and
-formants), equaliser, reverb, noise and level vary too.
+leakage, or by way of a soft mask on their mixture, which leaves the holes and the musical noise of a separator. Vocals that a separator made
+(`autosing.rendering separated`) have both already and get no more. Speed (and so pitch and formants), equaliser, reverb, noise and level vary too.
 """
 
 import io
@@ -29,11 +29,13 @@ class PitchArgs:
     seconds: length of a crop.
     speed: a crop is played up to this much faster or slower.
     min_voiced: of three crops the first with this share of voiced frames is taken, else the last.
+    long: the net also looks at frames farther away.
     """
 
     seconds: float = 1.536
     speed: float = 1.6
     min_voiced: float = 0.3
+    long: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(self, 0.1, "seconds")
@@ -74,9 +76,9 @@ class PitchTask:
 
     def __init__(self, args: PitchArgs, tunables: PitchTunables, meta: DatasetMeta):
         self.args, self.tunables, self.meta = args, tunables, meta
-        self.config = PitchConfig()
+        self.config = PitchConfig(long=args.long)
         self.parts = ("songs",)
-        self.columns = ("vocals", "accompaniment", "f0")
+        self.columns = ("kind", "vocals", "accompaniment", "f0")
 
     def example(self, row: Row, rng: np.random.Generator) -> Batch | None:
         if row["f0"] is None or row["vocals"] is None:
@@ -99,6 +101,7 @@ class PitchTask:
             "vocals": torch.from_numpy(wave),
             "accompaniment": torch.from_numpy(self._band(row["accompaniment"], samples, rng)),
             "f0_hz": torch.from_numpy(hz),
+            "separated": torch.tensor(row.get("kind") == "separated"),
         }
 
     def _frame_f0(self, f0: np.ndarray, first_sample: int, samples: int, speed: float) -> np.ndarray:
@@ -129,7 +132,7 @@ class PitchTask:
 
     def losses(self, model: nn.Module, batch: Batch) -> Losses:
         t = self.tunables
-        wav = roughen(batch["vocals"], batch["accompaniment"], t.clean, t.leak) if model.training else batch["vocals"]
+        wav = roughen(batch["vocals"], batch["accompaniment"], t.clean, t.leak, batch["separated"]) if model.training else batch["vocals"]
         logits, voicing = model(wav)
         hz = batch["f0_hz"]
         voiced = hz > 0
@@ -155,8 +158,9 @@ class PitchTask:
         return {"sample_rate": self.config.sample_rate, "hop": self.config.hop}
 
 
-def roughen(vocals: Tensor, band: Tensor, clean: float, leak: float) -> Tensor:
-    """Vocals (B, n) as a separator might deliver them, from (B, n) bands of other songs in the batch; levels vary."""
+def roughen(vocals: Tensor, band: Tensor, clean: float, leak: float, separated: Tensor) -> Tensor:
+    """Vocals (B, n) as a separator might deliver them, from (B, n) bands of other songs in the batch; levels vary. Of those that are
+    `separated` already, (B,) bool, noise, equaliser and level alone vary."""
     rows, device = vocals.shape[0], vocals.device
     band = band.roll(1, 0)
     kind = torch.rand(rows, device=device)
@@ -171,7 +175,7 @@ def roughen(vocals: Tensor, band: Tensor, clean: float, leak: float) -> Tensor:
     wet = torch.where(torch.rand(rows, 1, device=device) < 0.35, reverberated(vocals), vocals)
     leaking = wet + scaled(band, 3.0, 25.0)
     masked = through_mask(wet, scaled(band, -3.0, 6.0))
-    wave = torch.where((kind < clean)[:, None], wet, torch.where((kind < clean + leak)[:, None], leaking, masked))
+    wave = torch.where(separated[:, None], vocals, torch.where((kind < clean)[:, None], wet, torch.where((kind < clean + leak)[:, None], leaking, masked)))
     wave = wave + scaled(torch.randn_like(wave), 20.0, 60.0)
     wave = equalised(wave)
     peak = wave.abs().amax(1, keepdim=True).clamp(min=1e-4)

@@ -28,6 +28,7 @@ class PitchConfig:
         octaves, bins_per_octave: the F0 axis has `octaves * bins_per_octave` bins.
         harmonics: multiples of a candidate's F0 whose spectrum it sees.
         channels: width of the convolutions.
+        long: one more layer, which sees a quarter of a second: a voice goes on where it was, an instrument that leaks comes and goes.
     """
 
     sample_rate: int = 24_000
@@ -38,6 +39,7 @@ class PitchConfig:
     bins_per_octave: int = 36
     harmonics: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
     channels: int = 16
+    long: bool = False
 
     @property
     def bins(self) -> int:
@@ -50,7 +52,7 @@ class PitchConfig:
 
 
 FRAMES_A_BLOCK = 256
-CONTEXT_FRAMES = 16  # more than the net sees each way
+CONTEXT_FRAMES, LONG_CONTEXT_FRAMES = 16, 28  # more than the net sees each way
 
 
 class PitchNet(nn.Module):
@@ -58,6 +60,7 @@ class PitchNet(nn.Module):
 
     kind: ClassVar[str] = "pitch"
     Config = PitchConfig
+    added_later: ClassVar[tuple[str, ...]] = ("span",)
 
     def __init__(self, config: PitchConfig):
         super().__init__()
@@ -76,6 +79,9 @@ class PitchNet(nn.Module):
         self.wide = nn.Conv2d(c, c, (5, 5), padding=(2, 2))
         self.salience = nn.Conv2d(c, 1, (3, 3), padding=1)
         self.norms = nn.ModuleList(nn.GroupNorm(1, c) for _ in range(4))
+        if config.long:
+            self.span = nn.Conv2d(c, c, (7, 3), padding=(12, 1), dilation=(4, 1))
+            self.span_norm, self.span_gate = nn.GroupNorm(1, c), nn.Parameter(torch.zeros(c, 1, 1))
         self.timbre = nn.Conv1d(self._axis, 24, 1)
         self.voicing = nn.Sequential(nn.Conv1d(24 + 2 * c + 3, 32, 5, padding=2), nn.GELU(), nn.Conv1d(32, 1, 5, padding=2))
 
@@ -111,20 +117,16 @@ class PitchNet(nn.Module):
         q = self.config.bins
         shifted = [white[..., self._below + s : self._below + s + q] for s in self._shifts]
         x = self.stack(torch.cat(shifted, 1))
-        x = F.gelu(self._normed(0, x))
-        x = x + F.gelu(self._normed(1, self.local(x)))
-        x = x + F.gelu(self._normed(2, self.octave(x)))
-        x = x + F.gelu(self._normed(3, self.wide(x)))
+        x = F.gelu(_normed(self.norms[0], x))
+        x = x + F.gelu(_normed(self.norms[1], self.local(x)))
+        x = x + F.gelu(_normed(self.norms[2], self.octave(x)))
+        x = x + F.gelu(_normed(self.norms[3], self.wide(x)))
+        if self.config.long:
+            x = x + self.span_gate * F.gelu(_normed(self.span_norm, self.span(x)))
         logits = self.salience(x)[:, 0]
         peaks = torch.stack([logits.amax(2), logits.logsumexp(2), plain.mean(2)], 1)
         seen = torch.cat([self.timbre(plain.transpose(1, 2)), x.amax(3), x.mean(3), peaks], 1)
         return logits, self.voicing(seen)[:, 0]
-
-    def _normed(self, index: int, x: Tensor) -> Tensor:
-        """Normalise each frame over channels and bins, so that a frame never depends on how many others there are."""
-        batch, channels, frames, bins = x.shape
-        rows = x.permute(0, 2, 1, 3).reshape(batch * frames, channels, bins)
-        return self.norms[index](rows).view(batch, frames, channels, bins).permute(0, 2, 1, 3)
 
     @torch.no_grad()
     def posteriors(self, wav: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,12 +140,13 @@ class PitchNet(nn.Module):
         """
         hop = self.config.hop
         frames = wav.shape[0] // hop
-        size = FRAMES_A_BLOCK + 2 * CONTEXT_FRAMES
+        context = LONG_CONTEXT_FRAMES if self.config.long else CONTEXT_FRAMES
+        size = FRAMES_A_BLOCK + 2 * context
         blocks = max(1, -(-frames // FRAMES_A_BLOCK))
         skip = -(-max(self.config.window_sizes) // hop)  # frames whose windows reach past the block's own samples
-        around = (CONTEXT_FRAMES + skip) * hop
+        around = (context + skip) * hop
         padded = F.pad(wav, (around, blocks * FRAMES_A_BLOCK * hop + around - wav.shape[0]))
-        inner = slice(CONTEXT_FRAMES + skip, CONTEXT_FRAMES + skip + FRAMES_A_BLOCK)
+        inner = slice(context + skip, context + skip + FRAMES_A_BLOCK)
         pitch, voicing = [], []
         for block in range(blocks):
             first = block * FRAMES_A_BLOCK * hop
@@ -166,6 +169,13 @@ class PitchNet(nn.Module):
         bins, voiced = decode(logits.cpu().numpy(), voicing.cpu().numpy())
         hz = self.config.f0_min_hz * 2 ** (bridge(bins, voiced) / self.config.bins_per_octave)
         return torch.from_numpy(hz).float().to(wav.device), torch.from_numpy(voiced).to(wav.device)
+
+
+def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalise each frame over channels and bins, so that a frame never depends on how many others there are."""
+    batch, channels, frames, bins = x.shape
+    rows = x.permute(0, 2, 1, 3).reshape(batch * frames, channels, bins)
+    return norm(rows).view(batch, frames, channels, bins).permute(0, 2, 1, 3)
 
 
 SHORTEST_RUN = 3  # frames; shorter voiced or unvoiced runs are taken for errors

@@ -1,4 +1,4 @@
-"""``python -m autosing.rendering lexicon|songs|speech|tokens|demo|excerpt ...``: the commands of this room."""
+"""``python -m autosing.rendering lexicon|songs|speech|separated|tokens|demo|excerpt ...``: the commands of this room."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ def _speech(args: argparse.Namespace) -> str:
     from autosing.rendering.speech import SpeechPlan, speech_partition
 
     return _make(SpeechPlan(args.out, args.speech_dir, args.hours, args.seed, args.partition_size), speech_partition, args.workers)
+
+
+def _separated(args: argparse.Namespace) -> str:
+    from autosing.rendering.separated import SeparatedPlan, separate_partition
+
+    return _make(SeparatedPlan(args.songs, args.out, args.separator, args.limit), separate_partition, args.workers)
 
 
 def _demo(args: argparse.Namespace) -> str:
@@ -100,6 +106,13 @@ def parser() -> argparse.ArgumentParser:
     speech.add_argument("--partition-size", type=int, default=100)
     speech.add_argument("--workers", type=int, default=1)
     speech.set_defaults(run=_speech)
+    separated = commands.add_parser("separated", help="rendered songs whose vocals are what a separator finds in their mix")
+    separated.add_argument("--songs", type=Path, required=True, help="folder written by the command songs")
+    separated.add_argument("--out", type=Path, required=True)
+    separated.add_argument("--separator", default="builtin", help="a separation backend")
+    separated.add_argument("--limit", type=int, help="only the first so many partitions")
+    separated.add_argument("--workers", type=int, default=1)
+    separated.set_defaults(run=_separated)
     tokens = commands.add_parser("tokens", help="rendered songs as a training set of tokens, with their true times")
     tokens.add_argument("--songs", type=Path, required=True, help="folder written by the command songs")
     tokens.add_argument("--validation", type=Path, help="the same, for validation")

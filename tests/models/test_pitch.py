@@ -1,5 +1,7 @@
 """The pitch net: path search and smoothing on known scores; the shipped weights on tones, in noise, whatever the length."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,20 @@ def test_blocks_leave_no_seam(net):
     with torch.no_grad():
         whole, _ = net(wav[None])
     assert float((whole[0, 20:-20] - logits[20:-20]).abs().max()) < 1e-3
+
+
+def test_a_longer_look_changes_nothing_before_it_has_learnt_and_leaves_no_seam(net):
+    longer = PitchNet(replace(net.config, long=True)).eval()
+    longer.load_state_dict(net.state_dict(), strict=False)
+    wav = tone(200.0, FRAMES_A_BLOCK + 60, 0.01)
+    torch.testing.assert_close(longer.posteriors(wav)[0], net.posteriors(wav)[0])
+    torch.nn.init.ones_(longer.span_gate)
+    logits, _ = longer.posteriors(wav)
+    fewer, _ = longer.posteriors(wav[: 288 * (FRAMES_A_BLOCK + 45)])
+    assert torch.equal(logits[: FRAMES_A_BLOCK + 15], fewer[: FRAMES_A_BLOCK + 15])
+    with torch.no_grad():
+        whole, _ = longer(wav[None])
+    assert float((whole[0, 40:-40] - logits[40:-40]).abs().max()) < 1e-3
 
 
 def test_short_input(net):

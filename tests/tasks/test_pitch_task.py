@@ -22,6 +22,7 @@ def row(hz: float = 220.0, seconds: float = 4.0, band: bool = True) -> dict:
 
     noise = np.random.default_rng(0).standard_normal((len(time), 2)) * 0.05
     return {
+        "kind": "rendered",
         "vocals": wav(vocals),
         "accompaniment": wav(noise) if band else None,
         "f0": np.full(int(seconds * 200), hz, np.float32).tobytes(),
@@ -50,12 +51,24 @@ def test_rows_that_do_not_fit_are_passed_over():
     assert alone is not None and not bool(alone["accompaniment"].any())
 
 
+def test_what_a_separator_left_gets_no_more_band_and_no_room():
+    torch.manual_seed(0)
+    voices = torch.randn(40, 13_824) * 0.1
+    bands = torch.sin(2 * torch.pi * 3000 * torch.arange(13_824) / 24_000).expand(40, -1) * 0.1
+    separated = torch.arange(40) % 2 == 0
+    spectra = torch.fft.rfft(roughen(voices, bands, 0.0, 1.0, separated)).abs()
+    tone = spectra[:, 3000 * 13_824 // 24_000] / spectra.median(1).values  # a leak shows as a line
+    assert float(tone[separated].median()) < 3 < 10 < float(tone[~separated].median())
+    assert task().example({**row(), "kind": "separated"}, np.random.default_rng(0))["separated"]
+    assert not task().example(row(), np.random.default_rng(0))["separated"]
+
+
 def test_roughened_voices_keep_shape_and_level():
     torch.manual_seed(0)
     voices, bands = torch.randn(6, 13_824) * 0.1, torch.randn(6, 13_824) * 0.1
-    heard = roughen(voices, bands, clean=0.3, leak=0.3)
+    heard = roughen(voices, bands, 0.3, 0.3, torch.zeros(6, dtype=torch.bool))
     assert heard.shape == voices.shape and bool(torch.isfinite(heard).all()) and float(heard.abs().max()) <= 1.001
-    assert bool(torch.isfinite(roughen(torch.zeros(3, 13_824), torch.zeros(3, 13_824), 0.3, 0.3)).all())
+    assert bool(torch.isfinite(roughen(torch.zeros(3, 13_824), torch.zeros(3, 13_824), 0.3, 0.3, torch.zeros(3, dtype=torch.bool))).all())
 
 
 def test_learns():

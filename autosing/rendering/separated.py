@@ -1,0 +1,65 @@
+"""Rendered songs as a separator leaves them: the same truth, but `vocals` are what it finds in the mix, and there is no accompaniment.
+
+For what must work on separated vocals and would learn too little from imitated ones. Letters: n samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from autosing.perception import load_separator
+from autosing.rendering.dataset import decode, encode, write_rows
+from autosing.song import audio
+from autosing.store import song_tables
+
+KIND = "separated"
+
+
+@dataclass(frozen=True)
+class SeparatedPlan:
+    """A run over the first `most` tables of `songs` (None = all), one partition of `out` each."""
+
+    songs: Path
+    out: Path
+    separator: str = "builtin"
+    most: int | None = None
+
+    def tables(self) -> list[Path]:
+        """
+        Raises:
+            DataError: no tables there.
+        """
+        return list(song_tables(self.songs))[: self.most]
+
+    def partitions(self) -> list[range]:
+        return [range(pq.ParquetFile(table).metadata.num_rows) for table in self.tables()]
+
+    def path(self, partition: int) -> Path:
+        return self.out / str(partition) / "songs.parquet"
+
+
+def separate_partition(plan: SeparatedPlan, partition: int) -> tuple[int, float]:
+    """Separate and commit one partition; returns (rows, seconds of audio). Rows without accompaniment are left out."""
+    separator = load_separator(plan.separator)
+    seconds = 0.0
+
+    def rows() -> Iterator[dict]:
+        nonlocal seconds
+        with pq.ParquetFile(plan.tables()[partition]) as file:
+            for group in range(file.num_row_groups):
+                for row in file.read_row_group(group).to_pylist():
+                    if row["accompaniment"] is None:
+                        continue
+                    rate, vocals = row["sample_rate"], torch.from_numpy(decode(row["vocals"]))
+                    mix = vocals + torch.from_numpy(decode(row["accompaniment"]))[:, : vocals.shape[1]]
+                    found = separator.separate(audio.resample(mix, rate, separator.sample_rate)).vocals.cpu()
+                    heard = audio.mono(audio.resample(found, separator.sample_rate, rate))[: vocals.shape[1]]
+                    seconds += len(heard) / rate
+                    yield {**row, "kind": KIND, "vocals": encode(heard.clamp(-1, 1).numpy()), "accompaniment": None}
+
+    return write_rows(rows(), plan.path(partition)), seconds
