@@ -55,9 +55,11 @@ def test_the_phones_become_likelier_and_the_front_moves_most(recogniser, wav):
     assert not any(p.requires_grad for p in student.parameters())
 
 
-def test_a_long_recording_learns_from_all_of_its_pieces(recogniser, wav, monkeypatch):
-    """Activations are kept for a piece at a time; the gradient is that of all pieces at once, written out here."""
+@pytest.mark.parametrize("kept", [0, 12_000])
+def test_a_long_recording_learns_from_all_of_its_pieces(recogniser, wav, monkeypatch, kept):
+    """Whether activations are kept for all pieces or made again for one at a time; the gradient is that of all pieces at once, written out here."""
     monkeypatch.setattr(adaptation, "_PIECE_FRAMES", 90)
+    monkeypatch.setattr(adaptation, "_KEPT_FRAMES", kept)
     pieces = [piece[None] for piece in wav.split(90 * 480)]
     logits = torch.cat([recogniser(piece).ctc[0] for piece in pieces])
     loss = torch.nn.functional.ctc_loss(logits.log_softmax(-1)[:, None], torch.tensor([PHONES]), torch.tensor([len(logits)]), torch.tensor([6]), blank=BLANK)
@@ -93,7 +95,7 @@ def test_a_real_voice_in_its_band_is_read_better(shared):
     recogniser, _ = load_model("builtin", "recogniser", "cpu")
     song = next(s for s in real_songs(shared) if "Monkey Shines" in s.name)
     first, last = song.words[0].start, song.words[30].end
-    wav = song.wavs["mixture"][int(max(0.0, first - 1) * 24000) : int((last + 1) * 24000)]
+    wav = song.wavs["mixture"][:, int(max(0.0, first - 1) * 24000) : int((last + 1) * 24000)]
     own = read_lines(parse_raw(" ".join(w.text for w in song.words[:31]))).classes
     other = read_lines(parse_raw(" ".join(w.text for w in song.words[60:91]))).classes
     student = adapted(recogniser, wav, own)

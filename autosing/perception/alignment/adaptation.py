@@ -21,6 +21,8 @@ FRONT_RATE, RATE = 1.5e-3, 5e-4
 FRONT = ("stem.", "sides.", "project.")
 """The first layers: their parameters' names begin with one of these."""
 _PIECE_FRAMES = 3000
+_KEPT_FRAMES = 12_000
+"""Up to so many, four minutes, what the layers made of them is kept for the gradient (about half a GB); of longer recordings it is made again, piece by piece."""
 _MOST_CELLS = 100_000_000
 """Frames x states of the loss's lattice, 4 bytes each; a quarter of an hour with 1,100 phones. Longer recordings are left as they are."""
 
@@ -44,7 +46,7 @@ def adapted(recogniser: Recogniser, wav: Tensor, phones: Sequence[int], steps: i
         student = copy.deepcopy(recogniser).requires_grad_()
         front = [p for name, p in student.named_parameters() if name.startswith(FRONT)]
         rest = [p for name, p in student.named_parameters() if not name.startswith(FRONT)]
-        pieces = [piece.clone()[None] for piece in wav.float().split(_PIECE_FRAMES * recogniser.hop, -1) if recogniser.num_frames(piece.shape[-1]) > 0]
+        pieces = [student.heard(piece.clone()[None]) for piece in wav.float().split(_PIECE_FRAMES * recogniser.hop, -1) if recogniser.num_frames(piece.shape[-1]) > 0]
         optimizer = torch.optim.Adam([{"params": front, "lr": FRONT_RATE}, {"params": rest, "lr": RATE}])
         for _ in range(steps):
             optimizer.zero_grad()
@@ -54,12 +56,13 @@ def adapted(recogniser: Recogniser, wav: Tensor, phones: Sequence[int], steps: i
 
 
 def _loss(student: Recogniser, pieces: Sequence[Tensor], phones: Tensor) -> Tensor:
-    """CTC over all pieces together; only one piece's activations are in memory at a time."""
+    """CTC over all pieces (1, K, bands, 2 F) of front-end frames together; of many, only one piece's activations are in memory at a time."""
 
     def logits(piece: Tensor) -> Tensor:
-        return student(piece).ctc[0]
+        return student.read(student.trunk(piece)).ctc[0]
 
-    heard: list[Any] = [logits(pieces[0])] if len(pieces) == 1 else [checkpoint(logits, piece, use_reentrant=False) for piece in pieces]
+    kept = sum(piece.shape[-1] for piece in pieces) // 2 <= _KEPT_FRAMES
+    heard: list[Any] = [logits(piece) if kept else checkpoint(logits, piece, use_reentrant=False) for piece in pieces]
     log_probs = nnf.log_softmax(torch.cat(heard), dim=-1)[:, None]
     lengths = [torch.tensor([n]) for n in (len(log_probs), phones.shape[1])]
     return nnf.ctc_loss(log_probs, phones, *lengths, blank=BLANK, reduction="sum", zero_infinity=True) / len(log_probs)
