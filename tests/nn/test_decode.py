@@ -67,17 +67,31 @@ def test_candidates_share_one_source() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(("span", "kv_heads"), [(None, None), (5, None), (3, 1), (None, 1)])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_rows_that_agreed_go_on_as_if_each_had_taken_the_best_ones_steps(groups: int, span: int | None, kv_heads: int | None) -> None:
+@pytest.mark.parametrize("given", [0, 4])
+def test_rows_that_agreed_go_on_as_if_each_had_taken_the_best_ones_steps(
+    groups: int, span: int | None, kv_heads: int | None, given: int
+) -> None:
     decoder, rows = decoder_of(span, kv_heads), 6
     sources, x, table = sources_of(decoder, 1), torch.randn(rows, STEPS, 128), rotary_table(torch.arange(STEPS), 64)
-    stepper = Stepper(decoder, sources, table, rows, STEPS, rows // groups, 7)
-    told, taken = x.clone(), []
-    for step in range(STEPS):
+    size = rows // groups
+    x[:, :given] = x[::size, :given].repeat_interleave(size, 0)  # a prompt
+    stepper = Stepper(decoder, sources, table, rows, STEPS, size, 7)
+    told, taken = x.clone(), list(stepper.begin(x[:, :given]).unbind(1)) if given else []
+    for step in range(given, STEPS):
         taken.append(stepper(x[:, step]))
         if step in (6, 9, 10):
-            size = rows // groups
             best = torch.tensor([group * size + (step + group) % size for group in range(groups)])
             stepper.agree(best)
             told[:, : step + 1] = told[best.repeat_interleave(size), : step + 1]
     whole = torch.cat([decoder(told[row : row + 1], table, sources) for row in range(rows)])
     torch.testing.assert_close(torch.stack(taken[11:], 1), whole[:, 11:], atol=1e-5, rtol=1e-4)
+
+
+def test_rows_have_to_agree_in_time() -> None:
+    decoder = decoder_of()
+    stepper = Stepper(decoder, sources_of(decoder, 1), None, 2, STEPS, 2, 3)
+    with torch.no_grad():
+        for _ in range(3):
+            stepper(torch.randn(2, 128))
+        with pytest.raises(AssertionError, match="agree"):
+            stepper(torch.randn(2, 128))
