@@ -58,7 +58,7 @@ from autosing.training.task import DatasetMeta
 FADE_SECONDS: Seconds = 0.01
 STREAM_SECONDS: Seconds = 8.0  # of the first window when the audio is waited for
 STREAM_MARGIN: Seconds = 0.6  # the end of what was decoded may still change with what follows
-SHARES = {"separate": 0.1, "condition": 0.02, "t2s": 0.36, "sm2a": 0.04, "decode": 0.09, "align": 0.03, "repair": 0.36}
+SHARES = {"separate": 0.1, "condition": 0.02, "t2s": 0.37, "sm2a": 0.05, "decode": 0.06, "align": 0.04, "repair": 0.36}
 """The stages of singing in order, each with about the share of the time that it takes; they sum to 1."""
 ONCE = ("separate", "condition")
 """Stages that a song goes through once; the others come again with every window."""
