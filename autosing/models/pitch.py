@@ -179,7 +179,7 @@ def _normed(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 SHORTEST_RUN = 3  # frames; shorter voiced or unvoiced runs are taken for errors
-VOICED_LOGIT = 1.0  # above which a frame is voiced: leakage in the gaps costs more than a soft edge
+VOICED_LOGIT = 0.6  # above which a frame is voiced: leakage in the gaps costs more than a soft edge
 _JUMP_BINS = 12  # farthest step the Viterbi prices one by one; beyond it every step costs the same
 _JUMP_COST = 0.1  # nats a bin of step
 _LEAP_COST = 4.0  # nats for any step
