@@ -11,6 +11,7 @@ result (autosing/nn/disturb.py). Letters: B rows, R crops a row, N = B R crops, 
 """
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -104,6 +105,11 @@ class Acoustic:
         self.args, self.tunables, self.meta = args, tunables, meta
         self.samples = round(args.crop_seconds * RATE) // HOP * HOP
         self.frames = self.samples // HOP
+
+    @staticmethod
+    def args_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a checkpoint's model; its config says what it hears, also of a mean of several runs."""
+        return {**checkpoint.get("meta", {}).get("args", {}), "stereo": checkpoint["config"].get("stereo", False)}
 
     def example(self, row: Row, rng: np.random.Generator) -> Batch | None:
         """Crops of one row: vocals (R, n); band (R, 1, n), or (R, 2, n) in stereo; labels (R, F); phones (R, P) padded, their count and whether they are timed (R,)."""

@@ -7,7 +7,9 @@ leakage, or by way of a soft mask on their mixture, which leaves the holes and t
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -79,6 +81,11 @@ class PitchTask:
         self.config = PitchConfig(long=args.long)
         self.parts = ("songs",)
         self.columns = ("kind", "vocals", "accompaniment", "f0")
+
+    @staticmethod
+    def args_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a checkpoint's model."""
+        return {"long": checkpoint["config"].get("long", False)}
 
     def example(self, row: Row, rng: np.random.Generator) -> Batch | None:
         if row["f0"] is None or row["vocals"] is None:

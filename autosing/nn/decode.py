@@ -201,9 +201,13 @@ class Stepper:
         self.taken = self.shared = 0  # steps, and of them those that the rows of a group have in common
         self._size, self._apart = size, apart
         self._span = self.layers[0].span if len(self.layers) else capacity
-        member, device = torch.arange(size, device=decoder.norm.weight.device), decoder.norm.weight.device
-        self._mine = torch.cat([member.repeat_interleave(apart) == member[:, None], torch.ones(size, capacity, dtype=torch.bool, device=device)], 1)
-        self._places = torch.arange(places, device=device) if size > 1 else None
+        self._places: Tensor | None = None
+        if size > 1:
+            device = decoder.norm.weight.device
+            member = torch.arange(size, device=device)
+            apart_of = member.repeat_interleave(apart) == member[:, None]
+            self._mine = torch.cat([apart_of, torch.ones(size, capacity, dtype=torch.bool, device=device)], 1)
+            self._places = torch.arange(places, device=device)
 
     def begin(self, x: Tensor) -> Tensor:
         """(B, P, D) inputs of the first P steps, where all are known -> (B, P, D); what as many single steps give, in one."""

@@ -137,3 +137,9 @@ def test_it_learns_two_sounds():
 def test_unknown_size_names_the_nearest():
     with pytest.raises(ConfigError, match="judge"):
         _task(size="jugde").build_model()
+
+
+def test_what_starts_from_a_checkpoint_hears_what_it_hears():
+    checkpoint = {"config": {"stereo": True}, "meta": {"average": [{"args": {"crops": 1}}]}}  # a mean of several runs has no settings of its own
+    assert TASK.args_of(checkpoint) == {"stereo": True}
+    assert TASK.args_of({"config": {}, "meta": {"args": {"crops": 2}}}) == {"crops": 2, "stereo": False}

@@ -86,3 +86,7 @@ def test_learns():
         losses.total.backward()
         optimiser.step()
     assert losses.total.item() < first and {"off_by_50_cents", "voicing_error"} <= set(losses.metrics)
+
+
+def test_what_starts_from_a_checkpoint_looks_as_far():
+    assert PitchTask.args_of({"config": {"long": True}}) == {"long": True} and PitchTask.args_of({"config": {}}) == {"long": False}
