@@ -109,6 +109,10 @@ class Dataset:
         return self.folder(partition) / f"{name}.parquet"
 
 
+SEPARATED = "separated"
+"""`kind` of a row of rendered songs whose vocals are what a separator left of them."""
+
+
 def song_tables(*folders: Path) -> list[Path]:
     """`<folder>/<i>/songs.parquet` of rendered songs, folder by folder in the order of i.
 

@@ -18,6 +18,7 @@ import torch
 
 from autosing.song.alignment import Alignment
 from autosing.song.audio import MAX_SECONDS, Audio, decode
+from autosing.song.runs import spans_of
 from autosing.tokens.specs import Seconds
 from processing.placement import ACTIVITY_RATE
 from processing.separate import load_mixture
@@ -160,8 +161,7 @@ def clipped_share(samples: np.ndarray) -> float:
         return 0.0
     clipped = 0
     for channel in full:
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], channel.astype(np.int8), [0]])))
-        runs = edges[1::2] - edges[::2]
+        runs = np.diff(spans_of(channel))
         clipped += int(runs[runs >= CLIPPED_RUN].sum())
     return clipped / full.size
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from autosing.config import require_at_least, require_fields, require_shares
 from autosing.models.pitch import PitchConfig, PitchNet
 from autosing.perception.codec.leakage import through_mask
+from autosing.store import SEPARATED
 from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row
 
 F0_RATE = 200  # Hz, of the column `f0`
@@ -108,7 +109,7 @@ class PitchTask:
             "vocals": torch.from_numpy(wave),
             "accompaniment": torch.from_numpy(self._band(row["accompaniment"], samples, rng)),
             "f0_hz": torch.from_numpy(hz),
-            "separated": torch.tensor(row.get("kind") == "separated"),
+            "separated": torch.tensor(row.get("kind") == SEPARATED),
         }
 
     def _frame_f0(self, f0: np.ndarray, first_sample: int, samples: int, speed: float) -> np.ndarray:

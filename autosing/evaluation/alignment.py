@@ -33,9 +33,8 @@ from autosing.perception import ALIGNERS, load_aligner, load_separator
 from autosing.perception.alignment import confidence
 from autosing.perception.alignment.base import Aligner, ears_of
 from autosing.perception.alignment.builtin import BuiltinAligner, Heard, read_lines
-from autosing.perception.separation.base import Separator
+from autosing.perception.separation.base import Separator, vocals_of
 from autosing.song.alignment import Alignment
-from autosing.song.audio import resample
 from autosing.song.lyrics import Line, Lyrics
 from autosing.store import song_tables
 from autosing.tokens.specs import Seconds
@@ -212,8 +211,7 @@ def with_separated(songs: Iterable[KnownSong], separator: Separator) -> Iterator
     """The same songs with the vocals that `separator` finds in their mixture as a further input, "separated": what processing aligns on."""
     for song in songs:
         if "mixture" in song.wavs:
-            mix = resample(torch.atleast_2d(song.wavs["mixture"]), song.sample_rate, separator.sample_rate)
-            vocals = resample(separator.separate(mix).vocals.cpu(), separator.sample_rate, song.sample_rate)[:, : song.wavs["mixture"].shape[-1]]
+            vocals = vocals_of(separator, torch.atleast_2d(song.wavs["mixture"]), song.sample_rate)
             song = replace(song, wavs={**song.wavs, "separated": vocals})
         yield song
 

@@ -28,6 +28,7 @@ from autosing.evaluation.judge import added_error, phone_error_rate
 from autosing.perception.codec.builtin import BuiltinCodec
 from autosing.perception.codec.leakage import through_mask
 from autosing.perception.codec.vocoder import hz_to_mel, mel_to_hz
+from autosing.perception.separation.base import vocals_of
 from autosing.song import audio
 from autosing.store import song_tables
 
@@ -135,12 +136,9 @@ def separated(recordings: Iterable[Recording], codec: BuiltinCodec, separator: A
             continue
         band = torch.nn.functional.pad(recording.band, (0, len(recording.wav) - recording.band.shape[1]))
         if separator is not None:
-            rate = separator.sample_rate
-            mix = audio.resample(recording.wav + band, codec.spec.sample_rate, rate)
-            heard = audio.resample(separator.separate(mix).vocals, rate, codec.spec.sample_rate).mean(0)
+            heard = vocals_of(separator, recording.wav + band, codec.spec.sample_rate).mean(0)
         else:
             heard = through_mask(recording.wav[None], band.mean(0, keepdim=True), torch.Generator().manual_seed(number))[0]
-        heard = torch.nn.functional.pad(heard, (0, max(0, len(recording.wav) - len(heard))))[: len(recording.wav)]
         yield recording._replace(wav=heard)
 
 

@@ -6,12 +6,12 @@ scale that holds most of their time. Where several hold the same, a share is the
 without regard to it has a share of .583. Letters: T frames.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from autosing.song.runs import runs_of, spans_of
 from autosing.tokens.specs import Seconds
 
 LEAST_NOTE: Seconds = 0.1
@@ -31,11 +31,9 @@ def notes_of(f0_hz: np.ndarray, voiced: np.ndarray, frame_rate: float) -> list[N
     """Notes of a (T,) F0 track with (T,) voicing, in order."""
     least = max(1, round(LEAST_NOTE * frame_rate))
     notes: list[Note] = []
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], voiced, [False]]).astype(np.int8)))
-    for first, last in zip(edges[::2], edges[1::2], strict=True):
+    for first, last in spans_of(voiced):
         semitones = np.round(_smoothed(69 + 12 * np.log2(f0_hz[first:last] / 440.0), frame_rate)).astype(int)
-        cuts = np.concatenate([[0], np.flatnonzero(np.diff(semitones)) + 1, [len(semitones)]])
-        notes += [Note((b - a) / frame_rate, int(semitones[a])) for a, b in itertools.pairwise(cuts) if b - a >= least]
+        notes += [Note((b - a) / frame_rate, midi) for a, b, midi in runs_of(semitones) if b - a >= least]
     return notes
 
 

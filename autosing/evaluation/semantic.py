@@ -10,7 +10,6 @@ Measured on rendered songs with known truth, by song, never on the songs that a 
   the true pitch within a song, mean over songs. Beside it, the same from log-mel spectra. Lower is better: what sings chooses the melody.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from autosing.perception.semantic.fit import (
     with_leakage,
 )
 from autosing.perception.separation.base import Separator
+from autosing.song.runs import runs_of
 from autosing.tokens.edits import error_rate
 
 PIECE_TOKENS = 125
@@ -100,9 +100,7 @@ def token_pitch(f0_hz: np.ndarray | None, tokens: int, token_rate: int) -> np.nd
 
 def runs(classes: Sequence[int] | np.ndarray | Tensor, least: int = MIN_RUN_FRAMES) -> tuple[int, ...]:
     """The phones of a row of frames: runs of at least `least` frames, equal neighbours joined, silence dropped."""
-    values = np.asarray(classes)
-    edges = np.flatnonzero(np.diff(values, prepend=-1, append=-1))
-    long = [int(values[a]) for a, b in itertools.pairwise(edges) if b - a >= least]
+    long = [value for first, last, value in runs_of(classes) if last - first >= least]
     return tuple(c for i, c in enumerate(long) if c != SILENCE and (i == 0 or long[i - 1] != c))
 
 

@@ -6,15 +6,14 @@
 Letters: N semantic tokens, n samples.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from autosing.song.runs import runs_of
 from autosing.tokens.specs import Seconds
 
 STUCK_SECONDS: Seconds = 5.0
@@ -53,15 +52,6 @@ def examine(tokens: Tensor, sung: Tensor, token_rate: float, vocals: Tensor, sam
     missing = runs_of((sung & quiet).long())
     dropouts = sum(bool(value) and (last - first) / token_rate >= DROPOUT_SECONDS for first, last, value in missing)
     return Soundness(held, dropouts, not heard)
-
-
-def runs_of(values: Tensor) -> list[tuple[int, int, int]]:
-    """(first, past the last, value) of every run of equal (N,) values."""
-    found = values.numpy()
-    if not len(found):
-        return []
-    cuts = np.concatenate([[0], np.flatnonzero(np.diff(found)) + 1, [len(found)]])
-    return [(int(a), int(b), int(found[a])) for a, b in itertools.pairwise(cuts)]
 
 
 def quiet_tokens(vocals: Tensor, tokens: int, token_rate: float, sample_rate: int) -> Tensor:

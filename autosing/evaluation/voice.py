@@ -16,7 +16,7 @@ from torch.nn import functional
 from autosing.errors import DataError
 from autosing.evaluation.alignment import auc
 from autosing.evaluation.separation import rendered_rows
-from autosing.perception.separation.base import Separator
+from autosing.perception.separation.base import Separator, vocals_of
 from autosing.perception.voice.base import VoiceEmbedder
 from autosing.song import audio
 from autosing.tokens.specs import Seconds
@@ -44,8 +44,7 @@ def rendered_recordings(
         vocals = audio.decode(row["vocals"])
         wav, rate = vocals.samples[:, : int(longest * vocals.sample_rate)], vocals.sample_rate
         if separator is not None and row["accompaniment"]:
-            wav, rate = wav + audio.decode(row["accompaniment"]).samples[:, : wav.shape[1]], separator.sample_rate
-            wav = separator.separate(audio.resample(wav, vocals.sample_rate, rate)).vocals
+            wav = vocals_of(separator, wav + audio.decode(row["accompaniment"]).samples[:, : wav.shape[1]], rate)
         yield Recording(row["id"], row["artist"], audio.resample(wav.mean(0, keepdim=True), rate, sample_rate)[0])
 
 
@@ -58,9 +57,8 @@ def real_recordings(
     """
     for path, artist in real_songs(Path(data), most_songs):
         decoded = audio.decode(path.read_bytes())
-        mix = audio.resample(decoded.samples[:, : int(longest * decoded.sample_rate)], decoded.sample_rate, separator.sample_rate)
-        vocals = separator.separate(mix).vocals.mean(0, keepdim=True)
-        yield Recording(f"{path.parent.name}/{path.name}", artist, audio.resample(vocals, separator.sample_rate, sample_rate)[0])
+        mix = audio.resample(decoded.samples[:, : int(longest * decoded.sample_rate)], decoded.sample_rate, sample_rate)
+        yield Recording(f"{path.parent.name}/{path.name}", artist, vocals_of(separator, mix, sample_rate).mean(0))
 
 
 def real_songs(data: Path, most_songs: int | None = None) -> list[tuple[Path, str]]:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autosing.song.runs import spans_of
+
 
 @dataclass(frozen=True)
 class PitchConfig:
@@ -191,7 +193,7 @@ def decode(logits: np.ndarray, voicing: np.ndarray) -> tuple[np.ndarray, np.ndar
     scores = logits - logits.max(1, keepdims=True)
     scores = scores - np.log(np.exp(scores).sum(1, keepdims=True))
     path = np.zeros(len(voiced))
-    for first, last in runs(voiced):
+    for first, last in spans_of(voiced):
         best = best_path(scores[first:last])
         for frame, centre in zip(range(first, last), best, strict=True):
             low, high = max(0, centre - 2), min(scores.shape[1], centre + 3)
@@ -226,19 +228,13 @@ def best_path(scores: np.ndarray) -> np.ndarray:
     return path
 
 
-def runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """(first, past the last) of every run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
 def without_short_runs(flags: np.ndarray, shortest: int) -> np.ndarray:
     """Fill gaps, then drop runs, that are shorter than `shortest` frames (a gap at either end is kept)."""
     flags = flags.copy()
-    for first, last in runs(~flags):
+    for first, last in spans_of(~flags):
         if last - first < shortest and first > 0 and last < len(flags):
             flags[first:last] = True
-    for first, last in runs(flags):
+    for first, last in spans_of(flags):
         if last - first < shortest:
             flags[first:last] = False
     return flags

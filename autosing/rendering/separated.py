@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import torch
 
 from autosing.perception import load_separator
+from autosing.perception.separation.base import vocals_of
 from autosing.rendering.dataset import decode, encode, write_rows
 from autosing.song import audio
-from autosing.store import song_tables
-
-KIND = "separated"
+from autosing.store import SEPARATED, song_tables
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,8 @@ def separate_partition(plan: SeparatedPlan, partition: int) -> tuple[int, float]
                         continue
                     rate, vocals = row["sample_rate"], torch.from_numpy(decode(row["vocals"]))
                     mix = vocals + torch.from_numpy(decode(row["accompaniment"]))[:, : vocals.shape[1]]
-                    found = separator.separate(audio.resample(mix, rate, separator.sample_rate)).vocals.cpu()
-                    heard = audio.mono(audio.resample(found, separator.sample_rate, rate))[: vocals.shape[1]]
+                    heard = audio.mono(vocals_of(separator, mix, rate))
                     seconds += len(heard) / rate
-                    yield {**row, "kind": KIND, "vocals": encode(heard.clamp(-1, 1).numpy()), "accompaniment": None}
+                    yield {**row, "kind": SEPARATED, "vocals": encode(heard.clamp(-1, 1).numpy()), "accompaniment": None}
 
     return write_rows(rows(), plan.path(partition)), seconds

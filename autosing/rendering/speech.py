@@ -24,6 +24,7 @@ from autosing.rendering.melody import Key
 from autosing.rendering.mixing import equalise, reverberate
 from autosing.rendering.singer import pitch_curve
 from autosing.rendering.voices import FRAME_MS, FRAME_RATE, SAMPLE_RATE, Singer, resample
+from autosing.song.runs import spans_of
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*|[0-9]+")
 _SLOWEST = 2.0
@@ -97,8 +98,7 @@ class SungSpeech:
 def cut_notes(level: np.ndarray, voiced: np.ndarray, rng: np.random.Generator) -> list[tuple[int, int]]:
     """Frame spans of notes of about 0.25 to 0.9 s over the voiced stretches, changing at the weakest frame near the wanted place."""
     spans: list[tuple[int, int]] = []
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], voiced.astype(int), [0]])))
-    for start, end in zip(edges[::2], edges[1::2], strict=True):
+    for start, end in spans_of(voiced):
         at = int(start)
         while end - at > 0.4 * FRAME_RATE:
             wanted = at + int(rng.uniform(0.25, 0.9) * FRAME_RATE)

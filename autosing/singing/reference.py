@@ -19,7 +19,7 @@ from autosing.errors import AudioError, ConfigError, DataError
 from autosing.models.io import resolve, weights_file
 from autosing.perception.alignment.base import Aligner
 from autosing.perception.codec.base import Codec
-from autosing.perception.separation.base import Separator
+from autosing.perception.separation.base import Separator, vocals_of
 from autosing.perception.voice.base import VoiceEmbedder
 from autosing.singing.cache import Cache, Tensors
 from autosing.singing.request import SHORTEST_SECONDS
@@ -157,10 +157,7 @@ class Hearing:
 
     def separate(self, wav: Tensor, rate: int) -> Tensor:
         """(C, n) at `rate` -> its vocals (C, n) at `rate`; what lies above the separator's band stays with the instrumental."""
-        stems = self.separator.separate(audio.resample(wav, rate, self.separator.sample_rate).to(self.device))
-        vocals = audio.resample(stems.vocals.cpu(), self.separator.sample_rate, rate)
-        missing = wav.shape[-1] - vocals.shape[-1]
-        return torch.nn.functional.pad(vocals, (0, max(0, missing)))[:, : wav.shape[-1]]
+        return vocals_of(self.separator, wav.to(self.device), rate)
 
     def band_codes(self, band: Tensor, rate: int) -> Tensor:
         """(C, n) -> (1, K, T) codes of the instrumental."""

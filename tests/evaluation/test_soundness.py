@@ -2,7 +2,7 @@
 
 import torch
 
-from autosing.evaluation.soundness import examine, quiet_tokens, runs_of, summary
+from autosing.evaluation.soundness import examine, quiet_tokens, summary
 
 RATE, TOKENS = 25, 250  # ten seconds
 
@@ -43,5 +43,4 @@ def test_nothing_heard_is_mute_and_all_is_counted() -> None:
 
 
 def test_runs_and_silence_of_nothing() -> None:
-    assert runs_of(torch.tensor([1, 1, 2])) == [(0, 2, 1), (2, 3, 2)] and runs_of(torch.tensor([])) == []
     assert quiet_tokens(torch.zeros(100), 4, 25, 1000).all()

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from autosing.models.io import load_model
-from autosing.models.pitch import FRAMES_A_BLOCK, PitchConfig, PitchNet, best_path, bridge, decode, runs, without_short_runs
+from autosing.models.pitch import FRAMES_A_BLOCK, PitchConfig, PitchNet, best_path, bridge, decode, without_short_runs
+from autosing.song.runs import spans_of
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +83,9 @@ def test_decode_reads_between_bins():
     assert voiced.all() and np.allclose(bins, 20.5, atol=0.02)
 
 
-def test_runs_and_gaps():
+def test_short_runs_and_gaps():
     flags = np.array([0, 1, 1, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0], bool)
-    assert runs(flags) == [(1, 5), (6, 10), (14, 15)]
-    assert runs(without_short_runs(flags, 3)) == [(1, 10)]
+    assert spans_of(without_short_runs(flags, 3)).tolist() == [[1, 10]]
     assert bridge(np.array([5.0, 0.0, 0.0, 8.0]), np.array([True, False, False, True])).tolist() == [5, 6, 7, 8]
 
 

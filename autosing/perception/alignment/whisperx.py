@@ -29,6 +29,7 @@ from autosing.perception.outside import Weights, load_package
 from autosing.song.alignment import Alignment
 from autosing.song.audio import resample
 from autosing.song.lyrics import Line, Lyrics
+from autosing.song.runs import spans_of
 from autosing.tokens.specs import Seconds
 
 ALIGNER, TRANSCRIBER = "aligner 'whisperx'", "transcriber 'whisperx'"
@@ -195,7 +196,7 @@ class WhisperxTranscriber:
     def _sung(self, wav: Tensor) -> list[tuple[Seconds, Seconds]]:
         """Stretches of singing of (n,), none longer than Whisper hears at once."""
         activity = self._detector.activity(resample(wav, self.sample_rate, self._detector.sample_rate)).cpu().numpy()
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], activity > SUNG, [0]]).astype(int))).reshape(-1, 2) / 50
+        edges = spans_of(activity > SUNG) / 50
         joined: list[list[float]] = []
         for start, end in edges.tolist():
             if joined and start - joined[-1][1] < PAUSE_SECONDS and end - joined[-1][0] <= PIECE_SECONDS:

@@ -2,7 +2,10 @@
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+from autosing.song import audio
 
 
 class Stems(NamedTuple):
@@ -21,6 +24,14 @@ class Separator(Protocol):
     def separate(self, mix: Tensor) -> Stems:
         """(C, n) float32, C 1 or 2 -> stems."""
         ...
+
+
+def vocals_of(separator: Separator, mix: Tensor, sample_rate: int) -> Tensor:
+    """(C, n) at `sample_rate` -> what `separator` takes for its vocals, (C, n) at the same rate on the CPU, nothing above the separator's band."""
+    stems = separator.separate(audio.resample(mix, sample_rate, separator.sample_rate))
+    vocals = audio.resample(stems.vocals.cpu(), separator.sample_rate, sample_rate)
+    missing = mix.shape[-1] - vocals.shape[-1]
+    return torch.nn.functional.pad(vocals, (0, max(0, missing)))[:, : mix.shape[-1]]
 
 
 def as_mix(mix: Tensor) -> Tensor:
