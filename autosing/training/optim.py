@@ -93,15 +93,18 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
 
 
 class AveragedWeights:
-    """Exponential moving average of a model's trainable parameters.
+    """Exponential moving average of a model's trainable parameters, and of what its batch norms saw.
 
+    Averaged weights make other activations than the weights of the moment do: with the statistics of these they answer too weakly or too loudly.
     The decay grows as (1 + t) / (10 + t) up to `decay`, so that a short run's average is not its initial weights. It is kept in float32,
     where its small steps are not lost.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self._live = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        saved = model.state_dict().keys()
+        self._live: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._live |= {n: b for n, b in model.named_buffers() if n in saved and b.is_floating_point()}
         self._average = {n: p.detach().float().clone() for n, p in self._live.items()}
 
     @torch.no_grad()
@@ -114,7 +117,7 @@ class AveragedWeights:
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """The model carries the averaged weights inside this block, and its own again after it."""
-        own = {name: parameter.detach().clone() for name, parameter in self._live.items()}
+        own = {name: tensor.detach().clone() for name, tensor in self._live.items()}
         self._put(self._average)
         try:
             yield
@@ -123,8 +126,8 @@ class AveragedWeights:
 
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in self._live.items():
-            parameter.copy_(values[name])
+        for name, tensor in self._live.items():
+            tensor.copy_(values[name])
 
     def tensors(self) -> dict[str, Tensor]:
         return dict(self._average)

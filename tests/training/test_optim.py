@@ -101,3 +101,19 @@ def test_averaged_weights_follow_and_leave_the_model_alone():
     with average.in_place():
         assert net.weight.item() == pytest.approx(expected, rel=1e-5)
     assert net.weight.item() == pytest.approx(1.99)
+
+
+def test_averaged_weights_come_with_averaged_batch_norms():
+    net = nn.BatchNorm1d(2)
+    average = AveragedWeights(net, 0.9)
+    means = []
+    for step in range(1, 60):
+        net(torch.randn(16, 2) + step / 10)
+        average.update(step)
+        means.append(net.running_mean.clone())
+    expected = torch.zeros(2)
+    for step, mean in enumerate(means, 1):
+        expected = torch.lerp(expected, mean, 1 - min(0.9, (1 + step) / (10 + step)))
+    with average.in_place():
+        assert torch.allclose(net.running_mean, expected) and net.num_batches_tracked == 59
+    assert torch.equal(net.running_mean, means[-1]) and set(average.tensors()) == {"weight", "bias", "running_mean", "running_var"}
