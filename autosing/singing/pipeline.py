@@ -153,10 +153,11 @@ class Singer:
         voice = ears.trained("voice", sm2a.voice.name)
         self.semantic = ears.trained("semantic", sm2a.semantic.name)
         self.reader = Reader.of(self.t2s, self.semantic)
-        kept = all(choice.startswith("builtin") for choice in (ears.separator, ears.aligner, voice, sm2a.accompaniment_codec.name))
+        choices = (ears.separator, ears.aligner, voice, sm2a.accompaniment_codec.name)
+        kept = all(name.startswith("builtin") and "weights" not in options for name, options in map(split_choice, choices))
         self.hearing = Hearing(
             load_separator(ears.separator, self.device), self.aligner, load_voice(voice, self.device), band_codec,
-            self.codec.spec.sample_rate, Cache(cache if kept else None), self.device,
+            self.codec.spec.sample_rate, Cache(cache if kept else None), self.device, choices,
         )  # fmt: skip
         self.listener = Listener(self.aligner, self.device)
         self.grid = Grid.of(sm2a.semantic, sm2a.codec, sm2a.accompaniment_codec)

@@ -72,11 +72,15 @@ class Hearing:
 
     def __init__(
         self, separator: Separator, aligner: Aligner, voice: VoiceEmbedder, band_codec: Codec, lowest_rate: int, cache: Cache,
-        device: torch.device,
+        device: torch.device, choices: Sequence[str] = (),
     ):  # fmt: skip
-        """`lowest_rate`: recordings of a lower rate are brought up to it, for the voice that is sung to keep its highs."""
+        """
+        Args:
+            lowest_rate: recordings of a lower rate are brought up to it, for the voice that is sung to keep its highs.
+            choices: by which the ears were loaded; what others heard is not taken from the cache.
+        """
         self.separator, self.aligner, self.voice, self.band_codec = separator, aligner, voice, band_codec
-        self.lowest_rate, self.cache, self.device = lowest_rate, cache, device
+        self.lowest_rate, self.cache, self.device, self._choices = lowest_rate, cache, device, list(choices)
         self._ears: dict[str, object] | None = None
 
     def read(self, path: Path, start: Seconds, length: Seconds) -> Reference:
@@ -183,7 +187,7 @@ class Hearing:
         if self._ears is None:
             weights = {kind: sha256_of(weights_file(resolve("builtin", kind))) for kind in ("separator", "recogniser", "voice", "codec_band")}
             names = [self.separator.name, self.aligner.name, asdict(self.voice.spec), asdict(self.band_codec.spec)]
-            self._ears = {"weights": weights, "ears": names, "autosing": autosing.__version__, "torch": torch.__version__,
+            self._ears = {"weights": weights, "ears": names, "choices": self._choices, "autosing": autosing.__version__, "torch": torch.__version__,
                           "device": str(self.device), "threads": torch.get_num_threads()}  # fmt: skip
         return {"what": what, "recording": sha256(data).hexdigest(), **settings, **self._ears}
 

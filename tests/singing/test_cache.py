@@ -100,3 +100,20 @@ def test_a_reference_is_heard_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for other in (again, singer.hearing.read(song, 0.0, 5.0)):
         assert all(torch.equal(getattr(first, name), getattr(other, name)) for name in ("vocals", "band", "codes"))
     assert first.rate == 24000
+
+
+def test_other_ears_do_not_take_what_these_heard(tmp_path: Path) -> None:
+    """An option of a choice gives an entry of its own; what weights of one's own find is not kept at all."""
+    from autosing.models.io import resolve
+    from autosing.singing.pipeline import Singer
+    from autosing.singing.request import Ears
+    from autosing.song import audio
+
+    song, cache = tmp_path / "song.wav", tmp_path / "cache"
+    noise = torch.randn(2, 8 * 16000, generator=torch.Generator().manual_seed(0)) * 0.1
+    song.write_bytes(audio.encode(noise, 16000, "wav"))
+    found = [Singer(ears=Ears(separator=choice), cache=cache).hearing.read(song, 0.0, 5.0).vocals for choice in ("builtin", 'builtin:{"lean": 3}')]
+    assert float(found[1].square().sum()) > 1.2 * float(found[0].square().sum()) and len(list(cache.iterdir())) == 2
+    elsewhere = Singer(ears=Ears(separator=f"builtin:{resolve('builtin', 'separator')}"), cache=cache).hearing
+    elsewhere.read(song, 0.0, 5.0)
+    assert elsewhere.cache.hits == 0 and len(list(cache.iterdir())) == 2
