@@ -26,6 +26,7 @@ from autosing.errors import ConfigError
 from autosing.models.recogniser import BLANK, CLASS_OF, SILENCE, SIZES, Recogniser, RecogniserOutput
 from autosing.nn.disturb import Disturbance, mix_batch, warp_formants
 from autosing.perception.alignment.viterbi import best_path
+from autosing.training import augment
 from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row
 
 HIDDEN = -100
@@ -134,7 +135,7 @@ class Acoustic:
             start = int(rng.integers(0, max(1, total - needed))) if phones else 0
             lead = 0 if phones else int(rng.integers(0, needed - total + 1))
             file.seek(start)
-            vocals = _stretched(_padded(file.read(needed - lead, dtype="float32"), lead, needed), self.samples)
+            vocals = augment.stretched(_padded(file.read(needed - lead, dtype="float32"), lead, needed), self.samples)
         seconds_at = start / RATE
         if phones:
             starts = (np.array([p["start"] for p in phones]) - seconds_at) / speed
@@ -172,7 +173,7 @@ class Acoustic:
         if not self.args.stereo:
             sound = sound.mean(0, keepdims=True)
         sides = [_padded(side, 0, needed) for side in np.broadcast_to(sound, (channels, sound.shape[1]))]
-        return np.stack(sides if needed == self.samples else [_stretched(side, self.samples) for side in sides])
+        return augment.stretched(np.stack(sides), self.samples)
 
     def build_model(self) -> nn.Module:
         if self.args.size not in SIZES:
@@ -277,12 +278,6 @@ def _padded(piece: np.ndarray, lead: int, length: int) -> np.ndarray:
     piece = piece[: length - lead]
     out[lead : lead + len(piece)] = piece
     return out
-
-
-def _stretched(piece: np.ndarray, samples: int) -> np.ndarray:
-    """(m,) -> (n,) by linear interpolation: played faster where m > n."""
-    positions = np.linspace(0.0, len(piece) - 1.0, samples)
-    return np.interp(positions, np.arange(len(piece)), piece).astype(np.float32)
 
 
 TASK = Acoustic

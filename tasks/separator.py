@@ -1,7 +1,7 @@
 """Train the built-in separator on rendered songs, spoken and sung real voices, and real bands.
 
 An example is a few short crops of one row: a mono voice and a stereo band. `losses` makes the mixtures: voices are placed, doubled, reverberated,
-equalised and backed by other voices, bands are exchanged within the batch, and one of the two is sometimes silent. Loss: log error-to-mix
+equalised and backed by other voices, bands are exchanged and layered within the batch, and one of the two is sometimes silent. Loss: log error-to-mix
 ratio of the vocals' complex spectrum (the same error for both stems, since accompaniment = mix - vocals) plus the distance of compressed
 magnitudes of both stems. Letters: B batch, P crops a row, n samples.
 """
@@ -58,6 +58,10 @@ class SeparatorTunables(OptimTunables):
         level_low_db, level_high_db: voice level relative to the band, drawn evenly between them.
         magnitude_weight: weight of the compressed-magnitude distance beside the log error.
         silent_voice, silent_band: share of mixtures without one of the two.
+        speed: voice and band are played, each on its own, at speeds between 1 / `speed` and `speed`.
+        layered: share of the bands that play over another one.
+        wide: share of the voices with copies on both sides, as doubled ones and those with a chorus have.
+        tilt_db: most dB an octave by which two voices in three are made brighter.
     """
 
     lr0: float = 2e-3
@@ -70,11 +74,16 @@ class SeparatorTunables(OptimTunables):
     magnitude_weight: float = 0.3
     silent_voice: float = 0.08
     silent_band: float = 0.04
+    speed: float = 1.3
+    layered: float = 0.3
+    wide: float = 0.1
+    tilt_db: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_shares(self, "silent_voice", "silent_band")
-        require_at_least(self, 0, "magnitude_weight")
+        require_shares(self, "silent_voice", "silent_band", "layered", "wide")
+        require_at_least(self, 0, "magnitude_weight", "tilt_db")
+        require_at_least(self, 1, "speed")
 
 
 class SeparatorTask:
@@ -104,13 +113,14 @@ class SeparatorTask:
         has_band = bool(row["accompaniment"])
         if not has_band and self.music is None:
             return None
-        voices, bands = [], []
+        voices, bands, widest = [], [], np.log(self.tunables.speed)
         for _ in range(self.args.crops):
-            voice, start = loud_crop(row["vocals"], self.samples, rate, rng)
+            voice_samples, band_samples = (round(self.samples * float(np.exp(rng.uniform(-widest, widest)))) for _ in range(2))
+            voice, start = loud_crop(row["vocals"], voice_samples, rate, rng)
             use_music = self.music is not None and (not has_band or rng.random() < self.args.music_share)
-            band = self.music.crop(self.samples, rng) if use_music else read_crop(row["accompaniment"], start, self.samples, rate)  # type: ignore[union-attr]
-            voices.append(voice[0])
-            bands.append(np.broadcast_to(band, (2, self.samples)))
+            band = self.music.crop(band_samples, rng) if use_music else read_crop(row["accompaniment"], start, band_samples, rate)  # type: ignore[union-attr]
+            voices.append(augment.stretched(voice[0], self.samples))
+            bands.append(np.broadcast_to(augment.stretched(band, self.samples), (2, self.samples)))
         return {"voice": torch.from_numpy(np.stack(voices)), "band": torch.from_numpy(np.stack(bands))}
 
     def build_model(self) -> nn.Module:
@@ -142,6 +152,8 @@ class SeparatorTask:
         count, device, settings = len(voice), voice.device, self.tunables
         rate = self.config.sample_rate
         band = torch.where(augment.chance(count, 0.5, device)[:, None, None], band, band.roll(self.args.crops, 0))
+        layer = augment.decibels(augment.uniform((count,), -12, 0, device)) * augment.chance(count, settings.layered, device)
+        band = band + layer[:, None, None] * band.roll(self.args.crops + 1, 0)
         band = band * augment.decibels(augment.uniform((count, 2, 1), -2, 2, device))
         band = torch.where(augment.chance(count, 0.5, device)[:, None, None], band.flip(1), band)
         narrow = augment.uniform((count, 1, 1), 0.0, 1.3, device).clamp_max(1) * augment.chance(count, 0.35, device)[:, None, None]
@@ -180,13 +192,15 @@ class SeparatorTask:
 
     def _place(self, voice: Tensor, spread: float) -> Tensor:
         """A mono voice in a random stereo room: (B, n) -> (B, 2, n), doubled and distorted now and then."""
-        count, device = len(voice), voice.device
+        count, device, rate = len(voice), voice.device, self.config.sample_rate
         wet = augment.decibels(augment.uniform((count,), -26, -4, device)) * augment.chance(count, 0.65, device)
         double = augment.decibels(augment.uniform((count,), -14, -1, device)) * augment.chance(count, 0.25, device)
         pan = torch.randn(count, device=device).mul(spread).clamp(-1, 1) * augment.chance(count, 0.35, device)
         voice = augment.distort(voice, augment.uniform((count,), 0.2, 3.0, device) * augment.chance(count, 0.15, device))
-        tone = augment.tone_curve(count, 33, self.config.sample_rate, 3.0, device)
-        return augment.convolve(voice[:, None], augment.impulse(count, self.config.sample_rate, device, wet, double, pan), tone)
+        wide = augment.decibels(augment.uniform((count,), -10, 8, device)) * augment.chance(count, self.tunables.wide, device)
+        slope_db = augment.uniform((count,), -1, self.tunables.tilt_db, device) * augment.chance(count, 2 / 3, device)
+        tone = augment.tone_curve(count, 33, rate, 3.0, device) * augment.tilt(count, 33, rate, slope_db, device)
+        return augment.convolve(augment.widen(voice, rate, wide), augment.impulse(count, rate, device, wet, double, pan), tone)
 
     def _level(self, vocals: Tensor, band: Tensor, level_db: Tensor, play_db: float) -> tuple[Tensor, Tensor]:
         """Set the voice `level_db` over the band and the mix near an RMS of 1, give or take `play_db`."""

@@ -7,6 +7,7 @@ Letters: B batch, F bins, T frames, C channels. Waveform blocks, levels and samp
 `autosing.perception.separation.builtin`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -135,16 +136,27 @@ class SeparatorNet(nn.Module):
             self.filters.weight.mul_(0.1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, mix: Tensor) -> Tensor:
-        """Complex (B, 2, F, T) -> complex (B, 2, F, T), channels left and right; the Nyquist bin of the vocals is 0."""
+    def forward(self, mix: Tensor, lean: float = 0.0, warps: Sequence[float] = (1.0,)) -> Tensor:
+        """Complex (B, 2, F, T) -> complex (B, 2, F, T), channels left and right; the Nyquist bin of the vocals is 0.
+
+        Args:
+            lean: added to the logits of both gains; more than 0 takes more for voice.
+            warps: the spectrum is looked at once for each, as if all its frequencies were divided by it; the filters' mean is taken.
+        """
         left, right = mix[:, 0, :-1], mix[:, 1, :-1]
         mid, side = (left + right) / 2, (left - right) / 2
-        gains = self._filters(torch.stack([_compress(x) for x in (mid, side, left, right)], 1))
-        to_mid, to_side = torch.sigmoid(gains[:, 0]), torch.sigmoid(gains[:, 1])
-        vocals_mid = to_mid * mid + torch.tanh(gains[:, 2]) * side
-        vocals_side = to_side * side + torch.tanh(gains[:, 3]) * mid
+        heard = torch.stack([_compress(x) for x in (mid, side, left, right)], 1)
+        filters = [self._squashed(_warped(self._filters(_warped(heard, warp)), 1 / warp), lean) for warp in warps]
+        to_mid, to_side, from_side, from_mid = (torch.stack(filters).mean(0) if len(filters) > 1 else filters[0]).unbind(1)
+        vocals_mid = to_mid * mid + from_side * side
+        vocals_side = to_side * side + from_mid * mid
         vocals = torch.stack([vocals_mid + vocals_side, vocals_mid - vocals_side], 1)
         return functional.pad(vocals, (0, 0, 0, 1))
+
+    @staticmethod
+    def _squashed(filters: Tensor, lean: float) -> Tensor:
+        """(B, 4, F - 1, T) -> the two gains and the two cross terms, within their bounds."""
+        return torch.cat([torch.sigmoid(filters[:, :2] + lean), torch.tanh(filters[:, 2:])], 1)
 
     def _filters(self, features: Tensor) -> Tensor:
         """(B, 4, F - 1, T) -> (B, 4, F - 1, T) before the squashing."""
@@ -171,6 +183,16 @@ class SeparatorNet(nn.Module):
         sequence = narrow.permute(0, 3, 1, 2).reshape(batch, frames, channels * rows)
         sequence = sequence + self.waist(sequence)[0]
         return self.waist_out(sequence.reshape(batch, frames, channels, rows).permute(0, 2, 3, 1))
+
+
+def _warped(x: Tensor, factor: float) -> Tensor:
+    """(..., F, T) read at `factor` times each bin, between bins by a straight line; beyond the last bin it is held."""
+    if factor == 1.0:
+        return x
+    bins = x.shape[-2]
+    at = (torch.arange(bins, device=x.device) * factor).clamp(max=bins - 1)
+    left = at.long().clamp(max=bins - 2)
+    return torch.lerp(x[..., left, :], x[..., left + 1, :], (at - left)[:, None])
 
 
 def _compress(x: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """Random changes to batches of waveforms that training asks for: rooms, doubling, tone, level, distortion.
 
-Every function takes and returns float tensors on any device and draws from torch's global generator, which the train loop seeds from
+Every function but `stretched` takes and returns float tensors on any device and draws from torch's global generator, which the train loop seeds from
 (seed, step). Letters: B batch, n samples. Nothing here knows of songs, stems or tasks.
 """
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,31 @@ def tone_curve(batch: int, bins: int, sample_rate: int, depth_db: float, device:
     left = position.long().clamp(0, points - 2)
     share = position - left
     return decibels(control[:, left] * (1 - share) + control[:, left + 1] * share)
+
+
+def tilt(batch: int, bins: int, sample_rate: int, slope_db: Tensor, device: torch.device, low_hz: float = 200.0, high_hz: float = 5000.0) -> Tensor:
+    """Brighter or darker: (B, bins) amplitude factors on even frequencies from 0 to the Nyquist frequency.
+
+    They rise by (B,) `slope_db` an octave from `low_hz` to `high_hz`, and are even outside.
+    """
+    frequency = torch.linspace(0, sample_rate / 2, bins, device=device).clamp(low_hz, high_hz)
+    return decibels(slope_db[:, None] * (frequency / low_hz).log2())
+
+
+def widen(wav: Tensor, sample_rate: int, amount: Tensor) -> Tensor:
+    """Double tracking, chorus: (B, n) -> (B, 2, n), with a copy on each side whose pitch and delay (up to 30 ms) wander on their own.
+
+    Args:
+        amount: (B,) amplitude of the copies beside the voice in the middle.
+    """
+    sides = []
+    for _ in range(2):
+        semitones, rate_hz = uniform((len(wav),), 0.02, 0.25, wav.device), uniform((len(wav),), 0.2, 3.0, wav.device)
+        copy = sway(wav, sample_rate, semitones, rate_hz)
+        late = uniform((len(wav), 1), 0.0, 0.03 * sample_rate, wav.device).long()
+        places = torch.arange(wav.shape[-1], device=wav.device) - late
+        sides.append(copy.gather(-1, places.clamp_min(0)) * (places >= 0))
+    return wav[:, None] + amount[:, None, None] * torch.stack(sides, 1)
 
 
 def impulse(batch: int, sample_rate: int, device: torch.device, wet: Tensor, double: Tensor, pan: Tensor) -> Tensor:
@@ -122,6 +148,17 @@ def sway(wav: Tensor, sample_rate: int, semitones: Tensor, rate_hz: Tensor) -> T
     left = places.long().clamp(max=samples - 2)
     share = places - left
     return wav.gather(-1, left) * (1 - share) + wav.gather(-1, left + 1) * share
+
+
+def stretched(wav: np.ndarray, samples: int) -> np.ndarray:
+    """(..., m) -> (..., n) float32 by linear interpolation, of arrays: played faster, and higher, where m > n."""
+    length = wav.shape[-1]
+    if length == samples:
+        return wav
+    positions = np.linspace(0, length - 1, samples)
+    left = np.minimum(positions.astype(np.int64), max(0, length - 2))
+    share = (positions - left).astype(np.float32)
+    return wav[..., left] * (1 - share) + wav[..., np.minimum(left + 1, length - 1)] * share
 
 
 def fast_length(samples: int) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from autosing.errors import ConfigError
 from autosing.models.io import save_model
 from autosing.models.separator import SIZES, SeparatorNet
 from autosing.perception import load_separator
@@ -116,3 +117,25 @@ def test_the_mask_floor_leaves_that_much_of_the_rest() -> None:
     bare, floor, all_of_it = (load_separator("builtin", mask_floor=share).separate(mix) for share in (0.0, 0.25, 1.0))
     torch.testing.assert_close(floor.vocals, bare.vocals + 0.25 * bare.accompaniment, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(all_of_it.vocals, mix, atol=1e-5, rtol=1e-4)
+
+
+def test_each_warp_is_a_look_and_the_filters_mean_is_taken() -> None:
+    """Of the embedded separator: what is found is linear in its filters, so looks one by one give the mean too."""
+    mix = 0.1 * torch.randn(2, 30_000, generator=torch.Generator().manual_seed(3)).cumsum(1)
+    both, low, high, plain, same = (
+        load_separator("builtin", warps=warps).separate(mix).vocals for warps in ((0.8, 1.3), (0.8,), (1.3,), (1.0,), (1.0, 1.0))
+    )
+    torch.testing.assert_close(both, (low + high) / 2, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(same, plain, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(low, high, atol=1e-3)
+    with pytest.raises(ConfigError, match="warps"):
+        load_separator("builtin", warps=())
+
+
+def test_leaning_takes_more_for_voice() -> None:
+    """Of the embedded separator: far to one side there is no voice, far to the other all of the middle and of the sides is."""
+    mix = 0.1 * torch.randn(1, 24_000, generator=torch.Generator().manual_seed(3))
+    shares = [
+        float(load_separator("builtin", mask_floor=0.0, lean=lean).separate(mix).vocals.square().sum() / mix.square().sum()) for lean in (-30.0, -1.0, 0.0, 1.0, 30.0)
+    ]
+    assert shares == sorted(shares) and shares[0] < 1e-3 and shares[-1] == pytest.approx(1.0, abs=0.02)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch import Tensor
 
 from autosing.errors import ConfigError, DataError
-from autosing.models.separator import SIZES, SeparatorConfig, SeparatorNet, active_rms, spectrum, waveform
+from autosing.models.separator import SIZES, SeparatorConfig, SeparatorNet, _warped, active_rms, spectrum, waveform
 from autosing.training import augment
 from autosing.training.task import DatasetMeta
 from tasks.separator import MusicLibrary, SeparatorArgs, SeparatorTask, SeparatorTunables, loud_crop, read_crop
@@ -29,8 +30,8 @@ def row(seconds: float = 4.0, band: bool = True) -> dict[str, object]:
     return {"id": "a", "vocals": wav_bytes(voice[None]), "accompaniment": wav_bytes(music) if band else None}
 
 
-def task(**args: object) -> SeparatorTask:
-    return SeparatorTask(SeparatorArgs(size="tiny", crop_seconds=1.5, crops=2, **args), SeparatorTunables(), DatasetMeta())  # type: ignore[arg-type]
+def task(tunables: SeparatorTunables | None = None, **args: object) -> SeparatorTask:
+    return SeparatorTask(SeparatorArgs(size="tiny", crop_seconds=1.5, crops=2, **args), tunables or SeparatorTunables(), DatasetMeta())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("samples", [1, 512, 5000])
@@ -108,6 +109,63 @@ def test_a_dry_centred_impulse_changes_nothing() -> None:
     assert torch.allclose(out, wav.expand(-1, 2, -1), atol=1e-4)
 
 
+def side_to_mid(wav: Tensor) -> Tensor:
+    """dB of (B, 2, n) -> (B,)."""
+    mid, side = (each.square().mean(-1) for each in (wav[:, 0] + wav[:, 1], wav[:, 0] - wav[:, 1]))
+    return 10 * torch.log10((side + 1e-9) / mid)
+
+
+def test_a_widened_voice_differs_between_the_sides_by_the_amount_asked_for() -> None:
+    torch.manual_seed(0)
+    voice = torch.randn(16, RATE)
+    assert torch.equal(augment.widen(voice, RATE, torch.zeros(16)), voice[:, None].expand(-1, 2, -1))
+    little, much = (side_to_mid(augment.widen(voice, RATE, torch.full((16,), amount))).mean() for amount in (0.2, 2.0))
+    assert little < -10 and -6 < much < 0
+    assert (augment.widen(voice, RATE, torch.ones(16)) - voice[:, None]).abs().amax() < 6  # nothing but copies of it, late
+
+
+def test_a_tilt_rises_by_as_many_decibels_an_octave_and_is_even_outside() -> None:
+    factors = augment.tilt(2, 1025, RATE, torch.tensor([4.0, 0.0]), torch.device("cpu"))
+    at = lambda hertz: 20 * torch.log10(factors[:, round(hertz / (RATE / 2) * 1024)])  # noqa: E731
+    assert torch.allclose(at(2000) - at(1000), torch.tensor([4.0, 0.0]), atol=0.1)
+    assert torch.allclose(at(100), torch.zeros(2)) and torch.allclose(at(5200), at(11_000))
+
+
+@pytest.mark.parametrize("length, samples", [(1000, 1000), (1000, 800), (1000, 1301), (1, 5), (7, 1)])
+def test_stretching_reads_between_samples(length: int, samples: int) -> None:
+    wav = np.random.default_rng(0).standard_normal((2, length)).astype(np.float32)
+    found = augment.stretched(wav, samples)
+    expected = [np.interp(np.linspace(0, length - 1, samples), np.arange(length), side) for side in wav]
+    assert found.dtype == np.float32 and np.allclose(found, expected, atol=1e-5)
+
+
+def test_voice_and_band_are_played_at_speeds_of_their_own() -> None:
+    time = np.arange(20 * RATE) / RATE
+    tone = wav_bytes(0.3 * np.sin(2 * np.pi * 400 * time)[None])
+    hertz = {"voice": [], "band": []}
+    for seed in range(12):
+        example = task(SeparatorTunables(speed=1.5)).example({"vocals": tone, "accompaniment": tone}, np.random.default_rng(seed))
+        assert example is not None
+        for stem, found in hertz.items():
+            wave = example[stem].reshape(-1, task().samples)[0]
+            found.append(float(torch.fft.rfft(wave).abs().argmax()) * RATE / task().samples)
+    for found in hertz.values():
+        assert 400 / 1.52 < min(found) < 360 and 440 < max(found) < 400 * 1.52
+    assert not np.allclose(hertz["voice"], hertz["band"], rtol=0.02)
+
+
+def test_voices_of_mixtures_are_wide_and_bright_as_often_as_asked_for() -> None:
+    voice, band = torch.randn(64, 12_000), torch.randn(64, 2, 12_000)
+    wide, bright = [], []
+    for settings in SeparatorTunables(wide=0.0, tilt_db=0.0), SeparatorTunables(wide=1.0, tilt_db=6.0):
+        torch.manual_seed(0)
+        vocals = task(settings).mixtures(voice, band)[0]
+        vocals = vocals[vocals.abs().amax((1, 2)) > 0]
+        wide.append(float(side_to_mid(vocals).quantile(0.5)))
+        bright.append(float((vocals.diff().square().mean((1, 2)) / vocals.square().mean((1, 2))).mean()))
+    assert wide[1] > wide[0] + 3 and bright[1] > 1.1 * bright[0]
+
+
 @pytest.mark.parametrize("samples", [1, 2, 1000, 91_200])
 def test_fast_length_is_enough_and_not_wasteful(samples: int) -> None:
     assert samples <= augment.fast_length(samples) <= max(2 * samples, 2)
@@ -131,3 +189,10 @@ def test_training_steps_lower_the_loss() -> None:
         last = float(losses.total.detach())
         first = first if step else last
     assert last < 0.9 * first
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.8, 1.25])
+def test_a_warped_spectrum_is_read_between_bins(factor: float) -> None:
+    spectra = torch.randn(2, 3, 40, 5)
+    expected = np.apply_along_axis(lambda column: np.interp(np.arange(40) * factor, np.arange(40), column), 2, spectra.numpy())
+    assert np.allclose(_warped(spectra, factor), expected, atol=1e-5)
