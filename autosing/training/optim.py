@@ -103,16 +103,19 @@ class AveragedWeights:
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         saved = model.state_dict().keys()
-        self._live: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self._live |= {n: b for n, b in model.named_buffers() if n in saved and b.is_floating_point()}
+        weights: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        buffers = {n: b for n, b in model.named_buffers() if n in saved and b.is_floating_point()}
+        self._live = weights | buffers
+        self._alike = [list(names) for names in (weights, buffers) if names]  # weights may be shared out over ranks, buffers are whole
         self._average = {n: p.detach().float().clone() for n, p in self._live.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the live weights after optimiser step number `step` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        live = [p.detach().float() for p in self._live.values()]
-        torch._foreach_lerp_(list(self._average.values()), live, 1 - decay)  # type: ignore[reportPrivateImportUsage]
+        for names in self._alike:
+            live = [self._live[name].detach().float() for name in names]
+            torch._foreach_lerp_([self._average[name] for name in names], live, 1 - decay)  # type: ignore[reportPrivateImportUsage]
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -26,5 +26,5 @@ def test_the_voice_is_what_a_separator_finds_and_the_truth_stays(tmp_path, capsy
         voice, band, found = (torch.from_numpy(decode(data)) for data in (old["vocals"], old["accompaniment"], row["vocals"]))
         assert found.shape == voice.shape
         mix = voice + band[:, : voice.shape[1]].mean(0, keepdim=True)
-        assert si_sdr(found, voice) > si_sdr(mix, voice) + 2
+        assert si_sdr(found, voice) > si_sdr(mix, voice) + 1
     assert main(command) == 0 and "0 rows" in capsys.readouterr().out  # a committed partition is passed over
