@@ -199,7 +199,7 @@ class SeparatorTask:
         voice = augment.distort(voice, augment.uniform((count,), 0.2, 3.0, device) * augment.chance(count, 0.15, device))
         wide = augment.decibels(augment.uniform((count,), -10, 8, device)) * augment.chance(count, self.tunables.wide, device)
         slope_db = augment.uniform((count,), -1, self.tunables.tilt_db, device) * augment.chance(count, 2 / 3, device)
-        tone = augment.tone_curve(count, 33, rate, 3.0, device) * augment.tilt(count, 33, rate, slope_db, device)
+        tone = augment.tone_curve(count, 33, rate, 3.0, device) * augment.tilt(33, rate, slope_db)
         return augment.convolve(augment.widen(voice, rate, wide), augment.impulse(count, rate, device, wet, double, pan), tone)
 
     def _level(self, vocals: Tensor, band: Tensor, level_db: Tensor, play_db: float) -> tuple[Tensor, Tensor]:

@@ -57,8 +57,9 @@ def real_recordings(
     """
     for path, artist in real_songs(Path(data), most_songs):
         decoded = audio.decode(path.read_bytes())
-        mix = audio.resample(decoded.samples[:, : int(longest * decoded.sample_rate)], decoded.sample_rate, sample_rate)
-        yield Recording(f"{path.parent.name}/{path.name}", artist, vocals_of(separator, mix, sample_rate).mean(0))
+        mix = audio.resample(decoded.samples[:, : int(longest * decoded.sample_rate)], decoded.sample_rate, separator.sample_rate)
+        vocals = separator.separate(mix).vocals.mean(0, keepdim=True)
+        yield Recording(f"{path.parent.name}/{path.name}", artist, audio.resample(vocals, separator.sample_rate, sample_rate)[0])
 
 
 def real_songs(data: Path, most_songs: int | None = None) -> list[tuple[Path, str]]:

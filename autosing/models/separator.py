@@ -147,7 +147,7 @@ class SeparatorNet(nn.Module):
         mid, side = (left + right) / 2, (left - right) / 2
         heard = torch.stack([_compress(x) for x in (mid, side, left, right)], 1)
         filters = [self._squashed(_warped(self._filters(_warped(heard, warp)), 1 / warp), lean) for warp in warps]
-        to_mid, to_side, from_side, from_mid = (torch.stack(filters).mean(0) if len(filters) > 1 else filters[0]).unbind(1)
+        to_mid, to_side, from_side, from_mid = torch.stack(filters).mean(0).unbind(1)
         vocals_mid = to_mid * mid + from_side * side
         vocals_side = to_side * side + from_mid * mid
         vocals = torch.stack([vocals_mid + vocals_side, vocals_mid - vocals_side], 1)

@@ -72,7 +72,7 @@ class Hearing:
 
     def __init__(
         self, separator: Separator, aligner: Aligner, voice: VoiceEmbedder, band_codec: Codec, lowest_rate: int, cache: Cache,
-        device: torch.device, choices: Sequence[str] = (),
+        device: torch.device, choices: Sequence[str],
     ):  # fmt: skip
         """
         Args:

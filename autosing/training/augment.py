@@ -40,12 +40,12 @@ def tone_curve(batch: int, bins: int, sample_rate: int, depth_db: float, device:
     return decibels(control[:, left] * (1 - share) + control[:, left + 1] * share)
 
 
-def tilt(batch: int, bins: int, sample_rate: int, slope_db: Tensor, device: torch.device, low_hz: float = 200.0, high_hz: float = 5000.0) -> Tensor:
+def tilt(bins: int, sample_rate: int, slope_db: Tensor, low_hz: float = 200.0, high_hz: float = 5000.0) -> Tensor:
     """Brighter or darker: (B, bins) amplitude factors on even frequencies from 0 to the Nyquist frequency.
 
     They rise by (B,) `slope_db` an octave from `low_hz` to `high_hz`, and are even outside.
     """
-    frequency = torch.linspace(0, sample_rate / 2, bins, device=device).clamp(low_hz, high_hz)
+    frequency = torch.linspace(0, sample_rate / 2, bins, device=slope_db.device).clamp(low_hz, high_hz)
     return decibels(slope_db[:, None] * (frequency / low_hz).log2())
 
 

@@ -125,7 +125,7 @@ def test_a_widened_voice_differs_between_the_sides_by_the_amount_asked_for() -> 
 
 
 def test_a_tilt_rises_by_as_many_decibels_an_octave_and_is_even_outside() -> None:
-    factors = augment.tilt(2, 1025, RATE, torch.tensor([4.0, 0.0]), torch.device("cpu"))
+    factors = augment.tilt(1025, RATE, torch.tensor([4.0, 0.0]))
     at = lambda hertz: 20 * torch.log10(factors[:, round(hertz / (RATE / 2) * 1024)])  # noqa: E731
     assert torch.allclose(at(2000) - at(1000), torch.tensor([4.0, 0.0]), atol=0.1)
     assert torch.allclose(at(100), torch.zeros(2)) and torch.allclose(at(5200), at(11_000))
