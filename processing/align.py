@@ -36,7 +36,7 @@ class AlignLyrics:
     """Lyrics -> word times."""
 
     name = key = "align"
-    version = "3"
+    version = "4"
     writes = ("alignment",)
 
     def __init__(

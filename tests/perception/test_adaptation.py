@@ -7,7 +7,7 @@ import torch
 from autosing.models.io import load_model
 from autosing.models.recogniser import BLANK, SIZES, Recogniser
 from autosing.perception.alignment import adaptation
-from autosing.perception.alignment.adaptation import FRONT, adapted
+from autosing.perception.alignment.adaptation import FRONT, can_adapt, heard_blocks
 from autosing.perception.alignment.builtin import BuiltinAligner, Heard
 from autosing.song.lyrics import parse_raw
 
@@ -44,10 +44,16 @@ def ctc(recogniser: Recogniser, wav: torch.Tensor, phones: list[int]) -> float:
     return -float(np.logaddexp(alpha[-1], alpha[-2]))
 
 
+def adapted(recogniser: Recogniser, wav: torch.Tensor, phones: list[int], steps: int = adaptation.STEPS) -> Recogniser:
+    with torch.inference_mode():  # as processing calls it
+        spectra = recogniser.heard(wav[None])
+        log_probs = torch.log_softmax(recogniser.read(recogniser.trunk(spectra)).ctc[0], -1)
+        return adaptation.adapted(recogniser, spectra, log_probs, phones, steps)
+
+
 def test_the_phones_become_likelier_and_the_front_moves_most(recogniser, wav):
     before = {name: value.clone() for name, value in recogniser.state_dict().items()}
-    with torch.inference_mode():  # as processing calls it
-        student = adapted(recogniser, wav * 1.0, PHONES)
+    student = adapted(recogniser, wav, PHONES)
     assert ctc(student, wav, PHONES) < ctc(recogniser, wav, PHONES) - 1
     assert all(torch.equal(value, before[name]) for name, value in recogniser.state_dict().items())
     moved = {name: (value - before[name]).abs().max().item() for name, value in student.named_parameters()}
@@ -55,25 +61,46 @@ def test_the_phones_become_likelier_and_the_front_moves_most(recogniser, wav):
     assert not any(p.requires_grad for p in student.parameters())
 
 
-@pytest.mark.parametrize("kept", [0, 12_000])
-def test_a_long_recording_learns_from_all_of_its_pieces(recogniser, wav, monkeypatch, kept):
-    """Whether activations are kept for all pieces or made again for one at a time; the gradient is that of all pieces at once, written out here."""
-    monkeypatch.setattr(adaptation, "_PIECE_FRAMES", 90)
-    monkeypatch.setattr(adaptation, "_KEPT_FRAMES", kept)
-    pieces = [piece[None] for piece in wav.split(90 * 480)]
-    logits = torch.cat([recogniser(piece).ctc[0] for piece in pieces])
-    loss = torch.nn.functional.ctc_loss(logits.log_softmax(-1)[:, None], torch.tensor([PHONES]), torch.tensor([len(logits)]), torch.tensor([6]), blank=BLANK)
+def test_a_step_follows_the_ctc_loss_of_what_it_hears(recogniser, wav, monkeypatch):
+    """The gradient is that of torch's CTC loss over the whole recording, with what was heard before where the step does not listen."""
+    monkeypatch.setattr(adaptation, "_BLOCK_FRAMES", 40)
+    blocks = heard_blocks(200, 0)
+    assert 60 <= sum(end - begin for begin, end in blocks) <= 140
+    before = torch.log_softmax(recogniser(wav[None]).ctc[0], -1).detach()
+    spectra, rows = recogniser.heard(wav[None]), list(before.split(1))
+    for begin, end in blocks:
+        rows[begin:end] = torch.log_softmax(recogniser.read(recogniser.trunk(spectra[..., 2 * begin : 2 * end])).ctc[0], -1).split(1)
+    loss = torch.nn.functional.ctc_loss(torch.cat(rows)[:, None], torch.tensor([PHONES]), torch.tensor([200]), torch.tensor([6]), blank=BLANK)
     wanted = torch.autograd.grad(loss, recogniser.project.weight)[0]
     moved = adapted(recogniser, wav, PHONES, steps=1).project.weight - recogniser.project.weight
     sure = wanted.abs() > wanted.abs().median()  # Adam's first step goes against the sign of the gradient
     assert torch.equal(moved[sure].sign(), -wanted[sure].sign())
 
 
-def test_what_cannot_be_learnt_from_leaves_the_ears_as_they_are(recogniser, wav, monkeypatch):
-    assert adapted(recogniser, wav, []) is recogniser
-    assert adapted(recogniser, wav[:4800], PHONES) is recogniser  # 10 frames
+@pytest.mark.parametrize(("frames", "turns"), [(1, 2), (2, 2), (700, 2), (1450, 2), (9000, 2), (12_001, 3), (45_000, 8)])
+def test_turns_hear_everything_once_and_two_minutes_at_a_time(frames, turns):
+    cuts = set()
+    for turn in range(3):
+        heard = np.zeros(frames, int)
+        for part in range(turns):
+            blocks = heard_blocks(frames, turn * turns + part)
+            assert all(begin < end for begin, end in blocks) and sum(end - begin for begin, end in blocks) <= 6000 + 750
+            for begin, end in blocks:
+                heard[begin:end] += 1
+                cuts.add(begin)
+        assert (heard == 1).all()
+    assert frames < 100 or len(cuts) > turns  # no place is at the edge of a block every time
+
+
+def test_what_cannot_be_learnt_from(recogniser, wav, monkeypatch):
+    assert can_adapt(200, PHONES) and can_adapt(12, PHONES)
+    assert not can_adapt(200, []) and not can_adapt(10, PHONES)
+    twice = adapted(recogniser, wav[: 480 * 12], [3] * 6 + [5])  # six that are the same want eleven frames and one is left
+    assert all(torch.isfinite(p).all() for p in twice.parameters())
+    never = adapted(recogniser, wav[: 480 * 12], [3] * 7)
+    assert all(torch.equal(p, q) for p, q in zip(never.parameters(), recogniser.parameters(), strict=True))
     monkeypatch.setattr(adaptation, "_MOST_CELLS", 1000)
-    assert adapted(recogniser, wav, PHONES) is recogniser
+    assert not can_adapt(200, PHONES)
 
 
 def test_no_steps_hears_every_recording_alike(tmp_path, recogniser, wav):

@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from autosing.perception.alignment.viterbi import Chain, arrivals, best_path
+from autosing.perception.alignment.viterbi import Chain, arrivals, best_path, ctc_chain, occupancy
 
 
 def _paths(chain: Chain, frames: int):
@@ -58,9 +59,41 @@ def test_a_tilt_and_blocks_change_nothing(monkeypatch):
     plain = arrivals(likelihood, chain, gates)
     monkeypatch.setattr(viterbi, "_TILTS", (0.7,))
     monkeypatch.setattr(viterbi, "_BLOCK", 7)
+    monkeypatch.setattr(viterbi, "_KEPT_CELLS", 0)
+    monkeypatch.setattr(viterbi, "_PRUNED", 3)
     tilted = arrivals(likelihood, chain, gates)
     np.testing.assert_allclose(tilted.begun, plain.begun, atol=1e-6)
     assert tilted.log_likelihood == pytest.approx(plain.log_likelihood)
+
+
+@pytest.mark.parametrize(("labels", "frames"), [([1], 1), ([1, 2, 2, 3], 9), ([2, 2, 2], 5), ([1, 3, 2, 1, 1, 3] * 20, 300)])
+@pytest.mark.parametrize("kept", [0, 10**9])
+def test_occupancy_is_the_gradient_of_the_ctc_loss(labels, frames, kept, monkeypatch):
+    from autosing.perception.alignment import viterbi
+
+    monkeypatch.setattr(viterbi, "_KEPT_CELLS", kept)
+    log_probs = torch.randn(frames, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64).mul(3).log_softmax(-1).requires_grad_()
+    lengths = torch.tensor([frames]), torch.tensor([len(labels)])
+    loss = torch.nn.functional.ctc_loss(log_probs[:, None], torch.tensor([labels]), *lengths, blank=4, reduction="sum")
+    (by_logits,) = torch.autograd.grad(loss, log_probs)  # torch gives the gradient by what went into the softmax: probability - share
+    found = occupancy(log_probs.detach().exp().numpy(), ctc_chain(labels, 4))
+    np.testing.assert_allclose(found.shares, (log_probs.exp() - by_logits).detach().numpy(), atol=1e-9)
+    np.testing.assert_allclose(found.shares.sum(1), 1.0)
+    assert found.log_likelihood == pytest.approx(-loss.item())
+
+
+def test_words_that_nothing_speaks_for_until_the_end_are_found():
+    """The path that gets everywhere in time is for long less probable than one that stays behind, by more than a double holds."""
+    frames, labels = 2000, [1] * 900
+    probs = np.tile([0.98, 0.02], (frames, 1))
+    found = occupancy(probs, ctc_chain(labels, 0))
+    log_probs = torch.from_numpy(np.log(probs))[:, None].requires_grad_()
+    loss = torch.nn.functional.ctc_loss(log_probs, torch.tensor([labels]), torch.tensor([frames]), torch.tensor([900]), blank=0, reduction="sum")
+    (by_logits,) = torch.autograd.grad(loss, log_probs)
+    assert found.log_likelihood == pytest.approx(-loss.item())
+    np.testing.assert_allclose(found.shares, (log_probs.exp() - by_logits)[:, 0].detach().numpy(), atol=1e-6)
+    with pytest.raises(ValueError, match="frames"):
+        occupancy(probs[:1798], ctc_chain(labels, 0))
 
 
 def test_arrivals_refuses_too_few_frames():

@@ -3,66 +3,76 @@
 Lyrics say what is sung and not when, and connectionist temporal classification (Graves et al. 2006) asks for no more: its loss sums over all ways
 to place them. The layers that see the spectrum move most: they have to tell this voice from this band. A handful of steps cannot learn a song
 by heart. Known as test-time training (Sun et al. 2020).
+
+Every step hears part of the recording, other blocks of it each time; of the rest it goes by what was heard before. That is cheaper, and the words
+that are misheard in one part are not learnt from all of it at once.
 """
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from autosing.models.recogniser import BLANK, Recogniser
+from autosing.perception.alignment.viterbi import ctc_chain, occupancy
 
-STEPS = 8
-FRONT_RATE, RATE = 1.5e-3, 5e-4
+STEPS = 7
+FRONT_RATE, RATE = 1.75e-3, 6e-4
 FRONT = ("stem.", "sides.", "project.")
 """The first layers: their parameters' names begin with one of these."""
-_PIECE_FRAMES = 3000
-_KEPT_FRAMES = 12_000
-"""Up to so many, four minutes, what the layers made of them is kept for the gradient (about half a GB); of longer recordings it is made again, piece by piece."""
+_BLOCK_FRAMES = 750
+_MOST_HEARD = 6000
+"""No step hears more frames than this, two minutes: about half a GB of activations."""
 _MOST_CELLS = 100_000_000
-"""Frames x states of the loss's lattice, 4 bytes each; a quarter of an hour with 1,100 phones. Longer recordings are left as they are."""
+"""Frames x states of the loss's lattice; a quarter of an hour with 1,100 phones. Longer recordings are left as they are."""
 
 
-def adapted(recogniser: Recogniser, wav: Tensor, phones: Sequence[int], steps: int = STEPS) -> Recogniser:
-    """A copy of the recogniser that has got used to a recording.
+def can_adapt(frames: int, phones: Sequence[int]) -> bool:
+    """Whether there is something to learn from: phones, not more of them than frames, in a recording that is not too long."""
+    return bool(phones) and 2 * len(phones) <= frames and frames * (2 * len(phones) + 1) <= _MOST_CELLS
+
+
+def adapted(recogniser: Recogniser, spectra: Tensor, log_probs: Tensor, phones: Sequence[int], steps: int = STEPS) -> Recogniser:
+    """A copy of the recogniser that has got used to a recording, on its device.
 
     Args:
         recogniser: stays as it is.
-        wav: (n,), or (2, n) in stereo, at its sample rate, on its device.
-        phones: classes of what is sung, in order, without silences.
-        steps: of Adam, each over the whole recording; they cost about .01 of real time each on one core.
-
-    Returns:
-        The recogniser itself where there is nothing to learn from: no phones, more of them than frames, or too long a recording.
+        spectra: (1, K, bands, 2 F), what it makes of the recording first (`Recogniser.heard`).
+        log_probs: (F, C + 1) log probabilities of its CTC read-out.
+        phones: classes of what is sung, in order, without silences; `can_adapt` says whether they can be learnt.
+        steps: of Adam; they cost about .005 of real time each on one core.
     """
-    frames = recogniser.num_frames(wav.shape[-1])
-    if not phones or 2 * len(phones) > frames or frames * (2 * len(phones) + 1) > _MOST_CELLS:
-        return recogniser
     with torch.inference_mode(False), torch.enable_grad():
         student = copy.deepcopy(recogniser).requires_grad_()
         front = [p for name, p in student.named_parameters() if name.startswith(FRONT)]
         rest = [p for name, p in student.named_parameters() if not name.startswith(FRONT)]
-        pieces = [student.heard(piece.clone()[None]) for piece in wav.float().split(_PIECE_FRAMES * recogniser.hop, -1) if recogniser.num_frames(piece.shape[-1]) > 0]
         optimizer = torch.optim.Adam([{"params": front, "lr": FRONT_RATE}, {"params": rest, "lr": RATE}])
-        for _ in range(steps):
+        spectra, believed, chain = spectra.clone(), log_probs.clone(), ctc_chain(phones, BLANK)  # the caller's may be of inference mode
+        for step in range(steps):
+            blocks = heard_blocks(len(believed), step)
+            heard = [nnf.log_softmax(student.read(student.trunk(spectra[..., 2 * begin : 2 * end])).ctc[0], -1) for begin, end in blocks]
+            for (begin, end), block in zip(blocks, heard, strict=True):
+                believed[begin:end] = block.detach()
+            try:
+                shares = torch.from_numpy(occupancy(believed.exp().cpu().numpy(), chain).shares).to(believed)
+            except ValueError:  # equal phones in a row want more frames than there are
+                break
+            # The gradient of the CTC loss by the log probabilities is minus the share that each class has of a frame.
+            wanted = torch.cat([shares[begin:end] for begin, end in blocks])
             optimizer.zero_grad()
-            _loss(student, pieces, torch.tensor([list(phones)], device=wav.device)).backward()
+            (-(wanted * torch.cat(heard)).sum() / len(wanted)).backward()
             optimizer.step()
     return student.requires_grad_(False)
 
 
-def _loss(student: Recogniser, pieces: Sequence[Tensor], phones: Tensor) -> Tensor:
-    """CTC over all pieces (1, K, bands, 2 F) of front-end frames together; of many, only one piece's activations are in memory at a time."""
-
-    def logits(piece: Tensor) -> Tensor:
-        return student.read(student.trunk(piece)).ctc[0]
-
-    kept = sum(piece.shape[-1] for piece in pieces) // 2 <= _KEPT_FRAMES
-    heard: list[Any] = [logits(piece) if kept else checkpoint(logits, piece, use_reentrant=False) for piece in pieces]
-    log_probs = nnf.log_softmax(torch.cat(heard), dim=-1)[:, None]
-    lengths = [torch.tensor([n]) for n in (len(log_probs), phones.shape[1])]
-    return nnf.ctc_loss(log_probs, phones, *lengths, blank=BLANK, reduction="sum", zero_infinity=True) / len(log_probs)
+def heard_blocks(frames: int, step: int) -> list[tuple[int, int]]:
+    """The blocks [begin, end) of frames that a step hears: every second one, or fewer of a long recording, others at every step, cut elsewhere each
+    time that all were heard."""
+    share = max(2, -(-frames // _MOST_HEARD))
+    length = min(_BLOCK_FRAMES, -(-frames // share))
+    turn, part = divmod(step, share)
+    first = (part * length + turn * (length // 3)) % (share * length) - share * length
+    cuts = [(max(0, begin), min(begin + length, frames)) for begin in range(first, frames, share * length)]
+    return [(begin, end) for begin, end in cuts if end > begin]

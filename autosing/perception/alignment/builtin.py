@@ -10,7 +10,7 @@ A word's score is the estimated probability that it begins within 0.3 s of its t
 in stereo), F frames (50 a second), C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from autosing.errors import AlignmentError
 from autosing.models.io import load_model
 from autosing.models.recogniser import CLASS_OF, SILENCE, Recogniser
 from autosing.perception.alignment import confidence
-from autosing.perception.alignment.adaptation import STEPS, adapted
+from autosing.perception.alignment.adaptation import STEPS, adapted, can_adapt
 from autosing.perception.alignment.spelling import pronouncer_for
 from autosing.perception.alignment.timing import Sounds, SpokenWord, Timing, TimingModel, find_times
 from autosing.song.alignment import Alignment, Token, Word
@@ -35,6 +35,8 @@ _PIECE_FRAMES, _MARGIN_FRAMES = 3000, 200
 _AGREE_SECONDS: Seconds = 0.5
 """A line agrees with its stamp when both, offset taken away, differ by less."""
 _MAX_OFFSET: Seconds = 8.0
+_BEFORE = 0.2
+"""Weight of the log probabilities heard before getting used to a recording in those that the words are timed by."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,23 @@ class Reading(NamedTuple):
 
     Attributes:
         log_posteriors: (F, C) log probabilities of the classes.
-        path: (F,) the likeliest class of the CTC read-out, BLANK where no phone begins.
+        ctc: (F, C + 1) those of the CTC read-out.
     """
 
     log_posteriors: np.ndarray
-    path: np.ndarray
+    ctc: Tensor
+
+    @property
+    def path(self) -> np.ndarray:
+        """(F,) the likeliest class of the CTC read-out, BLANK where no phone begins."""
+        return self.ctc.argmax(-1).numpy()
+
+
+class _Piece(NamedTuple):
+    """(1, K, bands, 2 f) spectra of f frames of a recording, of which those of `own` are wanted; the others lie around them."""
+
+    spectra: Tensor
+    own: slice
 
 
 class BuiltinAligner:
@@ -120,24 +134,20 @@ class BuiltinAligner:
 
     def listen(self, wav: Tensor) -> Reading:
         """A recording -> both read-outs, in pieces of a minute that overlap, whatever is known of the words."""
-        return self._listen(self._recogniser, wav)
+        return _read(self._recogniser, self._pieces(wav))
 
     def log_posteriors(self, wav: Tensor) -> np.ndarray:
         """A recording -> (F, C) log probabilities of the classes."""
         return self.listen(wav).log_posteriors
 
-    def _listen(self, recogniser: Recogniser, wav: Tensor) -> Reading:
+    def _pieces(self, wav: Tensor) -> Iterator[_Piece]:
         hop, frames = Recogniser.hop, Recogniser.num_frames(wav.shape[-1])
-        posteriors, paths = [torch.zeros(0, len(CLASS_OF))], [torch.zeros(0, dtype=torch.long)]
-        with torch.inference_mode():
-            for first in range(0, frames, _PIECE_FRAMES):
-                begin = max(0, first - _MARGIN_FRAMES)
-                end = min(frames, first + _PIECE_FRAMES + _MARGIN_FRAMES)
-                heard = recogniser(wav[..., begin * hop : end * hop].to(self.device, torch.float32)[None])
-                own = slice(first - begin, first - begin + _PIECE_FRAMES)
-                posteriors.append(nnf.log_softmax(heard.frames[0, own], dim=-1).cpu())
-                paths.append(heard.ctc[0, own].argmax(-1).cpu())
-        return Reading(torch.cat(posteriors).numpy(), torch.cat(paths).numpy())
+        for first in range(0, frames, _PIECE_FRAMES):
+            begin = max(0, first - _MARGIN_FRAMES)
+            end = min(frames, first + _PIECE_FRAMES + _MARGIN_FRAMES)
+            with torch.inference_mode():
+                spectra = self._recogniser.heard(wav[..., begin * hop : end * hop].to(self.device, torch.float32)[None])
+            yield _Piece(spectra, slice(first - begin, min(first + _PIECE_FRAMES, frames) - begin))
 
     def activity(self, wav: Tensor) -> Tensor:
         """A recording -> (F,) probability of singing, averaged over 0.1 s."""
@@ -169,11 +179,14 @@ class BuiltinAligner:
 
     def hear(self, wav: Tensor, lines: Lines) -> "Heard":
         """A recording -> what the recogniser hears, before and after it got used to the recording."""
-        plain = self.log_posteriors(wav)
-        if not self.adapt_steps:
-            return Heard(plain)
-        student = adapted(self._recogniser, wav.to(self.device), lines.classes, self.adapt_steps)
-        return Heard(plain, None if student is self._recogniser else self._listen(student, wav).log_posteriors)
+        if not self.adapt_steps or not can_adapt(Recogniser.num_frames(wav.shape[-1]), lines.classes):
+            return Heard(self.log_posteriors(wav))
+        pieces = list(self._pieces(wav))
+        plain = _read(self._recogniser, pieces)
+        spectra = torch.cat([piece.spectra[..., 2 * piece.own.start : 2 * piece.own.stop] for piece in pieces], -1)
+        student = adapted(self._recogniser, spectra, plain.ctc.to(self.device), lines.classes, self.adapt_steps)
+        both = (1 - _BEFORE) * _read(student, pieces).log_posteriors + _BEFORE * plain.log_posteriors
+        return Heard(plain.log_posteriors, both - np.logaddexp.reduce(both, axis=1, keepdims=True))
 
     def time(self, heard: "Heard", lines: Lines) -> "Examined":
         """Times and measurements of all sung words of what was heard.
@@ -207,7 +220,8 @@ class BuiltinAligner:
 
 
 class Heard(NamedTuple):
-    """(F, C) log probabilities of the classes: `plain` by the recogniser as it is, `adapted` after it got used to the recording (None: it did not)."""
+    """(F, C) log probabilities of the classes: `plain` by the recogniser as it is, `adapted` when it got used to the recording, with a little of
+    `plain` (None: it did not get used to it)."""
 
     plain: np.ndarray
     adapted: np.ndarray | None = None
@@ -229,6 +243,17 @@ class Examined(NamedTuple):
     kind: str
     lines: Lines
     offset: Seconds
+
+
+def _read(recogniser: Recogniser, pieces: Iterable[_Piece]) -> Reading:
+    """What a recogniser hears in consecutive pieces of a recording."""
+    posteriors, ctc = [torch.zeros(0, len(CLASS_OF))], [torch.zeros(0, len(CLASS_OF) + 1)]
+    with torch.inference_mode():
+        for piece in pieces:
+            heard = recogniser.read(recogniser.trunk(piece.spectra))
+            posteriors.append(nnf.log_softmax(heard.frames[0, piece.own], dim=-1).cpu())
+            ctc.append(nnf.log_softmax(heard.ctc[0, piece.own], dim=-1).cpu())
+    return Reading(torch.cat(posteriors).numpy(), torch.cat(ctc))
 
 
 def _check(lines: Lines, frames: int) -> None:

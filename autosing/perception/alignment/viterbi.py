@@ -1,20 +1,28 @@
-"""Left-to-right chains of sounds against frames: the best path, and the times at which each part begins.
+"""Left-to-right chains of sounds against frames: the best path, the times at which each part begins, the sounds of each frame.
 
 A chain is the sounds of known lyrics in order, as states: a phone is one or more states, silences and held vowels are states that may be
-passed over. `best_path` (Viterbi, int8 back pointers) gives one path; `Chain` + `arrivals` give, for every part, the whole distribution of its
-begin (forward-backward in the linear domain, scaled a frame), so that a time can be chosen that is right on average and its doubt is known.
+passed over. `best_path` (Viterbi, int8 back pointers) gives one path. The forward-backward recursions, in the linear domain and scaled a frame,
+sum over all paths: `arrivals` gives, for every part, the whole distribution of its begin, so that a time can be chosen that is right on average
+and its doubt is known; `occupancy` gives the probability of every class at every frame, which is the gradient of the chain's log likelihood.
 
 Letters: F frames, C classes, S states, A parts.
 """
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-_FLOOR = 1e-280
+_SUM, _FLOOR = 1e200, 1e-300
+"""What the forward probabilities of a frame are scaled to sum to, and the least of them that is kept."""
+_PRUNED = 16
+"""Frames from one dropping of what is under the floor to the next."""
 _BLOCK = 128
-_TILTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+_KEPT_CELLS = 24_000_000
+"""Frames x states of which the forward recursion is kept whole, 8 bytes each; of longer walks every `_BLOCK`th frame."""
+_TILTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 def best_path(log_probs: np.ndarray, states: np.ndarray, optional: np.ndarray) -> np.ndarray:
@@ -70,10 +78,11 @@ class Chain:
     Attributes:
         emits: (S,) class of each state.
         stay: (S,) probability of staying for a further frame.
-        step: (3, S) probability of going on to the next state, the one after it, the third.
-        start: (K,) probability of beginning in each of the first K states.
+        step: (K, S) probability of going on to the next state, the one after it, ... the Kth.
+        start: probability of beginning in each of the first states.
         parts: (A,) first state of each part whose begin is asked for, increasing; a part has begun once the path is there or beyond.
         gates: (G,) states, increasing, that are entered through a gate: entering one at a frame is weighted.
+        ends: in how many of the last states a path may end.
     """
 
     emits: np.ndarray
@@ -82,6 +91,20 @@ class Chain:
     start: np.ndarray
     parts: np.ndarray
     gates: np.ndarray
+    ends: int = 3
+
+
+def ctc_chain(labels: Sequence[int], blank: int) -> Chain:
+    """The chain of connectionist temporal classification (Graves et al. 2006): labels in order, a blank before, between and after them that may
+    be passed over, except between two that are the same."""
+    count = 2 * len(labels) + 1
+    emits = np.full(count, blank)
+    emits[1::2] = labels
+    step = np.ones((2, count))
+    step[1] = 0.0
+    step[1, 1:-2:2] = emits[1:-2:2] != emits[3::2]
+    none = np.zeros(0, dtype=np.int64)
+    return Chain(emits, np.ones(count), step, np.ones(min(2, count)), none, none, 2)
 
 
 class Arrivals(NamedTuple):
@@ -92,12 +115,18 @@ class Arrivals(NamedTuple):
     log_likelihood: float
 
 
+class Occupancy(NamedTuple):
+    """`shares` (F, C): probability of each class at each frame, rows of sum 1; `log_likelihood` of all frames together."""
+
+    shares: np.ndarray
+    log_likelihood: float
+
+
 def arrivals(likelihood: np.ndarray, chain: Chain, gate_weights: np.ndarray) -> Arrivals:
     """When each part begins, given all frames, by the forward-backward recursions.
 
-    The path ends in the last state or one of the two before it. A path gains a factor e^tilt with every state it goes forward, which
-    changes nothing in the result since all paths go equally far, but lets those that will arrive in time be seen from the begin: states less
-    probable than 1e-280 of a frame's sum are dropped.
+    A path gains a factor e^tilt with every state it goes forward, which changes nothing in the result since all paths go equally far, but lets
+    those that will arrive in time be seen from the begin: states less probable than 1e-500 of a frame's sum are dropped.
 
     Args:
         likelihood: (F, C) positive likelihood of each frame under each class, any scale a frame.
@@ -107,12 +136,40 @@ def arrivals(likelihood: np.ndarray, chain: Chain, gate_weights: np.ndarray) -> 
     Raises:
         ValueError: fewer frames than the chain needs.
     """
-    for tilt in _TILTS:
-        walk = _Walk(likelihood, chain, gate_weights, tilt)
-        marks = walk.forward()
-        if marks is not None:
-            return walk.backward(marks)
+    begun = np.zeros((len(chain.parts), len(likelihood)), dtype=np.float32)
+    for walk in _walks(likelihood, chain, gate_weights):
+        begun[:] = 0.0
+        for t, low, here in walk.backward():
+            beyond = np.cumsum(here[::-1])[::-1]
+            at = chain.parts - low
+            passed = int(np.searchsorted(at, 0, side="right"))
+            reachable = int(np.searchsorted(at, len(here)))
+            begun[:passed, t] = 1.0
+            begun[passed:reachable, t] = beyond[at[passed:reachable]]
+        if walk.log_likelihood is not None:
+            return Arrivals(begun, walk.log_likelihood)
     raise ValueError(f"the chain of {len(chain.emits)} states needs more than {len(likelihood)} frames")
+
+
+def occupancy(likelihood: np.ndarray, chain: Chain) -> Occupancy:
+    """What is emitted at each frame, given all frames: the derivative of the log likelihood by the logarithm of `likelihood`.
+
+    Raises:
+        ValueError: see `arrivals`.
+    """
+    shares = np.zeros(likelihood.shape)
+    for walk in _walks(likelihood, chain, np.ones((0, len(likelihood)))):
+        for t, low, here in walk.backward():
+            shares[t] = np.bincount(chain.emits[low : low + len(here)], here, likelihood.shape[1])
+        if walk.log_likelihood is not None:
+            return Occupancy(shares, walk.log_likelihood)
+    raise ValueError(f"the chain of {len(chain.emits)} states needs more than {len(likelihood)} frames")
+
+
+def _walks(likelihood: np.ndarray, chain: Chain, gate_weights: np.ndarray) -> Iterator["_Walk"]:
+    """Walks with rising tilts; the first that comes through is the answer."""
+    likelihood = np.ascontiguousarray(likelihood, dtype=np.float64)
+    return (_Walk(likelihood, chain, gate_weights, tilt) for tilt in _TILTS)
 
 
 class _Front(NamedTuple):
@@ -124,59 +181,68 @@ class _Front(NamedTuple):
 
 
 class _Walk:
-    """Both recursions over one chain with one tilt. The forward one is kept at every `_BLOCK`th frame and walked again when needed."""
+    """Both recursions over one chain with one tilt. Of a long walk the forward one is kept at every `_BLOCK`th frame and walked again when needed.
+
+    `log_likelihood` of all frames is known once `backward` came through; None before, and where some frame has no path that is not dropped.
+    """
 
     def __init__(self, likelihood: np.ndarray, chain: Chain, gate_weights: np.ndarray, tilt: float):
         self.likelihood, self.chain, self.gate_weights, self.tilt = likelihood, chain, gate_weights, tilt
-        self.frames, self.count = len(likelihood), len(chain.emits)
+        self.frames, self.count, self.reach = len(likelihood), len(chain.emits), len(chain.step)
         self.stay = chain.stay.astype(np.float64)
-        self.step = chain.step * np.exp(tilt * np.arange(1, 4))[:, None]
+        self.step = chain.step * np.exp(tilt * np.arange(1, self.reach + 1))[:, None]
         self.start = chain.start * np.exp(tilt * np.arange(len(chain.start)))
+        self.block = max(1, min(_BLOCK, self.frames) if self.frames * self.count > _KEPT_CELLS else self.frames)
+        self.log_likelihood: float | None = None
 
-    def forward(self) -> list[_Front] | None:
-        """The front at frames 0, _BLOCK, 2 _BLOCK, ... and at the last; None when no path gets to the last three states."""
+    def backward(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """For every frame from the last to the first: the frame, the lowest state that is alive, and the probabilities of it and the states after it
+        given all frames. Ends early, without a `log_likelihood`, when nothing is left alive."""
+        marks = self._marks()
+        if marks is None:
+            return
+        total: float | None = None
+        behind, ahead_low = np.zeros(0), 0
+        for block, mark in reversed(list(enumerate(marks))):
+            begin = block * self.block
+            fronts = self._kept or [mark]
+            for t in range(begin + len(fronts), min(begin + self.block, self.frames)):
+                front = self._advance(fronts[-1], t)
+                assert front is not None  # the same walk came through
+                fronts.append(front)
+            for t in range(begin + len(fronts) - 1, begin - 1, -1):
+                alive, low, log_scale = fronts[t - begin]
+                if t == self.frames - 1:
+                    to_go = self.count - 1 - low - np.arange(len(alive))
+                    behind = np.where(to_go < self.chain.ends, np.exp(self.tilt * np.clip(to_go, 0, self.chain.ends)), 0.0)
+                else:
+                    behind = self._behind(behind, ahead_low, low, len(alive), t)
+                ahead_low = low
+                here = alive * behind
+                alike = float(here.sum())
+                if not alike > 0:
+                    return
+                if total is None:
+                    total = log_scale + float(np.log(alike)) - self.tilt * (self.count - 1)
+                yield t, low, here / alike
+        self.log_likelihood = total
+
+    def _marks(self) -> list[_Front] | None:
+        """The front at the begin of every block; None when no path gets to the end. Of one block alone all fronts are kept."""
         marks: list[_Front] = []
+        self._kept: list[_Front] = []
         front: _Front | None = None
         for t in range(self.frames):
             front = self._advance(front, t)
             if front is None:
                 return None
-            if t % _BLOCK == 0:
+            if t % self.block == 0:
                 marks.append(front)
-        if front is None or front.low + len(front.alive) < self.count - 2:
+            if self.block == self.frames:
+                self._kept.append(front)
+        if front is None or front.low + len(front.alive) <= self.count - self.chain.ends:
             return None
-        return [*marks, front]
-
-    def backward(self, marks: list[_Front]) -> Arrivals:
-        """The distribution of every part's begin, given `marks` of `forward`."""
-        chain, count = self.chain, self.count
-        last = marks[-1]
-        to_go = count - 1 - last.low - np.arange(len(last.alive))
-        behind = np.where(to_go < 3, np.exp(self.tilt * np.minimum(to_go, 3)), 0.0)
-        total = last.log_scale + float(np.log((last.alive * behind).sum())) - self.tilt * (count - 1)
-        begun = np.zeros((len(chain.parts), self.frames), dtype=np.float32)
-        ahead_low = last.low
-        for block in range(len(marks) - 2, -1, -1):
-            begin = block * _BLOCK
-            fronts = [marks[block]]
-            for t in range(begin + 1, min(begin + _BLOCK, self.frames)):
-                front = self._advance(fronts[-1], t)
-                assert front is not None  # the same walk came through
-                fronts.append(front)
-            for t in range(begin + len(fronts) - 1, begin - 1, -1):
-                alive, low, _ = fronts[t - begin]
-                if t < self.frames - 1:
-                    behind = self._behind(behind, ahead_low, low, len(alive), t)
-                ahead_low = low
-                here = alive * behind
-                beyond = np.cumsum(here[::-1])[::-1]
-                beyond /= beyond[0]
-                at = chain.parts - low
-                passed = int(np.searchsorted(at, 0, side="right"))
-                reachable = int(np.searchsorted(at, len(here)))
-                begun[:passed, t] = 1.0
-                begun[passed:reachable, t] = beyond[at[passed:reachable]]
-        return Arrivals(begun, total)
+        return marks
 
     def _advance(self, front: _Front | None, t: int) -> _Front | None:
         """One frame on; None when nothing is left alive."""
@@ -185,37 +251,41 @@ class _Walk:
             entering = self.start.copy()
         else:
             now = front.alive
-            entering = np.zeros(len(now) + 3)
-            for k in range(3):
-                entering[k + 1 : k + 1 + len(now)] += now * self.step[k, low : low + len(now)]
-            entering = entering[: self.count - low]
+            entering = np.zeros(min(len(now) + self.reach, self.count - low))
+            for k in range(self.reach):
+                come = min(len(now), len(entering) - k - 1)
+                if come > 0:
+                    entering[k + 1 : k + 1 + come] += now[:come] * self.step[k, low : low + come]
         self._pass_gates(entering, low, t)
         if front is not None:
             entering[: len(front.alive)] += front.alive * self.stay[low : low + len(front.alive)]
-        entering *= self.likelihood[t, self.chain.emits[low : low + len(entering)]]
-        scale = entering.sum()
+        entering *= self.likelihood[t].take(self.chain.emits[low : low + len(entering)])
+        scale = float(entering.sum()) / _SUM
         if not scale > 0:
             return None
         entering /= scale
-        alive = np.flatnonzero(entering > _FLOOR)
-        first, last = int(alive[0]), int(alive[-1]) + 1
-        return _Front(entering[first:last], low + first, log_scale + float(np.log(scale)))
+        if t % _PRUNED == 0:
+            alive = np.flatnonzero(entering > _FLOOR)
+            entering, low = entering[alive[0] : alive[-1] + 1], low + int(alive[0])
+        return _Front(entering, low, log_scale + math.log(scale))
 
     def _behind(self, behind: np.ndarray, ahead_low: int, low: int, width: int, t: int) -> np.ndarray:
         """The backward recursion from frame t + 1, whose states begin at `ahead_low`, to the `width` states from `low` at frame t."""
-        ahead = behind * self.likelihood[t + 1, self.chain.emits[ahead_low : ahead_low + len(behind)]]
+        ahead = behind * self.likelihood[t + 1].take(self.chain.emits[ahead_low : ahead_low + len(behind)])
         offset = ahead_low - low
-        padded = np.zeros(max(width + 3, offset + len(ahead)))
+        padded = np.zeros(max(width + self.reach, offset + len(ahead)))
         padded[offset : offset + len(ahead)] = ahead
         here = padded[:width] * self.stay[low : low + width]
         self._pass_gates(padded, low, t + 1)
-        for k in range(3):
+        for k in range(self.reach):
             here += padded[k + 1 : k + 1 + width] * self.step[k, low : low + width]
         return here / here.max()
 
     def _pass_gates(self, entering: np.ndarray, low: int, t: int) -> None:
         """Weight, in place, what enters the gated ones of the states low, low + 1, ..."""
         gates = self.chain.gates
+        if not len(gates):
+            return
         first, last = np.searchsorted(gates, (low, low + len(entering)))
         if last > first:
             entering[gates[first:last] - low] *= self.gate_weights[first:last, t]
