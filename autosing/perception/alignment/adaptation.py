@@ -49,10 +49,10 @@ def adapted(recogniser: Recogniser, spectra: Tensor, log_probs: Tensor, phones: 
         front = [p for name, p in student.named_parameters() if name.startswith(FRONT)]
         rest = [p for name, p in student.named_parameters() if not name.startswith(FRONT)]
         optimizer = torch.optim.Adam([{"params": front, "lr": FRONT_RATE}, {"params": rest, "lr": RATE}])
-        spectra, believed, chain = spectra.clone(), log_probs.clone(), ctc_chain(phones, BLANK)  # the caller's may be of inference mode
+        believed, chain = log_probs.clone(), ctc_chain(phones, BLANK)
         for step in range(steps):
             blocks = heard_blocks(len(believed), step)
-            heard = [nnf.log_softmax(student.read(student.trunk(spectra[..., 2 * begin : 2 * end])).ctc[0], -1) for begin, end in blocks]
+            heard = [_ctc(student, spectra[..., 2 * begin : 2 * end]) for begin, end in blocks]
             for (begin, end), block in zip(blocks, heard, strict=True):
                 believed[begin:end] = block.detach()
             try:
@@ -65,6 +65,11 @@ def adapted(recogniser: Recogniser, spectra: Tensor, log_probs: Tensor, phones: 
             (-(wanted * torch.cat(heard)).sum() / len(wanted)).backward()
             optimizer.step()
     return student.requires_grad_(False)
+
+
+def _ctc(student: Recogniser, spectra: Tensor) -> Tensor:
+    """(1, K, bands, 2 F) -> (F, C + 1) log probabilities; clones what may come from the inference mode of the caller."""
+    return nnf.log_softmax(student.read(student.trunk(spectra.clone())).ctc[0], -1)
 
 
 def heard_blocks(frames: int, step: int) -> list[tuple[int, int]]:
