@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
+from torch.optim.adam import adam
 
 from autosing.models.recogniser import BLANK, Recogniser
 from autosing.perception.alignment.viterbi import ctc_chain, occupancy
@@ -46,9 +47,9 @@ def adapted(recogniser: Recogniser, spectra: Tensor, log_probs: Tensor, phones: 
     """
     with torch.inference_mode(False), torch.enable_grad():
         student = copy.deepcopy(recogniser).requires_grad_()
-        front = [p for name, p in student.named_parameters() if name.startswith(FRONT)]
-        rest = [p for name, p in student.named_parameters() if not name.startswith(FRONT)]
-        optimizer = torch.optim.Adam([{"params": front, "lr": FRONT_RATE}, {"params": rest, "lr": RATE}])
+        learnt = {name: p for name, p in student.named_parameters() if not name.startswith("frame_head.")}  # CTC reads the other read-out
+        front = _Adam([p for name, p in learnt.items() if name.startswith(FRONT)], FRONT_RATE)
+        rest = _Adam([p for name, p in learnt.items() if not name.startswith(FRONT)], RATE)
         believed, chain = log_probs.clone(), ctc_chain(phones, BLANK)
         for step in range(steps):
             blocks = heard_blocks(len(believed), step)
@@ -61,10 +62,28 @@ def adapted(recogniser: Recogniser, spectra: Tensor, log_probs: Tensor, phones: 
                 break
             # The gradient of the CTC loss by the log probabilities is minus the share that each class has of a frame.
             wanted = torch.cat([shares[begin:end] for begin, end in blocks])
-            optimizer.zero_grad()
-            (-(wanted * torch.cat(heard)).sum() / len(wanted)).backward()
-            optimizer.step()
+            loss = -(wanted * torch.cat(heard)).sum() / len(wanted)
+            gradients = torch.autograd.grad(loss, front.parameters + rest.parameters)
+            front.step(gradients[: len(front.parameters)])
+            rest.step(gradients[len(front.parameters) :])
     return student.requires_grad_(False)
+
+
+class _Adam:
+    """torch's Adam by its function: the class loads torch's compiler the first time, three seconds."""
+
+    def __init__(self, parameters: list[Tensor], rate: float):
+        self.parameters, self.rate = parameters, rate
+        self._first = [torch.zeros_like(p) for p in parameters]
+        self._second = [torch.zeros_like(p) for p in parameters]
+        self._steps = [torch.zeros(()) for _ in parameters]
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        adam(
+            self.parameters, list(gradients), self._first, self._second, [], self._steps,
+            amsgrad=False, beta1=0.9, beta2=0.999, lr=self.rate, weight_decay=0.0, eps=1e-8, maximize=False,
+        )  # fmt: skip
 
 
 def _ctc(student: Recogniser, spectra: Tensor) -> Tensor:
