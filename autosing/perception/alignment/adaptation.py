@@ -19,7 +19,7 @@ from torch.optim.adam import adam
 from autosing.models.recogniser import BLANK, Recogniser
 from autosing.perception.alignment.viterbi import ctc_chain, occupancy
 
-STEPS = 7
+STEPS = 6
 FRONT_RATE, RATE = 1.75e-3, 6e-4
 FRONT = ("stem.", "sides.", "project.")
 """The first layers: their parameters' names begin with one of these."""
