@@ -194,6 +194,7 @@ class _Walk:
         self.start = chain.start * np.exp(tilt * np.arange(len(chain.start)))
         self.block = max(1, min(_BLOCK, self.frames) if self.frames * self.count > _KEPT_CELLS else self.frames)
         self.log_likelihood: float | None = None
+        self._kept: list[_Front] = []
 
     def backward(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """For every frame from the last to the first: the frame, the lowest state that is alive, and the probabilities of it and the states after it
@@ -230,7 +231,6 @@ class _Walk:
     def _marks(self) -> list[_Front] | None:
         """The front at the begin of every block; None when no path gets to the end. Of one block alone all fronts are kept."""
         marks: list[_Front] = []
-        self._kept: list[_Front] = []
         front: _Front | None = None
         for t in range(self.frames):
             front = self._advance(front, t)
@@ -279,7 +279,7 @@ class _Walk:
         self._pass_gates(padded, low, t + 1)
         for k in range(self.reach):
             here += padded[k + 1 : k + 1 + width] * self.step[k, low : low + width]
-        return here / here.max()
+        return here / (here.max() or 1.0)
 
     def _pass_gates(self, entering: np.ndarray, low: int, t: int) -> None:
         """Weight, in place, what enters the gated ones of the states low, low + 1, ..."""
