@@ -16,6 +16,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 from torch.optim.adam import adam
 
+from autosing.device import quick_matrices
 from autosing.models.recogniser import BLANK, Recogniser
 from autosing.perception.alignment.viterbi import ctc_chain, occupancy
 
@@ -88,7 +89,9 @@ class _Adam:
 
 def _ctc(student: Recogniser, spectra: Tensor) -> Tensor:
     """(1, K, bands, 2 F) -> (F, C + 1) log probabilities; clones what may come from the inference mode of the caller."""
-    return nnf.log_softmax(student.read(student.trunk(spectra.clone())).ctc[0], -1)
+    with quick_matrices(spectra.device):
+        read = student.read(student.trunk(spectra.clone()))
+    return nnf.log_softmax(read.ctc[0].float(), -1)
 
 
 def heard_blocks(frames: int, step: int) -> list[tuple[int, int]]:
