@@ -22,7 +22,7 @@ _PRUNED = 16
 _BLOCK = 128
 _KEPT_CELLS = 24_000_000
 """Frames x states of which the forward recursion is kept whole, 8 bytes each; of longer walks every `_BLOCK`th frame."""
-_TILTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_TILTS = (0.0, 0.3, 1.0, 3.0)
 
 
 def best_path(log_probs: np.ndarray, states: np.ndarray, optional: np.ndarray) -> np.ndarray:
@@ -220,12 +220,13 @@ class _Walk:
                     behind = self._behind(behind, ahead_low, low, len(alive), t)
                 ahead_low = low
                 here = alive * behind
-                alike = float(here.sum())
+                alike = float(np.add.reduce(here))
                 if not alike > 0:
                     return
                 if total is None:
                     total = log_scale + float(np.log(alike)) - self.tilt * (self.count - 1)
-                yield t, low, here / alike
+                here /= alike
+                yield t, low, here
         self.log_likelihood = total
 
     def _marks(self) -> list[_Front] | None:
@@ -256,11 +257,12 @@ class _Walk:
                 come = min(len(now), len(entering) - k - 1)
                 if come > 0:
                     entering[k + 1 : k + 1 + come] += now[:come] * self.step[k, low : low + come]
-        self._pass_gates(entering, low, t)
+        if len(self.chain.gates):
+            self._pass_gates(entering, low, t)
         if front is not None:
             entering[: len(front.alive)] += front.alive * self.stay[low : low + len(front.alive)]
         entering *= self.likelihood[t].take(self.chain.emits[low : low + len(entering)])
-        scale = float(entering.sum()) / _SUM
+        scale = float(np.add.reduce(entering)) / _SUM
         if not scale > 0:
             return None
         entering /= scale
@@ -276,16 +278,16 @@ class _Walk:
         padded = np.zeros(max(width + self.reach, offset + len(ahead)))
         padded[offset : offset + len(ahead)] = ahead
         here = padded[:width] * self.stay[low : low + width]
-        self._pass_gates(padded, low, t + 1)
+        if len(self.chain.gates):
+            self._pass_gates(padded, low, t + 1)
         for k in range(self.reach):
             here += padded[k + 1 : k + 1 + width] * self.step[k, low : low + width]
-        return here / (here.max() or 1.0)
+        here /= np.maximum.reduce(here) or 1.0
+        return here
 
     def _pass_gates(self, entering: np.ndarray, low: int, t: int) -> None:
         """Weight, in place, what enters the gated ones of the states low, low + 1, ..."""
         gates = self.chain.gates
-        if not len(gates):
-            return
         first, last = np.searchsorted(gates, (low, low + len(entering)))
         if last > first:
             entering[gates[first:last] - low] *= self.gate_weights[first:last, t]
