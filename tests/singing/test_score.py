@@ -32,8 +32,8 @@ def takes() -> torch.Tensor:
 def test_one_pass_chooses_what_two_passes_chose(monkeypatch: pytest.MonkeyPatch) -> None:
     aligner = load_aligner("builtin", adapt_steps=0)
     passes: list[int] = []
-    forward = Recogniser.forward
-    monkeypatch.setattr(Recogniser, "forward", lambda self, wav: (passes.append(1), forward(self, wav))[1])
+    trunk = Recogniser.trunk
+    monkeypatch.setattr(Recogniser, "trunk", lambda self, spectra: (passes.append(1), trunk(self, spectra))[1])
     found = [Listener(aligner).take(wav, RATE, LYRICS, PRONOUNCE) for wav in takes()]
     assert len(passes) == 3
     apart, _ = load_model("builtin", "recogniser")
