@@ -9,7 +9,7 @@ Letters: F frames, C classes, S states, A parts.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -137,18 +137,17 @@ def arrivals(likelihood: np.ndarray, chain: Chain, gate_weights: np.ndarray) -> 
         ValueError: fewer frames than the chain needs.
     """
     begun = np.zeros((len(chain.parts), len(likelihood)), dtype=np.float32)
-    for walk in _walks(likelihood, chain, gate_weights):
-        begun[:] = 0.0
-        for t, low, here in walk.backward():
-            beyond = np.cumsum(here[::-1])[::-1]
-            at = chain.parts - low
-            passed = int(np.searchsorted(at, 0, side="right"))
-            reachable = int(np.searchsorted(at, len(here)))
-            begun[:passed, t] = 1.0
-            begun[passed:reachable, t] = beyond[at[passed:reachable]]
-        if walk.log_likelihood is not None:
-            return Arrivals(begun, walk.log_likelihood)
-    raise ValueError(f"the chain of {len(chain.emits)} states needs more than {len(likelihood)} frames")
+
+    def note(t: int, low: int, here: np.ndarray) -> None:
+        beyond = np.cumsum(here[::-1])[::-1]
+        at = chain.parts - low
+        passed = int(np.searchsorted(at, 0, side="right"))
+        reachable = int(np.searchsorted(at, len(here)))
+        begun[:passed, t] = 1.0
+        begun[passed:reachable, t] = beyond[at[passed:reachable]]
+        begun[reachable:, t] = 0.0
+
+    return Arrivals(begun, _over_all_paths(likelihood, chain, gate_weights, note))
 
 
 def occupancy(likelihood: np.ndarray, chain: Chain) -> Occupancy:
@@ -158,18 +157,30 @@ def occupancy(likelihood: np.ndarray, chain: Chain) -> Occupancy:
         ValueError: see `arrivals`.
     """
     shares = np.zeros(likelihood.shape)
-    for walk in _walks(likelihood, chain, np.ones((0, len(likelihood)))):
-        for t, low, here in walk.backward():
-            shares[t] = np.bincount(chain.emits[low : low + len(here)], here, likelihood.shape[1])
-        if walk.log_likelihood is not None:
-            return Occupancy(shares, walk.log_likelihood)
-    raise ValueError(f"the chain of {len(chain.emits)} states needs more than {len(likelihood)} frames")
+
+    def note(t: int, low: int, here: np.ndarray) -> None:
+        shares[t] = np.bincount(chain.emits[low : low + len(here)], here, likelihood.shape[1])
+
+    return Occupancy(shares, _over_all_paths(likelihood, chain, np.ones((0, len(likelihood))), note))
 
 
-def _walks(likelihood: np.ndarray, chain: Chain, gate_weights: np.ndarray) -> Iterator["_Walk"]:
-    """Walks with rising tilts; the first that comes through is the answer."""
+def _over_all_paths(
+    likelihood: np.ndarray, chain: Chain, gate_weights: np.ndarray, note: Callable[[int, int, np.ndarray], None]
+) -> float:
+    """Log likelihood of all frames; `note` is told the states of each as `_Walk.backward` yields them, again from the last frame if a walk with a
+    low tilt lost its way.
+
+    Raises:
+        ValueError: see `arrivals`.
+    """
     likelihood = np.ascontiguousarray(likelihood, dtype=np.float64)
-    return (_Walk(likelihood, chain, gate_weights, tilt) for tilt in _TILTS)
+    for tilt in _TILTS:
+        walk = _Walk(likelihood, chain, gate_weights, tilt)
+        for t, low, here in walk.backward():
+            note(t, low, here)
+        if walk.log_likelihood is not None:
+            return walk.log_likelihood
+    raise ValueError(f"the chain of {len(chain.emits)} states needs more than {len(likelihood)} frames")
 
 
 class _Front(NamedTuple):
