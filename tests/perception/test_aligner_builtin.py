@@ -49,7 +49,7 @@ def test_clear_singing_is_found_from_raw_lyrics(aligner):
     np.testing.assert_allclose([w.start for w in found.words], starts, atol=0.04)
     assert [w.text for w in found.words] == LYRICS.text.split()
     assert [w.line for w in found.words] == [i for i, line in enumerate(LINES) for _ in line.split()]
-    assert found.trust == 1.0 and found.offset == 0.0 and min(line_trust(found).values()) > 0.5
+    assert found.trust == 1.0 and found.offset == 0.0 and min(line_trust(found.words, range(len(found.words))).values()) > 0.5
     for word, count in enumerate(np.bincount([t.word for t in found.tokens])):
         own = [t for t in found.tokens if t.word == word]
         assert count == len(own) > 0
@@ -62,6 +62,46 @@ def test_stamps_that_are_all_late_are_moved(aligner):
     found = aligner.align_heard(Heard(log_posteriors), lyrics)
     assert found.offset == pytest.approx(-1.7, abs=0.06)
     np.testing.assert_allclose([w.start for w in found.words], starts, atol=0.06)
+
+
+@pytest.mark.parametrize("by", [9.0, -7.0, 25.0])
+@pytest.mark.parametrize("every_word", [False, True])
+def test_stamps_of_another_edit_are_moved_however_late_they_are(aligner, by, every_word):
+    log_posteriors, starts, line_starts = _sung(LYRICS, gap=200)
+    words = iter(starts)
+    lines = [
+        Line(text, t + by, word_starts=tuple(next(words) + by for _ in text.split()) if every_word else None)
+        for text, t in zip(LINES, line_starts, strict=True)
+    ]
+    found = aligner.align_heard(Heard(log_posteriors), Lyrics(tuple(lines)))
+    np.testing.assert_allclose([w.start for w in found.words], starts, atol=0.06)
+    assert found.offset == pytest.approx(-by, abs=0.06)
+
+
+@pytest.mark.parametrize("stamp", [lambda t: 2.0 * t, lambda t: 90.0 - t, lambda t: 3600.0 + t, lambda _: 0.0])
+def test_stamps_that_no_recording_of_these_words_can_have_are_left_out(aligner, stamp):
+    log_posteriors, starts, _ = _sung(LYRICS, gap=100)
+    words = iter(starts)
+    lines = [Line(text, None, word_starts=tuple(stamp(next(words)) for _ in text.split())) for text in LINES]
+    found = aligner.align_heard(Heard(log_posteriors), Lyrics(tuple(line._replace(start=line.word_starts[0]) for line in lines)))
+    np.testing.assert_allclose([w.start for w in found.words], starts, atol=0.06)
+    assert found.offset == 0.0
+
+
+def test_one_wrong_stamp_moves_no_word(aligner):
+    log_posteriors, starts, line_starts = _sung(LYRICS, gap=100)
+    line_starts[2] += 5.0  # behind the line that follows
+    found = aligner.align_heard(Heard(log_posteriors), Lyrics(tuple(Line(text, t) for text, t in zip(LINES, line_starts, strict=True))))
+    np.testing.assert_allclose([w.start for w in found.words], starts, atol=0.06)
+
+
+def test_marks_that_nobody_sings_do_not_lower_the_trust_of_a_line(aligner):
+    lyrics = parse_raw("\n".join(f"♪ ♪ ♪ {line} ♪ ♪" for line in LINES))
+    log_posteriors, _, _ = _sung(LYRICS)
+    found = aligner.align_heard(Heard(log_posteriors), lyrics)
+    sung = [index for index, word in enumerate(found.words) if word.text != "♪"]
+    assert found.trust == 1.0 and min(line_trust(found.words, sung).values()) > 0.5
+    assert {token.word for token in found.tokens} == set(sung)
 
 
 def test_without_evidence_stamps_hold(aligner):

@@ -10,7 +10,7 @@ from autosing.errors import ConfigError, WeightsError
 from autosing.perception import load_aligner
 from autosing.perception.alignment import wav2vec2
 from autosing.perception.alignment.ctc import CtcAligner
-from autosing.perception.alignment.lines import vote
+from autosing.perception.alignment.lines import spans, vote
 from autosing.perception.alignment.wav2vec2 import LetterNet
 from autosing.song.lyrics import Line, Lyrics
 from tests.outside_models import small_bundle, write_bundle, write_wav2vec2
@@ -47,6 +47,13 @@ def test_trust_is_the_share_of_lines_that_agree(aligner: CtcAligner) -> None:
     assert found.trust == 0.75 or found.trust == 0.5  # sorted by its wrong stamp, the line stands before its neighbour
     assert vote([2.1, 6.1, 10.0, None], [0.1, 4.1, 3.0, 9.0]) == (pytest.approx(2.0), 0.5)
     assert vote([1.0], [None]) == (0.0, None) and vote([50.0], [1.0]) == (0.0, 0.0)
+
+
+def test_a_line_that_the_recording_lacks_has_no_span() -> None:
+    lyrics = Lyrics((Line("gone", 0.0, 3.0), Line("here", 8.0), Line("later", 70.0)))
+    gone, here, later = spans(lyrics, -6.0, 60.0)
+    assert gone is None and later is None
+    assert here is not None and (here.start, here.end) == (1.5, 60.0)
 
 
 def test_letters_the_network_lacks_are_any_letter_and_marks_are_none(aligner: CtcAligner) -> None:

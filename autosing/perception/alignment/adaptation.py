@@ -59,7 +59,7 @@ def adapted(recogniser: Recogniser, spectra: Tensor, log_probs: Tensor, phones: 
                 believed[begin:end] = block.detach()
             try:
                 shares = torch.from_numpy(occupancy(believed.exp().cpu().numpy(), chain).shares).to(believed)
-            except ValueError:  # equal phones in a row want more frames than there are
+            except ValueError:  # nothing that is heard leads through the words
                 break
             # The gradient of the CTC loss by the log probabilities is minus the share that each class has of a frame.
             wanted = torch.cat([shares[begin:end] for begin, end in blocks])

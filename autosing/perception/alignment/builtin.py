@@ -1,8 +1,8 @@
 """The embedded aligner: our recogniser, a chain of the lyrics' sounds with explicit durations, and line stamps as soft anchors.
 
 Without stamps the chain runs over the whole song. With stamps it runs over the whole song once without them; the difference between both is a
-vote on the offset of all stamps, on how exact they are, and on which lines can be trusted; then it runs again with the stamps. Before it, the
-recogniser gets used to the recording (`adaptation`); ears that have learnt the words find them in anything, so words are scored by what the
+vote on the offset of all stamps, on how exact they are, and on which lines can be trusted; then it runs again with the stamps, of which a few may
+be wrong. Stamps that do not belong to the recording at all are left out. Before it, the recogniser gets used to the recording (`adaptation`); ears that have learnt the words find them in anything, so words are scored by what the
 recogniser heard before, and by whether it found them at the same times.
 
 A word's score is the estimated probability that it begins within 0.3 s of its time; a line's trust is the mean over its words
@@ -34,7 +34,10 @@ from autosing.tokens.specs import Seconds
 _PIECE_FRAMES, _MARGIN_FRAMES = 3000, 200
 _AGREE_SECONDS: Seconds = 0.5
 """A line agrees with its stamp when both, offset taken away, differ by less."""
-_MAX_OFFSET: Seconds = 8.0
+_MAX_OFFSET: Seconds = 60.0
+"""Farther than this the stamps of a whole song are not moved."""
+_NATS_A_STAMP = 7.0
+"""What stamps that belong to a recording cost at most, on the average, in the log likelihood of its words at the pace they give (real songs: 1 to 4)."""
 _BEFORE = 0.2
 """Weight of the log probabilities heard before getting used to a recording in those that the words are timed by."""
 
@@ -210,11 +213,19 @@ class BuiltinAligner:
         free = timing = find_times(sounds, lines.moved(None), pace, self.model)
         before = free if heard.adapted is None else find_times(plain, lines.moved(None), pace, self.model)
         offset, kind = 0.0, "free"
-        if any(word.stamp is not None for word in lines.words):
-            kind, offset = "stamped", _vote(free, lines)
-            words = lines.moved(offset)
+        stamps = sum(word.stamp is not None for word in lines.words)
+        if stamps:
+            moved = _vote(free, lines)
+            words = lines.moved(moved)
             pace = _stamped_pace(words, lines.letters, float(pace[0]), len(best) / Recogniser.frame_rate)
-            timing = find_times(sounds, words, pace, self.model)
+            try:
+                stamped = find_times(sounds, words, pace, self.model)
+            except ValueError:  # stamps that no way through the words can follow
+                stamped = None
+            if stamped is not None:
+                dear = stamped.log_likelihood + _NATS_A_STAMP * stamps / len(best)
+                if dear >= free.log_likelihood or dear >= find_times(sounds, lines.moved(None), pace, self.model).log_likelihood:
+                    timing, offset, kind = stamped, moved, "stamped"
         measurements = confidence.measure(timing, before, lines.words, plain)
         return Examined(timing, measurements, kind if heard.adapted is None else f"adapted {kind}", lines, offset)
 
@@ -271,11 +282,11 @@ def _check(lines: Lines, frames: int) -> None:
         )
 
 
-def line_trust(alignment: Alignment) -> dict[int, float]:
-    """Lyric line -> mean score of its words."""
+def line_trust(words: Sequence[Word], sung: Iterable[int]) -> dict[int, float]:
+    """Lyric line -> mean score of its words; `sung` are the indices of those that are sung."""
     by_line: dict[int, list[float]] = {}
-    for word in alignment.words:
-        by_line.setdefault(word.line, []).append(word.score)
+    for index in sung:
+        by_line.setdefault(words[index].line, []).append(words[index].score)
     return {line: float(np.mean(scores)) for line, scores in by_line.items()}
 
 
@@ -374,8 +385,5 @@ def _alignment(found: Examined) -> Alignment:
         for phone, a, b in zip(lines.words[i].phones, timing.phone_starts[i], timing.phone_ends[i], strict=True):
             tokens.append(Token(phone.split("|")[0], float(a), float(b), score, number))
         last = end
-    by_line: dict[int, list[float]] = {}
-    for i, word in enumerate(lines.words):
-        by_line.setdefault(word.line, []).append(float(scores[i]))
-    trust = float(np.mean([np.mean(values) >= 0.5 for values in by_line.values()]))
+    trust = float(np.mean([score >= 0.5 for score in line_trust(words, lines.numbers).values()]))
     return Alignment(tuple(words), tuple(tokens), trust, found.offset)

@@ -65,7 +65,8 @@ def vote(starts: Sequence[Seconds | None], stamps: Sequence[Seconds | None]) -> 
 
 
 def spans(lyrics: Lyrics, offset: Seconds, seconds: Seconds) -> list[Span | None]:
-    """Where each stamped line lies: from its stamp to its end, or to the next line's stamp, with slack on both sides."""
+    """Where each stamped line lies: from its stamp to its end, or to the next line's stamp, with slack on both sides; None where that is outside the
+    recording."""
     stamps = [line.start for line in lyrics.lines]
     found: list[Span | None] = []
     for number, line in enumerate(lyrics.lines):
@@ -74,7 +75,8 @@ def spans(lyrics: Lyrics, offset: Seconds, seconds: Seconds) -> list[Span | None
             continue
         following = next((stamp for stamp in stamps[number + 1 :] if stamp is not None and stamp > line.start), seconds)
         until = following if line.end is None else min(following, line.end)
-        found.append(Span(max(0.0, line.start + offset - SLACK), min(seconds, until + offset + SLACK)))
+        span = Span(max(0.0, line.start + offset - SLACK), min(seconds, until + offset + SLACK))
+        found.append(span if span.end > span.start else None)
     return found
 
 

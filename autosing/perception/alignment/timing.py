@@ -43,7 +43,8 @@ class TimingModel:
         rest, rest_seconds: the same between lines.
         stamp_seconds: scale of the Laplace distribution of a begin around its stamp.
         until_seconds: the same for an end.
-        stamp_reach: beginnings further away than this are all but excluded.
+        stamp_reach: beginnings further away than this are as improbable as a stamp that is wrong.
+        stamp_wrong: how improbable that is, beside a begin at its stamp.
     """
 
     sharpness: float = 0.33
@@ -64,6 +65,7 @@ class TimingModel:
     stamp_seconds: Seconds = 0.06
     until_seconds: Seconds = 0.15
     stamp_reach: Seconds = 1.5
+    stamp_wrong: float = 1e-12
 
 
 class SpokenWord(NamedTuple):
@@ -177,7 +179,7 @@ def find_times(sounds: Sounds, words: Sequence[SpokenWord], pace: np.ndarray, mo
             builder.gap(model.pause, model.pause_seconds)
     parts = np.array(sorted({p for word_parts in phone_parts for p in word_parts} | set(end_parts)))
     chain = builder.chain(parts, np.array([state for state, _, _ in gates], dtype=np.int64))
-    weights = _gate_weights([gate[1:] for gate in gates], frames, model.stamp_reach)
+    weights = _gate_weights([gate[1:] for gate in gates], frames, model)
     likelihood = np.stack([sounds.likelihood(name) for name in builder.names], axis=1)
     found = arrivals(likelihood, chain, weights)
     row_of = {int(state): row for row, state in enumerate(parts)}
@@ -251,14 +253,14 @@ class _ChainBuilder:
         return Chain(np.array(self.emits), stay, step, np.array(start), parts, gates)
 
 
-def _gate_weights(gates: Sequence[tuple[Seconds, Seconds]], frames: int, reach: Seconds) -> np.ndarray:
-    """Gates (time, scale) -> (G, F): Laplace around the time; further than `reach` all but shut."""
+def _gate_weights(gates: Sequence[tuple[Seconds, Seconds]], frames: int, model: TimingModel) -> np.ndarray:
+    """Gates (time, scale) -> (G, F): Laplace around the time; further than `stamp_reach` all alike."""
     if not gates:
         return np.ones((0, frames))
     times = np.arange(frames) / FRAME_RATE
     centre, scale = np.array(gates).T[:, :, None]
     away = np.abs(times[None] - centre)
-    return np.where(away < reach, np.exp(-away / scale), 0.0) + 1e-100
+    return np.where(away < model.stamp_reach, np.exp(-away / scale), 0.0) + model.stamp_wrong
 
 
 def _quantile(begun: np.ndarray, level: float) -> np.ndarray:
