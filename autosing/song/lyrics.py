@@ -146,12 +146,12 @@ def parse(lrc: str | None, raw: str | None) -> Lyrics:
 
 
 def format_lrc(lyrics: Lyrics) -> str:
-    """Write LRC text that `parse_lrc` reads back as the same value (times to the millisecond); unstamped lines are left out."""
+    """Write LRC text that `parse_lrc` reads back as the same value (times to the millisecond). Left out are unstamped lines, and ends that the next
+    line overtakes, which LRC cannot say."""
     out = [f"[{name}:{value}]" for name, value in lyrics.tags]
     section: str | None = None
-    for line in lyrics.lines:
-        if line.start is None:
-            continue
+    stamped = [(line, line.start) for line in lyrics.lines if line.start is not None]
+    for index, (line, start) in enumerate(stamped):
         if line.section != section and line.section is not None:
             out.append(f"[{line.section}]")
             section = line.section
@@ -159,8 +159,8 @@ def format_lrc(lyrics: Lyrics) -> str:
         if line.word_starts is not None:
             pairs = zip(line.word_starts, text.split(), strict=True)
             text = " ".join(word if t is None else f"<{clock(t)}>{word}" for t, word in pairs)
-        out.append(f"[{clock(line.start)}]{text}")
-        if line.end is not None:
+        out.append(f"[{clock(start)}]{text}")
+        if line.end is not None and all(line.end <= later for _, later in stamped[index + 1 : index + 2]):
             out.append(f"[{clock(line.end)}]")
     return "\n".join(out) + "\n"
 

@@ -145,6 +145,12 @@ def test_format_then_parse_is_the_same(items, tags):
         assert a.word_starts is None or a.word_starts == pytest.approx(b.word_starts)
 
 
+def test_an_end_that_the_next_line_overtakes_is_left_out():
+    lyrics = Lyrics((Line("oh yeah", 6.0, 14.0), Line("two voices", 8.0, 12.0)))
+    again = parse_lrc(format_lrc(lyrics))
+    assert [(line.start, line.end) for line in again.lines] == [(6.0, None), (8.0, 12.0)]
+
+
 def test_clock_rounds():
     assert [clock(t) for t in (5.999, 18.31, 0.0005, 3600)] == ["00:05.999", "00:18.31", "00:00.00", "60:00.00"]
 
