@@ -47,6 +47,7 @@ _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eigh
 _UNITS = {1_000_000_000: "billion", 1_000_000: "million", 1000: "thousand", 100: "hundred"}
 _ORDINALS = _table("one first, two second, three third, five fifth, eight eighth, nine ninth, twelve twelfth")
 _SYMBOLS = _table("& and, % percent, $ dollars, € euros, £ pounds, @ at, + plus, ° degrees")
+_AMOUNT = re.compile(r"([$€£])\s*(\d[\d,.]*)")
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘‛ʼʻ`´＇′", "'"))
 _SPELLED = _table(
     "ß ss, æ e, œ e, ø o, đ d, ð th, þ th, ł l, ı i, ŋ ng, ħ h, ŧ t, ə a,"
@@ -114,7 +115,7 @@ def spoken_words(text: str) -> list[str]:
 
     Letters of a script that is not known here stay as they are. Never raises; punctuation alone gives [].
     """
-    text = straight_apostrophes(unicodedata.normalize("NFKC", text)).lower()
+    text = _AMOUNT.sub(r"\2 \1", straight_apostrophes(unicodedata.normalize("NFKC", text)).lower())
     for symbol, word in _SYMBOLS.items():
         text = text.replace(symbol, f" {word} ")
     words: list[str] = []
@@ -124,7 +125,10 @@ def spoken_words(text: str) -> list[str]:
             continue
         for piece in re.findall(r"\d+|\D+", run):  # "u2", "80s"
             bare = "".join(map(_romanise, piece))
-            words += _digits(piece, "") if piece.isdecimal() else [bare] if bare.strip("'") else []
+            if piece in ("s", "'s") and piece != run:  # "80s", "90's"
+                words[-1] += "'s"
+            else:
+                words += _digits(piece, "") if piece.isdecimal() else [bare] if bare.strip("'") else []
     return words
 
 
