@@ -90,6 +90,16 @@ def test_a_louder_mix_gives_the_same_stems_louder(separator: Separator) -> None:
     assert torch.allclose(quiet * 100, loud, atol=1e-3)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_constant_is_no_voice(channels: int) -> None:
+    separator = load_separator("builtin", mask_floor=0.0)
+    mix = song(channels, 40_000, separator.sample_rate)
+    mix = mix - mix.mean(1, keepdim=True)
+    plain, shifted = separator.separate(mix), separator.separate(mix + 0.2)
+    torch.testing.assert_close(shifted.vocals, plain.vocals, atol=1e-4, rtol=0)
+    torch.testing.assert_close(shifted.accompaniment, plain.accompaniment + 0.2, atol=1e-4, rtol=0)
+
+
 def test_other_shapes_are_refused(separator: Separator) -> None:
     for shape in [(30_000,), (3, 30_000), (1, 2, 30_000)]:
         with pytest.raises(ValueError, match="must be"):

@@ -63,25 +63,27 @@ class BuiltinSeparator:
 
     @torch.inference_mode()
     def separate(self, mix: Tensor) -> Stems:
-        """(C, n) float32 at `sample_rate`, C 1 or 2 -> vocals and accompaniment, each (C, n) on the CPU.
+        """(C, n) float32 at `sample_rate`, C 1 or 2 -> vocals and accompaniment, each (C, n) on the CPU. A constant is no voice.
 
         Raises:
             ValueError: another shape.
         """
         mix = as_mix(mix)
         vocals = torch.zeros_like(mix)
-        level = float(active_rms(mix[None], self.sample_rate, floor=0.0)) if mix.shape[1] else 0.0  # as in training
+        samples = mix.shape[1]
+        constant = mix.mean(1, keepdim=True) if samples else mix.new_zeros(len(mix), 1)
+        heard = mix - constant
+        level = float(active_rms(heard[None], self.sample_rate, floor=0.0)) if samples else 0.0  # as in training
         if level < SILENCE_RMS:
             return Stems(vocals, mix.clone())
         hop = self.net.config.hop
         fade = int(FADE_SECONDS * self.sample_rate)
         step = max(1, int(self._block_seconds * self.sample_rate) // hop) * hop
         margin = int(MARGIN_SECONDS * self.sample_rate) // hop * hop
-        samples = mix.shape[1]
         for start in range(0, samples, step):
             end = min(start + step + fade, samples)  # a block begins with the fade that ends the block before
             left, right = max(0, start - margin), min(samples, end + margin)
-            block = self._vocals(mix[:, left:right] / level)[:, start - left : end - left] * level
+            block = self._vocals(heard[:, left:right] / level)[:, start - left : end - left] * level
             if start:
                 ramp = torch.linspace(0, 1, min(fade, end - start))
                 block[:, : len(ramp)] *= ramp
@@ -89,6 +91,7 @@ class BuiltinSeparator:
             vocals[:, start:end] += block
             if end == samples:
                 break
+        vocals += self._mask_floor * constant
         return Stems(vocals, mix - vocals)
 
     def _vocals(self, block: Tensor) -> Tensor:
