@@ -1,7 +1,7 @@
 """How much of a voice the codec keeps: rendered songs (true F0), the same as separated stems, and real a-cappella singing.
 
 Figures of one recording, all against the recording itself unless said otherwise:
-- `log_mel_db`: mean absolute difference of 80-band log-mel spectra (amplitude, floor -61 dB re full scale, 10 ms hop), over frames that are
+- `log_mel_db`: mean absolute difference of 80-band log-mel spectra (amplitude, floor -110 dB re full scale, 10 ms hop), over frames that are
   not silent in the original. The same without coding (features straight to synthesis) is `log_mel_uncoded_db`.
 - `f0_off_50`: share of truly voiced frames whose decoded F0 is off by more than 50 cents or which are not voiced; `f0_wrong_50`: the same
   among frames voiced on both sides. Truth is the rendered F0; for real singing what the pitch net hears in the original.

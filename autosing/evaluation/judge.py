@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autosing.evaluation import intervals
 from autosing.models.io import load_model
-from autosing.models.recogniser import BLANK, CLASSES, SILENCE
+from autosing.models.recogniser import CLASSES, phone_begins
 from autosing.tokens.edits import edit_distance
 from autosing.weights import weights_folder
 
@@ -28,9 +28,8 @@ class Judge:
 
     @torch.inference_mode()
     def phones(self, wav: Tensor) -> tuple[str, ...]:
-        best = self.model(wav[None].to(self.device)).ctc[0].argmax(-1).tolist()
-        kept = [c for i, c in enumerate(best) if c not in (BLANK, SILENCE) and (i == 0 or best[i - 1] != c)]
-        return tuple(CLASSES[c] for c in kept)
+        best = self.model(wav[None].to(self.device)).ctc[0].argmax(-1).cpu().numpy()
+        return tuple(CLASSES[c] for c in best[phone_begins(best)])
 
 
 class ErrorRate(NamedTuple):

@@ -26,7 +26,7 @@ from autosing.singing.repair import Version, repair
 from autosing.singing.score import Listener
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
-from autosing.tokens.specs import CodecSpec, SemanticSpec
+from autosing.tokens.specs import CodecSpec
 from autosing.tokens.text import load_text
 from autosing.training.task import DatasetMeta
 
@@ -64,7 +64,7 @@ def halves(row: dict[str, Any], seconds: float) -> tuple[tuple[str, ...], tuple[
 
 
 def row_tensors(
-    row: dict[str, Any], codec: CodecSpec, band: CodecSpec, semantic: SemanticSpec, width: int
+    row: dict[str, Any], codec: CodecSpec, band: CodecSpec, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A training row as (1, K, T) codes, (1, K, T) accompaniment codes, (1, N) semantic tokens and (1, W, D) voice."""
     codes = torch.tensor(row["atoks"], dtype=torch.int64).reshape(1, codec.levels, -1)
@@ -134,8 +134,7 @@ class Window:
     def __init__(self, bench: Bench, row: dict[str, Any], seed: int):
         meta = bench.meta
         assert meta.codec and meta.accompaniment_codec and meta.semantic and meta.voice
-        specs = (meta.codec, meta.accompaniment_codec, meta.semantic, meta.voice.width)
-        self.codes, self.band, self.semantic, self.voice = row_tensors(row, *specs)
+        self.codes, self.band, self.semantic, self.voice = row_tensors(row, meta.codec, meta.accompaniment_codec, meta.voice.width)
         self.bench, self.frames, self.tokens = bench, self.codes.shape[-1], self.semantic.shape[-1]
         self.text = halves(row, meta.window_seconds)
         self.lyrics = Lyrics(tuple(Line(line) for half in self.text for line in half))

@@ -96,7 +96,7 @@ def convert(config: Values, tunables: Values, tensors: Tensors, where: str) -> C
         raise MismatchError(f"{where} cannot be converted: its heads are {config['head_width']} wide, {HEAD_WIDTH} are known")
     model: WhisperT2S | WhisperS2A
     if "embeddings.embedding.main.weight" in tensors:
-        model, names, source = WhisperT2S(_t2s_config(config, tunables, tensors)), T2S_NAMES, ("TSARTransformer", "TM2STransformer")
+        model, names, source = WhisperT2S(_t2s_config(tunables, tensors)), T2S_NAMES, ("TSARTransformer", "TM2STransformer")
     elif "semantic_embedding.weight" in tensors:
         model, names, source = WhisperS2A(_s2a_config(config, tunables, tensors, where)), S2A_NAMES, ("SADelARTransformer", "SM2ATransformer")
     else:
@@ -115,7 +115,7 @@ def _count(tensors: Tensors, pattern: str) -> int:
     return len({found[1] for name in tensors if (found := re.match(pattern, name))})
 
 
-def _shape(config: Values, tunables: Values, tensors: Tensors, table: str, mult: str, defaults: tuple[float, float, bool]) -> dict[str, Any]:
+def _shape(tunables: Values, tensors: Tensors, table: str, mult: str, defaults: tuple[float, float, bool]) -> dict[str, Any]:
     """The fields of `whisperspeech.Shape`; sizes are those of the tensors."""
     special = f"{table}.special.weight"
     music = next((t for t in ("music_embds.embeddings", "embds.embeddings") if f"{t}.0.main.weight" in tensors), "")
@@ -138,10 +138,10 @@ def _shape(config: Values, tunables: Values, tensors: Tensors, table: str, mult:
     }
 
 
-def _t2s_config(config: Values, tunables: Values, tensors: Tensors) -> WhisperT2SConfig:
+def _t2s_config(tunables: Values, tensors: Tensors) -> WhisperT2SConfig:
     table = "embeddings.embedding"
     return WhisperT2SConfig(
-        **_shape(config, tunables, tensors, table, "decoder.layers.0.mlp.0.weight", (1.0, 0.35, True)),
+        **_shape(tunables, tensors, table, "decoder.layers.0.mlp.0.weight", (1.0, 0.35, True)),
         length=tensors["embeddings.positional_embedding"].shape[0],
         text_codes=tensors["encoder.embedding.main.weight"].shape[0],
         text_width=tensors["encoder.embedding.main.weight"].shape[1],
@@ -156,7 +156,7 @@ def _s2a_config(config: Values, tunables: Values, tensors: Tensors, where: str) 
         raise MismatchError(f"{where} cannot be converted: its positions are sinusoidal (rope false), rotary ones are known")
     if config.get("stoks_len") == 1500:
         raise MismatchError(f"{where} cannot be converted: it reads 50 semantic tokens a second (stoks_len 1500), 25 are known")
-    shape = _shape(config, tunables, tensors, "embds.embeddings.0", "decoder.layers.0.mlp.0.weight", (0.3, 5.6, False))
+    shape = _shape(tunables, tensors, "embds.embeddings.0", "decoder.layers.0.mlp.0.weight", (0.3, 5.6, False))
     return WhisperS2AConfig(
         **shape,
         length=int(config.get("ctx_n", 2250)),

@@ -76,7 +76,8 @@ class RecogniserOutput(NamedTuple):
 
 
 class Recogniser(nn.Module):
-    """(B, n), or (B, 2, n) in stereo, at 24 kHz -> `RecogniserOutput` at 50 frames a second. The level of the recording does not matter.
+    """(B, n), or (B, 2, n) in stereo, at 24 kHz -> `RecogniserOutput` at 50 frames a second. The level of the recording does not matter down to
+    a peak of about -35 dB re full scale; below, more and more is heard as silence.
 
     One that is not stereo hears the mean of the channels; a stereo one takes one channel for two that are the same.
     """

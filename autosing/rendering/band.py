@@ -1,4 +1,4 @@
-"""Accompaniments: ten synthesised styles as tables of parts, and stretches of real instrumentals.
+"""Accompaniments: twelve synthesised styles as tables of parts, and stretches of real instrumentals.
 
 `Band.play(score)` gives (2, n) float32 at 24 kHz following the score's chords and sections. A style names its instruments, patterns and
 drums; a song draws timbres, pans and levels around them. Patterns are strings of eighth or sixteenth notes a bar ("x" strike, "." rest).
@@ -286,7 +286,7 @@ class Band:
     def _triad(key: Key, degree: int, octave: int) -> list[int]:
         return [key.degree_midi(degree + step) + 12 * octave - 12 * (degree + step > 6) for step in (0, 2, 4)]
 
-    def _strikes(self, part: Part, slot: int, score: Score, bar: int, density: float) -> list[tuple[float, int, float, float]]:
+    def _strikes(self, part: Part, score: Score, bar: int, density: float) -> list[tuple[float, int, float, float]]:
         """(beat, midi, seconds, gain) of one part in one bar."""
         start, spb, rng = bar * score.beats_per_bar, score.seconds_per_beat, self.rng
         triad = self._triad(score.key, score.chords[bar], part.octave)
@@ -377,7 +377,7 @@ class Band:
                     strike
                     for bar in bars
                     if section.get(bar) not in off
-                    for strike in self._strikes(part, slot, score, bar, density)
+                    for strike in self._strikes(part, score, bar, density)
                 ]
             for beat, midi, seconds, gain in strikes:
                 midi = int(np.clip(midi, 24, 100))

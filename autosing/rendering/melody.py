@@ -72,7 +72,7 @@ class Score:
         return len(self.chords) * self.beats_per_bar * self.seconds_per_beat
 
 
-def line_rhythm(count: int, bpm: float, bar: int, density: float, rng: np.random.Generator) -> list[float]:
+def line_rhythm(count: int, bpm: float, density: float, rng: np.random.Generator) -> list[float]:
     """Durations in beats of `count` syllables; the last is held. `density` > 1 sings faster. No note is shorter than 0.13 s."""
     shortest = 0.25 if 0.25 * 60 / bpm >= 0.13 else 0.5
     wanted = float(np.clip(0.24 / density * bpm / 60, shortest, 2))  # about four syllables a second
@@ -212,7 +212,7 @@ class Composer:
                 if material is None:
                     text = next_line()
                     count = sum(map(count_syllables, text))
-                    fresh.append((text, line_rhythm(count, self.bpm, bar, self.density, rng), contours[index % 2]))
+                    fresh.append((text, line_rhythm(count, self.bpm, self.density, rng), contours[index % 2]))
                     item = fresh[-1]
                 else:
                     item = material[index]

@@ -218,7 +218,7 @@ class Voice:
         active = position >= 0
         voiced = np.zeros(frames, bool)
         voiced[active] = voiced_bank[np.round(position[active]).astype(int)]
-        line_spans = self._line_spans(phones, words, frames)
+        line_spans = self._line_spans(words, frames)
         line_starts = [start for start, _ in line_spans]
         midi = pitch_curve(notes, frames, line_starts, singer, rng)
         f0_hz = np.where(voiced, 440 * 2 ** ((midi - 69) / 12), 0.0)
@@ -258,7 +258,7 @@ class Voice:
         return Sung(vocals, f0_hz.astype(np.float32), tuple(phones), tuple(words), tuple(notes))
 
     @staticmethod
-    def _line_spans(phones: list[PhoneSpan], words: list, frames: int) -> list[tuple[int, int]]:
+    def _line_spans(words: list, frames: int) -> list[tuple[int, int]]:
         spans: dict[int, tuple[int, int]] = {}
         for _, start, end, line in words:
             first, _ = spans.get(line, (start, end))

@@ -20,6 +20,7 @@ from autosing.rendering.melody import Composer, Key
 from autosing.rendering.mixing import balance, dress_band, dress_vocals
 from autosing.rendering.singer import Voice
 from autosing.rendering.voices import FRAME_RATE, SAMPLE_RATE, Singer, WordBank, singers
+from autosing.song.lyrics import clock
 
 MUSIC_HELD_OUT = 0.2  # share of the artists of real instrumentals that only the test split hears
 REAL_SHARE = 0.5
@@ -85,7 +86,7 @@ class RenderedSong:
     @property
     def lrc_lyrics(self) -> str:
         """One stamp a line, hundredths of a second."""
-        return "\n".join(f"[{int(t // 60):02d}:{t % 60:05.2f}]{line}" for t, line in zip(self.line_starts, self.lines, strict=True))
+        return "\n".join(f"[{clock(round(t, 2))}]{line}" for t, line in zip(self.line_starts, self.lines, strict=True))
 
 
 def display(line: str) -> str:

@@ -79,11 +79,6 @@ def mix_with(vocals: Tensor, accompaniment: Tensor, gains: Gains) -> Mixed:
     return Mixed(scaled + music, scaled, music, gains)
 
 
-def mix_tracks(vocals: Tensor, accompaniment: Tensor, vocal_level: float, music_volume: float) -> Mixed:
-    """`mix_with` the gains of `choose_gains`."""
-    return mix_with(vocals, accompaniment, choose_gains(vocals, accompaniment, vocal_level, music_volume))
-
-
 class Seam:
     """Audio that is decoded again and again as it grows: what was kept stays, and goes over into the newest version without a jump."""
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autosing.errors import ConfigError
-from autosing.singing.mix import PEAK, active_level, fade_edges, mix_tracks, sounding
+from autosing.singing.mix import PEAK, Mixed, active_level, choose_gains, fade_edges, mix_with, sounding
 from autosing.singing.request import SingRequest, halves
 
 
@@ -51,6 +51,10 @@ def test_one_or_two_plain_lines_govern_halves(song):
     assert SingRequest("one", song).in_halves and SingRequest("[verse]\none\\ntwo", song).in_halves
     assert not SingRequest("one\ntwo\nthree", song).in_halves and not SingRequest("[00:01.00]one\n[00:04.00]two", song).in_halves
     assert SingRequest("one\ntwo", song).most_seconds == 30.0 < SingRequest("one\ntwo\nthree", song).most_seconds
+
+
+def mix_tracks(vocals: torch.Tensor, accompaniment: torch.Tensor, vocal_level: float, music_volume: float) -> Mixed:
+    return mix_with(vocals, accompaniment, choose_gains(vocals, accompaniment, vocal_level, music_volume))
 
 
 def test_mix_is_the_sum_and_never_clips():

@@ -17,8 +17,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from autosing.tokens.specs import Seconds
-
 
 @dataclass(frozen=True)
 class VocoderConfig:
@@ -54,9 +52,6 @@ class VocoderConfig:
     @property
     def bands(self) -> int:
         return len(self.band_edges_hz) - 1
-
-    def centre_seconds(self, frame: int) -> Seconds:
-        return (frame + 0.5) * self.hop / self.sample_rate
 
 
 @dataclass(frozen=True)
