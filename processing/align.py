@@ -36,7 +36,7 @@ class AlignLyrics:
     """Lyrics -> word times."""
 
     name = key = "align"
-    version = "4"
+    version = "5"
     writes = ("alignment",)
 
     def __init__(
