@@ -3,9 +3,10 @@
 Rows are the windows of `chunked.parquet` joined with their tokens and embeddings by id. Nothing depends on the partitions they came from: a
 song (or artist) is put into validation by a hash of its id and the seed, and rows are ordered by a hash of their id and the seed, then dealt
 evenly to the output partitions 0 ... N - 1; partition N holds validation. `dataset.json`, written last, names the partitions and carries the
-specs; while it is missing there is no dataset. A window that lacks one of its tables is counted by reason and reported. Columns of the
-user's own in the index are carried into every row (categories as their values); those that cannot be are named. Rows that a filter
-(processing/filtering.py) does not keep are left out before anything is split or shuffled, and counted. Copies of a song are on its side.
+specs; while it is missing there is no dataset, and an earlier one stays whole until every new row waits on disk. A window that lacks one of its
+tables is counted by reason and reported. Columns of the user's own in the index are carried into every row (categories as their values); those
+that cannot be are named. Rows that a filter (processing/filtering.py) does not keep are left out before anything is split or shuffled, and
+counted. Copies of a song are on its side.
 
 Memory: one row group a table, plus the rows of one output bucket; rows wait on disk in `BUCKETS` Arrow files while they are shuffled.
 """
@@ -204,7 +205,6 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
         raise DataError(f"cannot make the folder '{plan.output_dir}' ({error.strerror}); name one that is there or can be made") from error
     with locked(plan.output_dir):
         before = _written_before(plan.output_dir)
-        (plan.output_dir / DATASET_FILE).unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(prefix=".construct.", suffix=".tmp", dir=plan.output_dir) as folder:
             _sweep(plan.output_dir, Path(folder))
             rows = _joined(parts, plan, specs, extra, {key.id: key.group for key in keys}, copy_of, lost, seen)
@@ -546,6 +546,9 @@ def _shuffle(
     train, held = _Spool(folder / "train", schema), _Spool(folder / "validation", schema)
     for group, row in rows:
         (held if group in validation else train).add(_unit(plan.seed, f"order/{row['id']}"), row)
+    for spool in (train, held):
+        spool.flush()
+    (plan.output_dir / DATASET_FILE).unlink(missing_ok=True)  # so far an earlier dataset is whole
     in_order = train.ordered()
     for number in range(plan.num_out + 1):
         mine = itertools.islice(in_order, _share(number, train.rows, plan.num_out)) if number < plan.num_out else held.ordered()
@@ -578,9 +581,14 @@ class _Spool:
         self._waiting.setdefault(int(place * BUCKETS), []).append({**row, self._place: place})
         self._bytes += 8192 + sum(np.asarray(row[name]).nbytes for name in ("stoks", "atoks", "mtoks", "embs"))
         if self._bytes >= _SPOOL_BYTES:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Set every row aside on disk.
+
+        Raises:
+            DataError: the disk is full.
+        """
         for bucket, rows in self._waiting.items():
             path = self._folder / f"{bucket}.{self._chunks[bucket]}.arrow"
             self._chunks[bucket] += 1
@@ -592,8 +600,7 @@ class _Spool:
         self._waiting, self._bytes = {}, 0
 
     def ordered(self) -> Iterator[dict[str, Any]]:
-        """Every row, by place; call it once all are added."""
-        self._flush()
+        """Every row, by place; call it once all are flushed."""
         for bucket in range(BUCKETS):
             tables = []
             for chunk in range(self._chunks[bucket]):

@@ -1,5 +1,6 @@
 """construct_dataset: joined, split by song, shuffled, every row kept."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -190,6 +191,20 @@ def test_a_smaller_dataset_leaves_nothing_of_a_larger_one(processed: Path, tmp_p
     construct(processed, tmp_path / "out", "--num-out-partitions", "2")
     assert sorted(p.parent.name for p in (tmp_path / "out").glob("*/main.parquet")) == ["0", "1", "2"]
     assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_a_full_disk_leaves_the_dataset_that_was_there(
+    processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    construct(processed, tmp_path / "out", "--num-out-partitions", "2")
+    before = tables(tmp_path / "out")
+
+    def full(path: str, mode: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr(pa, "OSFile", full)
+    assert main([str(processed), "2", str(tmp_path / "out"), *CODEC, "--num-out-partitions", "3"]) == 2
+    assert "No space left on device" in capsys.readouterr().err and tables(tmp_path / "out") == before
 
 
 def test_more_rows_than_one_spool_holds(processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
