@@ -1,7 +1,8 @@
 """What was made, from what, and whether it still holds: `<dataset>/<i>/manifest.json` and `rejected.parquet`.
 
 One entry a step (by `Step.key`): its version, the hash of its settings, the hashes of the tables it read, and the hash and rows of
-those it wrote. A step is done when its entry verifies against the files as they are now; "the file exists" means nothing. The entry is
+those it wrote. Of the index, which its owner goes on changing, only the columns that the step reads count, as `id,audio:<hash>`; entries made before
+that was so hold the hash of the whole file, and hold while it does. A step is done when its entry verifies against the files as they are now; "the file exists" means nothing. The entry is
 written last, so a step that died anywhere before is simply due again. Neither file holds a time, a host or a path: working twice
 gives the same bytes.
 
@@ -9,8 +10,9 @@ gives the same bytes.
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pyarrow as pa
 
 from autosing.errors import DataError
 from autosing.store import TableInfo, TableReader, TableWriter, atomic_path, sha256_of
+from processing.index import INDEX
 from processing.step import Rejected
 
 FORMAT = "autosing-manifest/1"
@@ -41,7 +44,7 @@ class Entry:
 
     Attributes:
         step, version, settings: what ran; `settings` is a hash.
-        inputs: table read -> sha256 of its file.
+        inputs: table read -> sha256 of its file; of the index, `FileHashes.columns`.
         tables: table written -> {"rows", "bytes", "sha256"}.
         songs: songs shown to the step; rows in = songs that were `Done` + `rejected`.
         rejected, rejected_hash: how many it refused, and the hash of those rows.
@@ -73,23 +76,43 @@ def rejected_hash(rejected: Iterable[Rejected]) -> str:
 
 
 class FileHashes:
-    """sha256 of files, read once as long as size and time of change stay the same."""
+    """sha256 of files and of columns of tables, read once as long as size and time of change stay the same."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        self._known: dict[tuple[Path, str], tuple[tuple[int, int, int], str]] = {}
 
     def of(self, path: Path) -> str | None:
         """The hash, or None where there is no file."""
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            return None
+        return self._once(path, "", lambda: sha256_of(path)) if path.is_file() else None
+
+    def columns(self, path: Path, names: Sequence[str]) -> str:
+        """`<names>:<hash>` of the cells of these columns; `name?` that the table lacks counts as empty.
+
+        Raises:
+            DataError: no such table or column, or it is damaged.
+        """
+        digests = [self._once(path, name, lambda name=name: _column_hash(path, name)) for name in names]
+        return f"{','.join(names)}:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
+
+    def _once(self, path: Path, what: str, made: Callable[[], str]) -> str:
+        stat = path.stat()
         mark = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        known = self._known.get(path)
+        known = self._known.get((path, what))
         if known is None or known[0] != mark:
-            known = (mark, sha256_of(path))
-            self._known[path] = known
+            known = (mark, made())
+            self._known[path, what] = known
         return known[1]
+
+
+def _column_hash(path: Path, name: str) -> str:
+    digest = hashlib.sha256()
+    with TableReader(path) as reader:
+        absent = name.endswith("?") and name[:-1] not in reader.schema.names
+        cells = itertools.repeat(None, len(reader)) if absent else (row[name.rstrip("?")] for row in reader.rows([name.rstrip("?")]))
+        for cell in cells:
+            data = cell if isinstance(cell, bytes) else str(cell).encode()
+            digest.update(b"-" if cell is None else b"%d " % len(data) + data)
+    return digest.hexdigest()
 
 
 class Manifest:
@@ -107,28 +130,34 @@ class Manifest:
             self.entries = {}
         self.rejected: dict[str, list[Rejected]] = self._read_rejected()
 
-    def inputs(self, tables: Iterable[str]) -> dict[str, str]:
-        """The hashes of tables as they are now.
+    def inputs(self, reads: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """The hashes of tables, with the columns that are read of them, as they are now.
 
         Raises:
-            DataError: a table is missing.
+            DataError: a table is missing or damaged.
         """
         found: dict[str, str] = {}
-        for table in tables:
-            digest = self._hashes.of(self.folder / f"{table}.parquet")
+        for table, columns in reads.items():
+            path = self._path(table)
+            digest = self._hashes.of(path) if table != INDEX or not path.is_file() else self._hashes.columns(path, ("id", *columns))
             if digest is None:
-                raise DataError(f"partition {self.partition} has no {table}.parquet ('{self.folder}')")
+                raise DataError(
+                    f"partition {self.partition} has no {table}.parquet ('{self.folder}'); run the step that makes it first, or `autosing-process run`"
+                )
             found[table] = digest
         return found
 
     def holds(self, key: str, version: str, settings: str, inputs: Mapping[str, str]) -> bool:
         """Whether the entry of `key` still describes the files."""
         entry = self.entries.get(key)
-        if entry is None or (entry.version, entry.settings, entry.inputs) != (version, settings, dict(inputs)):
+        if entry is None or (entry.version, entry.settings, entry.inputs.keys()) != (version, settings, inputs.keys()):
             return False
         if rejected_hash(self.rejected.get(key, ())) != entry.rejected_hash:
             return False
-        return all(self._hashes.of(self.folder / f"{t}.parquet") == info["sha256"] for t, info in entry.tables.items())
+        for table, recorded in entry.inputs.items():
+            if recorded != inputs[table] and recorded != self._hashes.of(self._path(table)):
+                return False
+        return all(self._hashes.of(self._path(table)) == info["sha256"] for table, info in entry.tables.items())
 
     def commit(
         self,
@@ -146,7 +175,7 @@ class Manifest:
             order: sorts step keys in rejected.parquet.
         """
         self.rejected[key] = rejected
-        with TableWriter(self.folder / f"{REJECTED_TABLE}.parquet", REJECTED_SCHEMA, reached=lambda p: reached(f"rejected-{p}")) as writer:
+        with TableWriter(self._path(REJECTED_TABLE), REJECTED_SCHEMA, reached=lambda p: reached(f"rejected-{p}")) as writer:
             for step in sorted(self.rejected, key=order):
                 for row in self.rejected[step]:
                     writer.write({"id": row.id, "step": step, "code": row.code, "reason": row.reason, "partition": self.partition})
@@ -164,8 +193,11 @@ class Manifest:
         reached("done")
         return made
 
+    def _path(self, table: str) -> Path:
+        return self.folder / f"{table}.parquet"
+
     def _read_rejected(self) -> dict[str, list[Rejected]]:
-        path = self.folder / f"{REJECTED_TABLE}.parquet"
+        path = self._path(REJECTED_TABLE)
         found: dict[str, list[Rejected]] = {}
         try:
             with TableReader(path) as reader:

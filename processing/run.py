@@ -158,7 +158,7 @@ class Runner:
             self._ledger = IdLedger(self._dataset, self._dataset.partitions())
         refused = refused_ids(self._dataset, partition, self._ledger)
         settings = settings_hash({"refused": list(refused)})
-        inputs = manifest.inputs([INDEX])
+        inputs = manifest.inputs({INDEX: ()})
         if not manifest.holds(INDEX, "1", settings, inputs):
             entry = {"step": INDEX, "version": "1", "settings": settings, "inputs": inputs, "songs": 0}
             manifest.commit(INDEX, entry, {}, list(refused.values()), sort_key, functools.partial(self._faults.reach, INDEX))
@@ -169,7 +169,7 @@ class Runner:
         try:
             inputs = manifest.inputs(step.reads)
         except DataError as error:
-            raise DataError(f"{step.key} cannot run: {error}; run the step that makes it first, or `autosing-process run`") from error
+            raise DataError(f"{step.key} cannot run: {error}") from error
         first = next(iter(step.reads))
         left_out = refused if first == INDEX else {}
         settings = settings_hash({**step.settings(), "limit": self._job.limit, "refused": list(left_out)})

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from small_songs import SMALL, audio_bytes, read, tables, tone, write_index
 
 from autosing.cli.process import main, parse_ranges
 from autosing.errors import ConfigError
+from autosing.store import sha256_of
 from autosing.tokens.specs import CodecSpec, spec_from_json
 
 ALL_TABLES = {
@@ -103,6 +105,45 @@ def test_a_changed_song_makes_its_partition_due(processed: Path) -> None:
     after = tables(processed)
     changed = {name for name in before if before[name] != after[name]}
     assert changed and all(name.startswith("1/") for name in changed)
+
+
+def written(rows: list[dict], folder: Path) -> None:
+    """An index.parquet of these rows, changed by its owner."""
+    write_index(folder, rows, year=pa.int64())
+
+
+def done(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """The steps that a command worked on, of what it printed."""
+    return set(re.findall(r"partition \d+ (\w+): ", "".join(capsys.readouterr())))
+
+
+def test_corrected_lyrics_do_not_separate_again(processed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the index a step's input is what it reads: ids and those columns."""
+    rows = read(processed / "0" / "index.parquet")
+    vocals = (processed / "0" / "vocals.parquet").stat().st_mtime_ns
+    written([{**row, "year": 7} for row in rows], processed / "0")
+    assert main(["run", str(processed), *SMALL]) == 0
+    assert done(capsys) == set()
+    written([{**rows[0], "raw_lyrics": "uno two three"}, *rows[1:]], processed / "0")
+    assert main(["run", str(processed), *SMALL]) == 0
+    assert {"align", "vad_extract"} <= done(capsys) and (processed / "0" / "vocals.parquet").stat().st_mtime_ns == vocals
+    written([*reversed(rows)], processed / "0")
+    assert main(["run", str(processed), *SMALL]) == 0
+    assert "src_sep" in done(capsys)
+
+
+def test_manifests_with_the_hash_of_the_whole_index_hold_while_it_does(processed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = processed / "0" / "index.parquet"
+    manifest = json.loads((processed / "0" / "manifest.json").read_text())
+    for step in manifest["steps"].values():
+        if "index" in step["inputs"]:
+            step["inputs"]["index"] = sha256_of(index)
+    (processed / "0" / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["run", str(processed), *SMALL]) == 0
+    assert done(capsys) == set()
+    written([{**row, "year": 7} for row in read(index)], processed / "0")
+    assert main(["run", str(processed), *SMALL]) == 0
+    assert "src_sep" in done(capsys)
 
 
 def test_the_original_word_order_and_its_sequence_of_steps(songs: Path) -> None:
