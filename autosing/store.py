@@ -47,6 +47,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system says against writing `path` becomes one line.
+
+    Raises:
+        DataError: the disk is full, the folder cannot be written, ....
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write '{path}' ({error}); make room or choose another folder, then run again") from error
+
+
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
@@ -174,7 +187,7 @@ class TableWriter:
         self._writer: pq.ParquetWriter | None = None
         # Audio does not compress and must not enter dictionaries or statistics; everything else gains from both.
         holds_binary = any(_is_binary(field.type) for field in schema)
-        with self._disk():
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             reached("open")
             self._writer = pq.ParquetWriter(
@@ -202,7 +215,7 @@ class TableWriter:
     def finish(self) -> TableInfo:
         """Close the temporary file, sync it to disk and read it back: its footer and its number of rows."""
         self._flush()
-        with self._disk():
+        with writing(self.path):
             self._reached("close")
             assert self._writer is not None
             self._writer.close()
@@ -216,7 +229,7 @@ class TableWriter:
 
     def commit(self) -> None:
         """Give the finished file its name."""
-        with self._disk():
+        with writing(self.path):
             self._reached("rename")
             _replace(self._temporary, self.path)
             self._reached("renamed")
@@ -248,16 +261,9 @@ class TableWriter:
             table = pa.Table.from_pylist(self._buffer, schema=self.schema)  # type: ignore[arg-type]
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise DataError(f"a row does not fit the columns of '{self.path}' ({error})") from error
-        with self._disk():
+        with writing(self.path):
             self._writer.write_table(table)
         self._buffer, self._buffered_bytes = [], 0
-
-    @contextlib.contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(f"cannot write '{self.path}' ({error}); make room or choose another folder, then run again") from error
 
 
 def write_table(path: Path, rows: Iterator[Row] | Sequence[Row], schema: pa.Schema, meta: Mapping[str, str] | None = None) -> None:
@@ -396,6 +402,8 @@ class TableReader:
     def _damage(self) -> Iterator[None]:
         try:
             yield
+        except PermissionError as error:
+            raise DataError(f"'{self.path}' may not be read ({error.strerror}); let its owner allow it") from error
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             yours = self.path.stem == "index"  # no step can make it again

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from autosing.errors import ConfigError, DataError, MismatchError
 from autosing.song.alignment import ALIGNMENT_TYPE, Alignment
-from autosing.store import Dataset, TableReader, atomic_path, locked, sha256_of, write_table
+from autosing.store import Dataset, TableReader, atomic_path, locked, sha256_of, write_table, writing
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec, require_same, spec_from_json, spec_to_json
 from processing.atoks import tokens_table
 from processing.filtering import Counted, RowFilter
@@ -233,7 +233,7 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
         if wanted is not None:
             counts = [asdict(count) for count in wanted.counts()]
             description["filter"] = {"expression": wanted.text, "rows_before": unfiltered, "conditions": counts}
-        with atomic_path(plan.output_dir / DATASET_FILE) as path:
+        with writing(plan.output_dir / DATASET_FILE), atomic_path(plan.output_dir / DATASET_FILE) as path:
             path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         for number in before - set(range(plan.num_out + 1)):  # partitions of an earlier, larger dataset
             (plan.output_dir / str(number) / f"{plan.name}.parquet").unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 
 from autosing.errors import ConfigError, DataError
-from autosing.store import Dataset, TableReader, TableWriter, atomic_path, locked, remove_temporaries
+from autosing.store import Dataset, TableReader, TableWriter, atomic_path, locked, remove_temporaries, writing
 from processing.formats import READERS
 from processing.formats.base import TEXT_COLUMNS, Entry, LeftOut, Options, Reader, Song, Survey, Unusable
 from processing.formats.columns import common, fit, plain
@@ -227,16 +227,17 @@ class _Report:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "_Report":
-        remove_temporaries(self.path.parent)
-        temporary = self._stack.enter_context(atomic_path(self.path))
-        self._file = self._stack.enter_context(open(temporary, "w", encoding="utf-8"))
+        with writing(self.path):
+            remove_temporaries(self.path.parent)
+            temporary = self._stack.enter_context(atomic_path(self.path))
+            self._file = self._stack.enter_context(open(temporary, "w", encoding="utf-8"))
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._file.flush()
         if isinstance(error, DataError):
             kind = error = trace = None
-        self._stack.__exit__(kind, error, trace)
+        with writing(self.path):
+            self._stack.__exit__(kind, error, trace)
 
     def song(self, state: str, path: str, identity: str | None) -> None:
         self._line({"state": state, "path": path, "id": identity})
@@ -252,7 +253,8 @@ class _Report:
             self.not_unicode.append(path)
 
     def _line(self, values: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        with writing(self.path):
+            self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
 @dataclass
@@ -481,7 +483,7 @@ def _remember(dataset: Dataset, folder: Path, moved: bool, encoding: str | None)
         )
     if sources.get(name) != about:
         text = json.dumps({"format": SOURCES_FORMAT, "sources": {**sources, name: about}}, indent=1, sort_keys=True, ensure_ascii=False)
-        with atomic_path(dataset.path / SOURCES_FILE) as temporary:
+        with writing(dataset.path / SOURCES_FILE), atomic_path(dataset.path / SOURCES_FILE) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 

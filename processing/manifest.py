@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from autosing.errors import DataError
-from autosing.store import TableInfo, TableReader, TableWriter, atomic_path, sha256_of
+from autosing.store import TableInfo, TableReader, TableWriter, atomic_path, sha256_of, writing
 from processing.index import INDEX
 from processing.step import Rejected
 
@@ -187,7 +187,7 @@ class Manifest:
         )
         self.entries[key] = made
         reached("manifest")
-        with atomic_path(self.folder / MANIFEST_FILE) as path:
+        with writing(self.folder / MANIFEST_FILE), atomic_path(self.folder / MANIFEST_FILE) as path:
             steps = {name: asdict(self.entries[name]) for name in sorted(self.entries, key=order)}
             path.write_text(json.dumps({"format": FORMAT, "steps": steps}, indent=1) + "\n", encoding="utf-8")
         reached("done")

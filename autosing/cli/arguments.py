@@ -4,6 +4,8 @@ Exit codes: 0 done, 1 done but `--strict` found rejected rows, 2 a user's error 
 """
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -20,16 +22,33 @@ def underscores_too(parser: argparse.ArgumentParser, argv: Sequence[str]) -> lis
     return out
 
 
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
+"""What a full disk, or one that may not be written, says."""
+
+
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run `main(argv)`; a user's error becomes one line on stderr and exit code 2."""
+    """Run `main(argv)`; a user's error, and a disk that is full or may not be written, becomes one line on stderr and exit code 2."""
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except AutoSingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"error: {_disk_error(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _disk_error(error: OSError) -> str:
+    name = error.filename if isinstance(error.filename, str) else ""
+    if os.path.isfile(name) and not os.access(name, os.R_OK):
+        return f"cannot read '{name}' ({error.strerror}); let its owner allow it"
+    what = f"'{name}'" if name else "a file"
+    return f"cannot write {what} ({error.strerror}); make room or choose another folder, then run again"
 
 
 def ranges_text(numbers: Sequence[int]) -> str:

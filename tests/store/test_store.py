@@ -161,3 +161,14 @@ def test_leftovers_are_removed_and_locks_can_be_taken_again(tmp_path: Path) -> N
         with locked(tmp_path):
             remove_temporaries(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_a_table_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(tmp_path / "t.parquet", [{"id": "a"}], pa.schema([("id", pa.string())]))
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pq, "ParquetFile", refused)
+    with pytest.raises(DataError, match=r"may not be read \(Permission denied\); let its owner allow it"):
+        TableReader(tmp_path / "t.parquet")
