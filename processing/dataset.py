@@ -33,6 +33,7 @@ from processing.atoks import tokens_table
 from processing.filtering import Counted, RowFilter
 from processing.index import INDEX
 from processing.judged import FILLED_BY_QUALITY, JUDGED, duplicates, judged, missing_quality
+from processing.manifest import FileHashes, Manifest, stale_text
 from processing.placement import EDGE_SECONDS, window_id
 from processing.quality import QUALITY_TABLE
 from processing.windows import WINDOW_META, WINDOWS_TABLE
@@ -154,7 +155,7 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
 
     Raises:
         ConfigError: the filter is not one, or asks for a column that rows do not have.
-        DataError: a partition or table is missing or damaged, or no row is left.
+        DataError: a partition or table is missing, damaged or older than what it was made from, or no row is left.
         MismatchError: partitions were made with different codecs, tokenizers or windows.
     """
     source = Dataset(plan.data_dir)
@@ -302,6 +303,9 @@ class _Partition:
 
         self.quality = dataset.table(number, QUALITY_TABLE)
         """Not in every dataset: it is younger than the others."""
+        stale = Manifest(dataset.folder(number), number, FileHashes()).stale((WINDOWS_TABLE, QUALITY_TABLE, *self.names.values()))
+        if stale:
+            raise DataError(stale_text(dataset.path, number, stale))
 
     def open(self, table: str) -> TableReader:
         return TableReader(self.paths[table])

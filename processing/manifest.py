@@ -115,6 +115,14 @@ def _column_hash(path: Path, name: str) -> str:
     return digest.hexdigest()
 
 
+def stale_text(dataset: Path, partition: int, tables: Sequence[str]) -> str:
+    """One line about what `Manifest.stale` found, with the command."""
+    return (
+        f"{', '.join(tables)} of partition {partition} are older than what they were made from (songs or lyrics that changed, or a step done again); "
+        f"`autosing-process run {dataset} --partitions {partition}`, with the flags of the first time, makes them again"
+    )
+
+
 class Manifest:
     """The entries and rejected rows of one partition folder."""
 
@@ -158,6 +166,34 @@ class Manifest:
             if recorded != inputs[table] and recorded != self._hashes.of(self._path(table)):
                 return False
         return all(self._hashes.of(self._path(table)) == info["sha256"] for table, info in entry.tables.items())
+
+    def stale(self, wanted: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Tables whose step read others than are there now; of those that no step made there is nothing to say.
+
+        What a step made is as its entry says, so that of large files only the index is read.
+
+        Args:
+            wanted: these tables and all that they were made from; None = every table.
+
+        Raises:
+            DataError: the index is damaged or lacks a column that was read.
+        """
+        maker = {table: entry for entry in self.entries.values() for table in entry.tables}
+        waiting, found = list(maker if wanted is None else wanted), {}
+        while waiting:
+            table = waiting.pop()
+            if table in maker and table not in found:
+                inputs = maker[table].inputs
+                found[table] = any(recorded != self._now(source, recorded, maker) for source, recorded in inputs.items())
+                waiting += inputs
+        return tuple(sorted(table for table, is_stale in found.items() if is_stale))
+
+    def _now(self, table: str, recorded: str, maker: Mapping[str, Entry]) -> str | None:
+        """The hash of a table today, of what the recorded one covers."""
+        if table in maker:
+            return maker[table].tables[table]["sha256"]
+        columns, colon, _ = recorded.partition(":")
+        return self._hashes.columns(self._path(table), columns.split(",")) if colon else self._hashes.of(self._path(table))
 
     def commit(
         self,

@@ -22,7 +22,7 @@ from autosing.store import Dataset, TableReader
 from autosing.tokens.specs import Seconds
 from processing.index import INDEX, open_index
 from processing.judged import duplicates, judged, missing_quality
-from processing.manifest import FileHashes, Manifest
+from processing.manifest import FileHashes, Manifest, stale_text
 from processing.step import Rejected
 from processing.steps import ORDER, sort_key
 from processing.windows import WINDOWS_TABLE
@@ -338,17 +338,21 @@ def _median(values: Iterator[float | None]) -> float | None:
 
 
 def _to_do(dataset: Dataset, partitions: Sequence[int]) -> tuple[str, ...]:
-    """What is not done: steps without an entry in a partition's manifest, rows without what the step `quality` says."""
+    """What is not done: steps without an entry in a partition's manifest, tables older than what they were made from, rows without what the step
+    `quality` says."""
     said = []
+    manifests = {partition: Manifest(dataset.folder(partition), partition, FileHashes()) for partition in partitions}
     for step in ORDER:
         without = []
         for partition in partitions:
-            entries = Manifest(dataset.folder(partition), partition, FileHashes()).entries
-            if step not in {entry.step for entry in entries.values()}:
+            if step not in {entry.step for entry in manifests[partition].entries.values()}:
                 without.append(partition)
         if without and step != "quality":
             which = "in no partition" if len(without) == len(partitions) else f"not in {len(without)} partitions (the first: {without[0]})"
             said.append(f"{step} was done {which}; `autosing-process run {dataset.path}` does every step that is due")
+    for partition, manifest in manifests.items():
+        if stale := manifest.stale():
+            said.append(stale_text(dataset.path, partition, stale))
     windowed = [partition for partition in partitions if dataset.table(partition, WINDOWS_TABLE).is_file()]
     lacking = missing_quality(dataset, windowed) if windowed else None
     return (*said, lacking) if lacking else tuple(said)

@@ -138,6 +138,13 @@ def test_what_is_not_done_is_named_with_its_command(processed: Path, songs: Path
     assert "src_sep was done in no partition" in text and "No window was cut yet." in text and "No song has aligned words." in text
 
 
+def test_tables_older_than_their_songs_are_named(processed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read(processed / "1" / "index.parquet")
+    write_index(processed / "1", [{**rows[0], "lrc_lyrics": "[00:01.00]now with words"}, *rows[1:]])
+    assert "alignment of partition 1 are older than what they were made from" in pieces(checked(processed))
+    assert f"`autosing-process run {processed} --partitions 1`" in capsys.readouterr().out
+
+
 def test_mistakes_are_one_line(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tokens" / "0").mkdir(parents=True)
     (tmp_path / "tokens" / "dataset.json").write_text("{}")

@@ -229,6 +229,24 @@ def test_the_held_out_share() -> None:
     assert _validation_groups(groups, 0, 0.05) <= _validation_groups(more, 0, 0.05)  # a song never changes sides
 
 
+def test_tables_older_than_their_songs_are_refused(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read(processed / "0" / "index.parquet")
+    write_index(processed / "0", [{**rows[0], "raw_lyrics": "other words"}, *rows[1:]], year=pa.int64())
+    assert main([str(processed), "2", str(tmp_path / "out"), *CODEC]) == 2
+    said = capsys.readouterr().err
+    assert "alignment of partition 0 are older than what they were made from" in said and len(said.splitlines()) == 1
+    assert f"`autosing-process run {processed} --partitions 0`" in said and not (tmp_path / "out").exists()
+    assert process(["align", str(processed), "0", *SMALL]) == 0
+    assert main([str(processed), "2", str(tmp_path / "out"), *CODEC]) == 2  # what was made from the old alignment is old too
+    assert "chunked, quality of partition 0 are older" in capsys.readouterr().err
+    assert process(["run", str(processed), *SMALL]) == 0
+    construct(processed, tmp_path / "out", "--num-out-partitions", "1")
+    write_index(processed / "0", [{**rows[0], "audio": audio_bytes(tone(12))}, *rows[1:]])
+    for partition in ("0", "1"):
+        (processed / partition / "manifest.json").unlink()
+    construct(processed, tmp_path / "out", "--num-out-partitions", "1")  # nobody says what was made from what
+
+
 def test_text_columns_of_different_types_become_text(processed: Path, tmp_path: Path) -> None:
     rows = read(processed / "1" / "index.parquet")
     write_index(processed / "1", [{**row, "year": "unknown"} for row in rows], year=pa.string())
