@@ -25,7 +25,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from autosing.config import nearest
 from autosing.errors import ConfigError, DataError, MismatchError
+from autosing.perception import CODECS
+from autosing.registry import split_choice
 from autosing.song.alignment import ALIGNMENT_TYPE, Alignment
 from autosing.store import Dataset, TableReader, atomic_path, locked, sha256_of, write_table, writing
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec, require_same, spec_from_json, spec_to_json
@@ -283,6 +286,15 @@ def _with_texts(row: dict[str, Any], extra: Sequence[pa.Field]) -> dict[str, Any
     return row
 
 
+def _advice(dataset: Dataset, partition: int, codec: str) -> str:
+    """The command that makes missing tables, or that there is no such codec."""
+    name = split_choice(codec)[0]
+    if name not in CODECS.names():
+        return f"; no codec is called '{name}'{nearest(name, CODECS.names())}"
+    chosen = "" if codec == Plan.codec else f" --codec {codec}"
+    return f"; run `autosing-process run {dataset.path} --partitions {partition}{chosen}`"
+
+
 class _Partition:
     """The tables of one input partition, opened when needed."""
 
@@ -297,10 +309,7 @@ class _Partition:
         self.paths = {t: dataset.table(number, t) for t in (INDEX, WINDOWS_TABLE, *self.names.values())}
         for table, path in self.paths.items():
             if not path.is_file():
-                raise DataError(
-                    f"partition {number} has no {table}.parquet ('{path}'); run `autosing-process run {dataset.path} --partitions {number}`"
-                )
-
+                raise DataError(f"partition {number} has no {table}.parquet ('{path}'){_advice(dataset, number, codec)}")
         self.quality = dataset.table(number, QUALITY_TABLE)
         """Not in every dataset: it is younger than the others."""
         stale = Manifest(dataset.folder(number), number, FileHashes()).stale((WINDOWS_TABLE, QUALITY_TABLE, *self.names.values()))

@@ -21,6 +21,7 @@ from pathlib import Path
 from autosing.cli import check, songs
 from autosing.cli.arguments import ranges_text, run_command, underscores_too
 from autosing.config import nearest
+from autosing.device import pick_device
 from autosing.errors import ConfigError, DataError
 from autosing.faults import Faults
 from autosing.perception import ALIGNERS, CODECS, SEMANTIC, SEPARATORS, VOICES
@@ -145,8 +146,9 @@ def _process(options: argparse.Namespace, steps: Sequence[Step]) -> int:
     partitions = _choose(dataset, options)
     if options.workers < 1 or options.num < 0:
         raise ConfigError(f"--workers must be at least 1 and --num at least 0, found {options.workers} and {options.num}")
+    pick_device(options.device)  # a wrong name is a mistake in the request, said before any work
     for step in steps:
-        step.settings()  # a wrong name is a mistake in the request, said before any work
+        step.settings()
     job = Job(dataset.path, tuple(steps), options.device, options.num)
     screen = _Screen(dataset, partitions, steps, options.num)
     reports = sorted(
@@ -220,7 +222,10 @@ def _read_ranges(text: str) -> list[tuple[int, int]]:
         found = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", piece, re.ASCII)
         if not found:
             raise ConfigError(f"--partitions must look like 0-7,9, found {text[:80]!r}")
-        pieces.append((int(found.group(1)), int(found.group(2) or found.group(1))))
+        first, last = int(found.group(1)), int(found.group(2) or found.group(1))
+        if last < first:
+            raise ConfigError(f"--partitions: {first}-{last} ends before it begins; write {last}-{first}")
+        pieces.append((first, last))
     return pieces
 
 

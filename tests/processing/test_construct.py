@@ -177,6 +177,26 @@ def test_mistakes_are_one_line(processed: Path, tmp_path: Path, capsys: pytest.C
     assert said in capsys.readouterr().err
 
 
+def test_a_codec_that_was_not_made_is_made_by_the_advice(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(processed), "2", str(tmp_path / "out"), "--codec", "fake_band"]) == 2
+    said = capsys.readouterr().err
+    assert f"run `autosing-process run {processed} --partitions 0 --codec fake_band`" in said
+    assert main([str(processed), "2", str(tmp_path / "out"), "--codec", "fake_bnd"]) == 2
+    assert "no codec is called 'fake_bnd'; did you mean 'fake_band'?" in capsys.readouterr().err
+
+
+def test_a_disk_that_may_not_be_written_is_one_line(
+    processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / "out" / ".construct.x.tmp"))
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", read_only)
+    assert main([str(processed), "2", str(tmp_path / "out"), *CODEC]) == 2
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].startswith(f"error: cannot write '{tmp_path / 'out' / '.construct.x.tmp'}' (Read-only file system)")
+
+
 def test_damage_is_named(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = processed / "1" / "stoks.parquet"
     data = bytearray(path.read_bytes())

@@ -73,6 +73,11 @@ def test_a_second_run_does_nothing(processed: Path) -> None:
     assert {p: os.stat(p).st_mtime_ns for p in processed.rglob("*") if p.is_file()} == before
 
 
+def test_a_device_that_is_none_is_refused_even_if_nothing_is_due(processed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(processed), *SMALL, "--device", "banana"]) == 2
+    assert "device 'banana' is not usable" in capsys.readouterr().err
+
+
 def test_two_runs_give_the_same_bytes(processed: Path, songs: Path) -> None:
     assert main(["run", str(songs), *SMALL]) == 0
     assert tables(songs) == tables(processed)
@@ -242,6 +247,7 @@ def test_partition_ranges() -> None:
         (["{songs}", "vad-extrakt"], "did you mean 'vad_extract'?"),
         (["run", "{songs}", "--partitions", "0-1000000000000"], "has no partition 2-1000000000000; it has 0-1"),
         (["run", "{songs}", "--num-partitions", "1000000000000"], "has no partition 2-999999999999; it has 0-1"),
+        (["run", "{songs}", "--partitions", "0,1-0"], "--partitions: 1-0 ends before it begins; write 0-1"),
         (["run", "{songs}", "--partitions", "9" * 5000], "--partitions must look like 0-7,9"),
     ],
 )
