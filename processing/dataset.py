@@ -143,7 +143,7 @@ class _Specs:
 
 @dataclass(frozen=True)
 class _Key:
-    """A row before its tokens are read: enough to say where it goes."""
+    """A row before its tokens are read: enough to say where it goes. What is of one `group` is on one side of the split."""
 
     id: str
     song: str
@@ -184,7 +184,9 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
         which = f"{copies} (the first: '{copy}' of '{first}')"
         notes.append(f"{which}; copies stay on one side of the split, and --filter 'duplicate_of is None' leaves them out")
     lost: Counter[str] = Counter()
-    keys = [key for part in parts for key in part.keys(plan.split_by, lost, copy_of)]
+    windows = [window for part in parts for window in part.windows(lost)]
+    group_of = _groups({song for _, song in windows}, parts, plan.split_by, copy_of)
+    keys = [_Key(window, song, group_of[song]) for window, song in windows]
     _no_repeats(keys)
     unfiltered = len(keys)
     if wanted is not None:
@@ -352,26 +354,40 @@ class _Partition:
                 found.setdefault(row.pop("id"), row)
             return found
 
-    def keys(self, split_by: str, lost: Counter[str], copy_of: Mapping[str, str]) -> Iterator[_Key]:
-        """The windows that every table holds; the others are counted in `lost`. A copy is grouped with its song."""
+    def windows(self, lost: Counter[str]) -> Iterator[tuple[str, str]]:
+        """The id and song of windows that every table holds; the others are counted in `lost`."""
         held = {}
         for column, table in self.names.items():
             with self.open(table) as reader:
                 held[column] = set(reader.column("id"))
-        about = self.about(["artist"]) if split_by == "artist" else {}
         with self.open(WINDOWS_TABLE) as reader:
             for row in reader.rows(["id", "song"]):
                 lacking = [self.names[column] for column, ids in held.items() if row["id"] not in ids]
                 if lacking:
                     lost[f"not in {lacking[0]}"] += 1
                 else:
-                    first = copy_of.get(row["song"], row["song"])
-                    yield _Key(row["id"], row["song"], _group(first, about.get(row["song"], {}).get("artist")))
+                    yield row["id"], row["song"]
 
 
-def _group(song: str, artist: str | None) -> str:
-    """What is never on both sides of the split; `artist` is None where it does not matter."""
-    return f"artist/{artist}" if artist else f"song/{song}"
+def _groups(songs: set[str], parts: Sequence[_Partition], split_by: str, copy_of: Mapping[str, str]) -> dict[str, str]:
+    """Song -> the name of all that is never on both sides of the split from it: its copies; of artists theirs too, and so on."""
+    group_of = {song: f"song/{copy_of.get(song, song)}" for song in songs}
+    if split_by != "artist":
+        return group_of
+    joined: dict[str, str] = {}
+
+    def first(name: str) -> str:
+        while name in joined:
+            name = joined[name]
+        return name
+
+    for part in parts:
+        for song, row in part.about(["artist"]).items():
+            if song in songs and row.get("artist"):
+                low, high = sorted((first(group_of[song]), first(f"artist/{row['artist']}")))
+                if low != high:
+                    joined[high] = low
+    return {song: first(group) for song, group in group_of.items()}
 
 
 def _same_specs(parts: Sequence[_Partition]) -> _Specs:

@@ -12,8 +12,10 @@ from small_songs import SMALL, audio_bytes, read, tables, tone, write_index
 
 from autosing.cli.construct_dataset import main
 from autosing.cli.process import main as process
+from autosing.store import Dataset
 from autosing.tokens.specs import CodecSpec, spec_from_json
 from processing.dataset import _half_codes, _share, _validation_groups
+from processing.judged import duplicates
 
 CODEC = ["--codec", "fake"]
 
@@ -125,6 +127,25 @@ def test_by_artist(processed: Path, tmp_path: Path) -> None:
         parts, _ = construct(processed, tmp_path / f"out{seed}", "--num-out-partitions", "1", "--split-by", "artist", "--seed", str(seed))
         held, kept = ({row["artist"] for row in part} - {None} for part in (parts[1], parts[0]))
         assert parts[1] and held.isdisjoint(kept)
+
+
+def test_by_artist_copies_stay_together(tmp_path: Path) -> None:
+    """A song of one artist that is a copy of another's ties both artists together, over all partitions; one without an artist goes with its copy."""
+    songs = [("a1", "A", 220), ("a2", "A", 330), ("b1", "B", 220), ("b2", "B", 440), ("n", None, 440), ("c", "C", 550), ("d", "D", 660), ("e", None, 770)]
+    wave = np.random.default_rng(0).standard_normal((8 * 8000, 2))
+    for number, (name, artist, seed) in enumerate(songs):
+        noise = np.random.default_rng(seed).standard_normal(wave.shape) * np.repeat(np.random.default_rng(seed).random(64), 1000)[:, None]
+        write_index(tmp_path / "ds" / str(number), [{"id": name, "audio": audio_bytes(0.2 * noise), "artist": artist}])
+    assert process(["run", str(tmp_path / "ds"), *SMALL]) == 0
+    assert duplicates(Dataset(tmp_path / "ds"), range(8)) == {"b1": "a1", "n": "b2"}
+    seen = set()
+    for seed in range(6):
+        flags = ["--num-out-partitions", "1", "--split-by", "artist", "--seed", str(seed), "--validation-share", "0.3"]
+        parts, _ = construct(tmp_path / "ds", tmp_path / f"out{seed}", *flags, num_in=8)
+        held = {row["song"] for row in parts[1]}
+        assert held and held & {"a1", "a2", "b1", "b2", "n"} in (set(), {"a1", "a2", "b1", "b2", "n"})
+        seen |= held
+    assert len(seen) > 1
 
 
 def test_one_song_goes_into_train_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
