@@ -33,7 +33,7 @@ from processing.formats.columns import common, fit, plain
 from processing.formats.files import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from processing.formats.files import check_encoding, decodable
 from processing.formats.naming import who
-from processing.formats.table import check_columns
+from processing.formats.table import Table, check_columns
 from processing.index import id_fault
 
 SOURCES_FILE = "sources.json"
@@ -102,7 +102,7 @@ def import_songs(
         keep_duplicates: bring in songs too whose audio is in the dataset already.
 
     Raises:
-        ConfigError: no such source, format or encoding, or a size below 1.
+        ConfigError: no such source, format, encoding or column, or a size below 1.
         DataError: no song in it; another folder of the same name was imported before; the dataset cannot be written.
     """
     options = options or Options()
@@ -116,6 +116,8 @@ def import_songs(
     check_encoding(options.encoding)
     check_columns(options.columns)
     reader = _reader(source, file_format)
+    if options.columns and not isinstance(reader, Table):
+        raise ConfigError(f"--columns says what a table's columns stand for, and '{source}' is read as another format; leave it out")
     root = source if source.is_dir() else source.parent
     options = replace(options, encoding=options.encoding or _sources(dataset).get(_base_name(root), {}).get("lyrics_encoding"))
     survey = reader.survey(source, options)

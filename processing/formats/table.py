@@ -1,7 +1,7 @@
 """A table of songs, CSV, JSONL, JSON or Parquet, that names audio files; lyrics and all else are columns.
 
 Which column stands for what is a dictionary, so that formats that differ in names alone are one `Table` each (songgen.py,
-songgeneration.py, hf.py). Names are compared without regard to case; of several that stand for one thing the first counts, and
+songgeneration.py, hf.py). Names are compared without regard to case, spaces and hyphens; of several that stand for one thing the first counts, and
 the others are the user's own columns. Paths begin at the table's folder, or the audio folder, and lead nowhere else. Where the table has no
 lyrics column, lyrics are looked for beside the audio.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autosing.config import nearest
 from autosing.errors import ConfigError
 from processing.formats.base import TEXT_COLUMNS, Entry, LeftOut, Options, Song, Survey, Unusable
 from processing.formats.columns import infer, own_name
@@ -65,8 +66,13 @@ class Table:
         return any(self._names_audio(table) for table in tables if table.is_file())
 
     def survey(self, source: Path, options: Options) -> Survey:
+        """
+        Raises:
+            ConfigError: `options.columns` names a column that no table has.
+        """
         count = 0
         texts = True
+        there: dict[str, str] = {}  # plain name -> as the tables spell it
 
         def own(tables: list[tuple[Path, Path]]) -> Iterator[Mapping[str, Any]]:
             nonlocal count
@@ -74,11 +80,16 @@ class Table:
                 for record in records(table, options.encoding):
                     if isinstance(record, Record):
                         count += 1
+                        there.update((_plain(name), name) for name in record.values)
                         yield self._split(record.values, options)[1]
 
         tables = self._tables(source, [])
         texts = all(table.suffix.lower() in (".csv", ".tsv") for table, _ in tables)
-        return Survey(columns=infer(own(tables), texts), songs=count)
+        survey = Survey(columns=infer(own(tables), texts), songs=count)
+        for name in options.columns:
+            if there and _plain(name) not in there:
+                raise ConfigError(f"--columns: no table of '{source}' has a column '{name}'{nearest(name, there.values())}")
+        return survey
 
     def entries(self, source: Path, options: Options) -> Iterator[Entry | LeftOut]:
         beside = Beside(options)
@@ -136,7 +147,7 @@ class Table:
 
     def _split(self, values: Mapping[str, Any], options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
         """-> what stands for something of ours, the user's own columns."""
-        said = {name.lower(): meaning for name, meaning in options.columns.items()}
+        said = {_plain(name): meaning for name, meaning in options.columns.items()}
         order = {**said, **{name: meaning for name, meaning in self.names.items() if name not in said}}
         ranks = {name: rank for rank, name in enumerate(order)}
         ours: dict[str, Any] = {}

@@ -62,6 +62,18 @@ def test_broken_records_cost_only_themselves(music: Path, tmp_path: Path) -> Non
     assert [line["code"] for line in report(tmp_path / "ds") if "code" in line] == ["bad_csv"]
 
 
+def test_columns_are_named_as_people_spell_them(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (music / "a.csv").write_text("file_name,Song Text,by-whom\n0.flac,la la,Ann\n")
+    for number, columns in enumerate(('{"Song Text": "lyrics", "by-whom": "artist"}', '{"song_text": "lyrics", "By Whom": "artist"}')):
+        assert main(["import", str(music / "a.csv"), str(tmp_path / f"ds{number}"), "--columns", columns]) == 0
+        assert [(row["raw_lyrics"], row["artist"]) for row in rows(tmp_path / f"ds{number}")] == [("la la", "Ann")]
+    assert main(["import", str(music / "a.csv"), str(tmp_path / "ds"), "--columns", '{"song tekst": "lyrics"}']) == 2
+    assert "has a column 'song tekst'; did you mean 'Song Text'?" in capsys.readouterr().err
+    (music / "a.csv").unlink()
+    assert main(["import", str(music), str(tmp_path / "ds"), "--columns", '{"lyric": "lyrics"}']) == 2
+    assert "--columns says what a table's columns stand for" in capsys.readouterr().err
+
+
 def test_ids_are_kept_and_collisions_refused(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["a", "a", "e\u0301", "\u00e9", None]
     (music / "a.jsonl").write_text("".join(json.dumps({"file": f"{n}.flac", "id": one}) + "\n" for n, one in enumerate(given)))
