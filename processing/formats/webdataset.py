@@ -1,7 +1,7 @@
 """WebDataset: tar archives whose neighbouring members of one basename, up to its first dot, are one song.
 
 `a/b.flac`, `a/b.json`, `a/b.lrc`, `a/b.txt` are the audio, other columns, and lyrics of the song `a/b`; of several recordings the one
-with the shortest ending counts (`mp3` before `vocals.mp3`). Members are read one after the other and never extracted; names are keys,
+with the shortest ending counts (`mp3` before `vocals.mp3`), and one left out that may be another song (`Mr. A.mp3`, `Mr. B.mp3`) is named. Members are read one after the other and never extracted; names are keys,
 never paths. Links, devices and sparse files are refused; sizes and numbers are bounded, of headers too, so that an archive costs no more
 memory than one song. What is whole before an archive breaks off is kept.
 """
@@ -42,6 +42,7 @@ class _Group:
     audio: bytes = b""
     ending: str = ""  # of the recording
     left_out: list[LeftOut] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)  # endings of further recordings
 
 
 class WebDataset:
@@ -75,6 +76,7 @@ class WebDataset:
                 if isinstance(group, LeftOut):
                     yield group
                 elif group.ending:
+                    yield from _passed_over(group)
                     yield Entry(group.key, lambda group=group: _song(group, options.encoding))
                 else:
                     yield from group.left_out
@@ -223,9 +225,24 @@ def _take(group: _Group, archive: tarfile.TarFile, member: tarfile.TarInfo, endi
         group.left_out.append(LeftOut(shown, "bad_name", "is a second file of that name, or one too many of its song"))
     elif not is_audio:
         group.texts[ending] = _read(archive, member, file)
-    elif not group.ending or len(ending) < len(group.ending):
+    elif group.ending and len(ending) >= len(group.ending):
+        group.passed_over.append(ending)
+    else:
+        group.passed_over += [group.ending] if group.ending else []
         group.audio = b""  # never two in memory
         group.audio, group.ending = _read(archive, member, file) if audio else b"", ending
+
+
+def _passed_over(group: _Group) -> Iterator[LeftOut]:
+    """Recordings that may be songs of their own: tracks have names without spaces beside a recording of the song itself."""
+    for ending in group.passed_over:
+        if _spaced(ending) or "." in group.ending:
+            reason = f"is one song with '{group.key}.{group.ending}', for names count up to their first dot; rename it if it is another"
+            yield LeftOut(f"{group.key}.{ending}", "extra_audio", reason)
+
+
+def _spaced(ending: str) -> bool:
+    return any(map(str.isspace, ending))
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo, file: _Bounded) -> bytes:
@@ -278,6 +295,8 @@ def _says_lyrics(group: _Group, record: Mapping[str, Any]) -> bool:
 
 
 def _of_kind(group: _Group, *kinds: str) -> list[str]:
-    """The endings of these kinds; of each the shortest alone, since others are of separate tracks or languages."""
-    found = ([ending for ending in group.texts if ending.rsplit(".", 1)[-1] == kind] for kind in kinds)
-    return [min(endings, key=len) for endings in found if endings]
+    """The endings of these kinds; of each the recording's own or else the shortest alone, since others are of separate tracks, languages or songs."""
+    own = group.ending.rpartition(".")[0]
+    endings = [ending for ending in group.texts if ending.rpartition(".")[0] == own or not _spaced(ending)]
+    found = ([ending for ending in endings if ending.rpartition(".")[2] == kind] for kind in kinds)
+    return [min(some, key=lambda ending: (ending.rpartition(".")[0] != own, len(ending))) for some in found if some]

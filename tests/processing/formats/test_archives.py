@@ -104,6 +104,17 @@ def test_members_of_one_song(tmp_path: Path) -> None:
     assert codes(report) == {"bad_json": 1, "bad_name": 1, "missing_audio": 1, "format": 1}
 
 
+def test_names_with_dots_are_one_song_and_what_is_left_out_is_named(tmp_path: Path) -> None:
+    path = archive(
+        tmp_path / "in" / "x.tar",
+        member("Mr. Ann.flac", FLAC), member("Mr. Bo.flac", OTHER), member("Mr. Bo.txt", b"of Bo"), member("Mr. Ann.txt", b"of Ann"),
+        member("s.left.flac", FLAC + b"1"), member("s.right.flac", FLAC + b"2"),
+    )  # fmt: skip
+    report, rows = imported(path)
+    assert [(row["source"], row["audio"]) for row in rows] == [("in/x.tar/Mr", OTHER), ("in/x.tar/s", FLAC + b"1")]
+    assert rows[0]["raw_lyrics"] == "of Bo" and codes(report) == {"extra_audio": 2}
+
+
 def test_what_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.tar").write_bytes(b"no tar at all" * 99)
