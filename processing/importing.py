@@ -448,9 +448,11 @@ def _partitions(dataset: Dataset) -> list[int]:
 
 @contextlib.contextmanager
 def _new_partition(dataset: Dataset, number: int, schema: pa.Schema) -> Iterator[TableWriter]:
-    """The index of a partition that is not there yet; of a failed one nothing remains."""
+    """The index of a partition that is not there yet, held against steps until it is whole; of a failed one nothing remains."""
     try:
-        with TableWriter(dataset.table(number, "index"), schema) as writer:
+        with writing(dataset.folder(number)):
+            dataset.folder(number).mkdir()
+        with locked(dataset.folder(number)), TableWriter(dataset.table(number, "index"), schema) as writer:
             yield writer
     except BaseException:
         with contextlib.suppress(OSError):

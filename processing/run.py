@@ -131,6 +131,11 @@ class Runner:
             error = f"'{self._dataset.path}' has no partition {partition}"
             return PartitionReport(partition, 0, {}, 0, (StepReport(partition, INDEX, "failed", error=error),))
         with locked(folder):
+            if not any(folder.glob("*.parquet")):
+                error = f"'{folder}' holds no index.parquet yet; wait for the import that makes it, or delete the folder if none is running"
+                reports.append(StepReport(partition, INDEX, "failed", error=error))
+                self._listener.end(reports[-1])
+                return PartitionReport(partition, 0, {}, 0, tuple(reports))
             remove_temporaries(folder)
             manifest = Manifest(folder, partition, self._hashes)
             try:

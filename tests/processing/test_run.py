@@ -172,6 +172,16 @@ def test_a_step_says_what_is_missing_before_it(songs: Path, capsys: pytest.Captu
     assert "no vocals.parquet" in capsys.readouterr().err
 
 
+def test_a_folder_without_an_index_yet_is_left_alone(songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (songs / "2").mkdir()
+    waiting = songs / "2" / ".index.parquet.1.tmp"
+    waiting.write_bytes(b"half")
+    assert main(["src_sep", str(songs), *SMALL]) == 1
+    said = capsys.readouterr().err
+    assert f"'{songs / '2'}' holds no index.parquet yet; wait for the import" in said and waiting.exists()
+    assert (songs / "1" / "vocals.parquet").exists()
+
+
 def test_a_worker_that_dies_is_replaced(processed: Path) -> None:
     from steps_for_workers import DieOnce
 
