@@ -399,7 +399,8 @@ class _Import:
                 kinds = {name: schema.field(name).type for name in self.survey.columns}
                 with locked(self.dataset.folder(partition)), TableWriter(path, schema) as writer:
                     for old in reader.rows(reader.schema.names):
-                        new = {**old, **rows.get(old["source"], {})}
+                        row = rows.get(old["source"])
+                        new = old if row is None else {**old, **dict.fromkeys(kinds), **row}  # what is no longer said of it is empty
                         new |= {name: fit(new.get(name), kind) for name, kind in kinds.items()}
                         writer.write({name: new.get(name) for name in schema.names})
             self.written.add(partition)
