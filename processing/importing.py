@@ -3,7 +3,8 @@
 A reader of `formats/` gives the songs one after the other. Each is known by its `source`, the path from the imported folder's own name on
 (so folders brought into one dataset need different names, and `sources.json` remembers which folder each name stands for). Importing
 again adds new songs in new partitions, rewrites only partitions whose songs changed, and otherwise does nothing; what a killed import
-had committed is not done again. Audio is stored as it is and not decoded; what is wrong with it is found by the first step.
+had committed is not done again. A file that has the audio of one that is gone is that song under another name; a song that is gone stays, and
+is named. Audio is stored as it is and not decoded; what is wrong with it is found by the first step.
 
 An id that the source gives is kept, and refused where another song has it; else the id is the audio's content hash (`audio_hash`: the first
 24 digits of the file's SHA-256). It stays with its song from then on. A song whose audio is in the dataset already is left out. What is
@@ -14,6 +15,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 import sqlite3
 import unicodedata
@@ -65,6 +67,8 @@ class Imported:
         codes: code -> how often something was left out for it.
         left_out: the first of them.
         not_unicode: the first texts that were read as Windows-1252.
+        gone: songs of the dataset that are no longer in the source; they stay.
+        gone_first: the first of them.
         report: the file with all of it, a JSON object a line.
     """
 
@@ -76,6 +80,8 @@ class Imported:
     codes: Mapping[str, int]
     left_out: tuple[LeftOut, ...]
     not_unicode: tuple[str, ...]
+    gone: int
+    gone_first: tuple[str, ...]
     report: Path
 
 
@@ -164,7 +170,7 @@ class _Known:
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
-            "CREATE TABLE songs (source TEXT, id TEXT, folded TEXT, audio TEXT, digest TEXT, partition INTEGER, now INTEGER);"
+            "CREATE TABLE songs (source TEXT, id TEXT, folded TEXT, audio TEXT, digest TEXT, partition INTEGER, now INTEGER, there INTEGER);"
             "CREATE INDEX by_source ON songs (source); CREATE INDEX by_id ON songs (folded); CREATE INDEX by_audio ON songs (audio);"
             "BEGIN"
         )
@@ -179,8 +185,8 @@ class _Known:
 
     def add(self, row: Mapping[str, Any], audio: str, partition: int, now: bool) -> None:
         identity = row.get("id")
-        values = (row.get("source"), identity, _folded(identity), audio, self.digest(row), partition, now)
-        self._database.execute("INSERT INTO songs VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        values = (row.get("source"), identity, _folded(identity), audio, self.digest(row), partition, now, now)
+        self._database.execute("INSERT INTO songs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def digest(self, row: Mapping[str, Any]) -> str:
         """Of everything but the id and the audio."""
@@ -192,10 +198,28 @@ class _Known:
         return self._first("SELECT id, audio, digest, partition, now FROM songs WHERE source = ? LIMIT 1", source)
 
     def saw(self, source: str) -> None:
-        self._database.execute("UPDATE songs SET now = 1 WHERE source = ?", (source,))
+        self._database.execute("UPDATE songs SET now = 1, there = 1 WHERE source = ?", (source,))
 
-    def changed(self, source: str, identity: str) -> None:
-        self._database.execute("UPDATE songs SET id = ?, folded = ? WHERE source = ?", (identity, _folded(identity), source))
+    def is_there(self, place: str) -> None:
+        """What has this source, or lies below it, is not gone, even if it cannot be read."""
+        self._database.execute("UPDATE songs SET there = 1 WHERE source = ? OR (source > ? AND source < ?)", (place, *_below(place)))
+
+    def changed(self, source: str, row: Mapping[str, Any]) -> None:
+        """The song of this source is now as the row says, its source too."""
+        values = (row["source"], row["id"], _folded(row["id"]), row["audio_hash"], self.digest(row), source)
+        self._database.execute("UPDATE songs SET source = ?, id = ?, folded = ?, audio = ?, digest = ? WHERE source = ?", values)
+
+    def unseen(self, base: str, audio: str | None = None) -> Iterator[tuple[str, str | None]]:
+        """-> source and id of songs below `base` that this run has not come upon so far.
+
+        Args:
+            audio: of those with this audio hash.
+        """
+        query = "SELECT source, id FROM songs WHERE there = 0 AND source > ? AND source < ?"
+        if audio is None:
+            yield from self._database.execute(f"{query} ORDER BY source", _below(base)).fetchall()
+        else:
+            yield from self._database.execute(f"{query} AND audio = ? ORDER BY +source", (*_below(base), audio)).fetchall()
 
     def named(self, identity: str) -> str | None:
         """Which song has this id."""
@@ -226,6 +250,7 @@ class _Report:
         self.codes: Counter[str] = Counter()
         self.left_out: list[LeftOut] = []
         self.not_unicode: list[str] = []
+        self.gone: list[str] = []
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "_Report":
@@ -243,6 +268,11 @@ class _Report:
 
     def song(self, state: str, path: str, identity: str | None) -> None:
         self._line({"state": state, "path": path, "id": identity})
+
+    def is_gone(self, path: str, identity: str | None) -> None:
+        if len(self.gone) < _SHOWN:
+            self.gone.append(path)
+        self.song("gone", path, identity)
 
     def leave_out(self, item: LeftOut) -> None:
         self.codes[item.code] += 1
@@ -276,6 +306,8 @@ class _Import:
     changed: int = 0
     unchanged: int = 0
     with_lyrics: int = 0
+    gone: int = 0
+    _plain_files: bool = False  # songs of this run lie under their keys
     written: set[int] = field(default_factory=set)
     _waiting: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)  # partition -> source -> what to set
     _waiting_bytes: int = 0
@@ -287,11 +319,17 @@ class _Import:
         numbers = itertools.count()
         for first in fresh:
             number = next(n for n in numbers if not self.dataset.folder(n).exists())
+            songs = []
             with _new_partition(self.dataset, number, schema) as writer:
-                for row in itertools.chain([first], itertools.islice(fresh, self.partition_size - 1)):
+                for key, row in itertools.chain([first], itertools.islice(fresh, self.partition_size - 1)):
                     self.known.add(row, row["audio_hash"], number, now=True)
                     writer.write(row)
+                    songs.append((key, row["id"], bool(row["lrc_lyrics"] or row["raw_lyrics"])))
             self.written.add(number)
+            for key, identity, has_lyrics in songs:  # told once they are there
+                self.added += 1
+                self.with_lyrics += has_lyrics
+                self.report.song("added", key, identity)
         self._rewrite()
         report = self.report
         if not (self.added or self.changed or self.unchanged):
@@ -299,44 +337,83 @@ class _Import:
             raise DataError(f"no song of '{self.source}' can be used: {sum(report.codes.values())} left out, such as '{first.path}': {first.reason}")
         return Imported(
             self.added, self.changed, self.unchanged, self.with_lyrics, tuple(sorted(self.written)), dict(sorted(report.codes.items())),
-            tuple(sorted(report.left_out)), tuple(sorted(report.not_unicode)), report.path,
+            tuple(sorted(report.left_out)), tuple(sorted(report.not_unicode)), self.gone, tuple(report.gone), report.path,
         )  # fmt: skip
 
-    def _fresh(self, seen: Callable[[int, int], None]) -> Iterator[dict[str, Any]]:
-        """The rows to add; what was known is compared on the way."""
+    def _fresh(self, seen: Callable[[int, int], None]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The keys and rows to add; what was known is compared on the way."""
         done = 0
+        later: set[str] = set()
         for item in self.reader.entries(self.source, self.options):
             if isinstance(item, LeftOut):
                 self.report.leave_out(item)
+                self.known.is_there(f"{self._base}/{item.path}")
                 continue
             done += 1
             seen(min(done, self.survey.songs), self.survey.songs)
-            try:
-                song = item.load()
-                row = self._row(item.key, song)
-            except Unusable as error:
-                self.report.leave_out(LeftOut(item.key, error.code, error.reason))
-                continue
-            for part in song.left_out:
-                self.report.leave_out(part)
-            for path in song.not_unicode:
-                self.report.note(path)
+            self._plain_files |= self._is_file(item.key)
+            if (row := self._sorted_out(item, later)) is not None:
+                yield item.key, row
+        for item in self.reader.entries(self.source, self.options) if later else ():
+            if isinstance(item, Entry) and item.key in later and (row := self._sorted_out(item, None)) is not None:
+                yield item.key, row
+        for source, identity in self.known.unseen(self._base):
+            if self._is_gone(source):
+                self.gone += 1
+                self.report.is_gone(source.removeprefix(f"{self._base}/"), identity)
+
+    def _sorted_out(self, item: Entry, later: set[str] | None) -> dict[str, Any] | None:
+        """The row of a song to add; a known one is compared, what cannot be used is reported.
+
+        Args:
+            later: gets the keys of songs that sound like a known one that was not come upon so far: when all others were, it has changed,
+                or its file is gone and this is it under another name. None = all others were.
+        """
+        try:
+            song = item.load()
+            row = self._row(item.key, song)
+        except Unusable as error:
+            self.report.leave_out(LeftOut(item.key, error.code, error.reason))
+            self.known.is_there(f"{self._base}/{item.key}")
+            return None
+        old = self.known.of_source(row["source"])
+        alike = [] if old is not None else [source for source, _ in self.known.unseen(self._base, row["audio_hash"])]
+        if alike and later is not None:
+            later.add(item.key)
+            return None
+        for part in song.left_out:
+            self.report.leave_out(part)
+        for path in song.not_unicode:
+            self.report.note(path)
+        if old is not None and old[4]:
+            if not self.keep_duplicates or (row["audio_hash"] == old[1] and self.known.digest(row) == old[2]):
+                self.report.leave_out(LeftOut(item.key, "duplicate", "is named more than once; the first counts"))
+                return None
+            row["source"] = next(s for n in itertools.count(2) if self._unseen(s := f"{row['source']}#{n}"))
             old = self.known.of_source(row["source"])
-            if old is not None and old[4]:
-                if not self.keep_duplicates or (row["audio_hash"] == old[1] and self.known.digest(row) == old[2]):
-                    self.report.leave_out(LeftOut(item.key, "duplicate", "is named more than once; the first counts"))
-                    continue
-                row["source"] = next(s for n in itertools.count(2) if self._unseen(s := f"{row['source']}#{n}"))
-                old = self.known.of_source(row["source"])
-            if old is not None:
-                self._compare(item.key, row, song, *old[:4])
-            elif fault := self._fault(row):
-                self.report.leave_out(LeftOut(item.key, *fault))
-            else:
-                self.added += 1
-                self.with_lyrics += bool(row["lrc_lyrics"] or row["raw_lyrics"])
-                self.report.song("added", item.key, row["id"])
-                yield row
+        before = next(filter(self._is_gone, alike), row["source"])
+        if before != row["source"]:
+            old = self.known.of_source(before)
+        if old is not None:
+            self._compare(item.key, row, song, before, *old[:4])
+        elif fault := self._fault(row):
+            self.report.leave_out(LeftOut(item.key, *fault))
+        else:
+            return row
+        return None
+
+    def _is_file(self, key: str) -> bool:
+        """Whether a song lies under its key, or in an archive there."""
+        roots = (self.source if self.source.is_dir() else self.source.parent, self.options.audio_folder)
+        places = (PurePosixPath(key), *PurePosixPath(key).parents[:-1])
+        return any(os.path.isfile(root / place) for root in roots if root is not None for place in places)  # also of names too long for a file
+
+    def _is_gone(self, source: str) -> bool:
+        """Whether a song that this run did not come upon is no longer where it was. A single file says nothing about songs of others."""
+        key = source.removeprefix(f"{self._base}/")
+        if self.source.is_file() and key.startswith(f"{self.source.name}/"):
+            return True
+        return (self.source.is_dir() or self._plain_files) and not self._is_file(key)
 
     def _unseen(self, source: str) -> bool:
         old = self.known.of_source(source)
@@ -369,23 +446,29 @@ class _Import:
         owner = self.known.named(identity)
         return None if owner is None else ("duplicate_id", f"its id '{identity}' is that of '{owner}'; give one of them another")
 
-    def _compare(self, key: str, row: dict[str, Any], song: Song, identity: str, audio: str, digest: str, partition: int) -> None:
-        self.known.saw(row["source"])
+    def _compare(
+        self, key: str, row: dict[str, Any], song: Song, before: str, identity: str, audio: str, digest: str, partition: int
+    ) -> None:
+        """
+        Args:
+            before: the source that the song is known by.
+        """
+        self.known.saw(before)
         new_id = row["id"] not in (None, identity)
         if new_id and (fault := self._id_taken(row["id"])):
             self.report.leave_out(LeftOut(key, *fault))
             self.unchanged += 1
             return
-        same = not new_id and row["audio_hash"] == audio and self.known.digest(row) == digest
+        same = not new_id and (row["source"], row["audio_hash"], self.known.digest(row)) == (before, audio, digest)
         if same or song.left_out:  # a song that cannot be read whole stays as it was
             self.unchanged += 1
             self.report.song("unchanged", key, identity)
             return
         self.changed += 1
         row["id"] = row["id"] or identity
-        self.known.changed(row["source"], row["id"])
+        self.known.changed(before, row)
         self.report.song("changed", key, row["id"])
-        self._waiting.setdefault(partition, {})[row["source"]] = row
+        self._waiting.setdefault(partition, {})[before] = row
         self._waiting_bytes += len(row["audio"])
         if self._waiting_bytes > _CHANGED_BYTES:
             self._rewrite()
@@ -427,6 +510,11 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: inner for name, old in value.items() if (inner := _comparable(old)) is not None}
     return [_comparable(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _below(place: str) -> tuple[str, str]:
+    """What all sources below a place lie between."""
+    return f"{place}/", f"{place}{chr(ord('/') + 1)}"
 
 
 def _folded(identity: str | None) -> str | None:

@@ -52,6 +52,10 @@ def run_import(options: argparse.Namespace) -> int:
         print(f"left out {path}: {reason}")
     if left_out > len(report.left_out):
         print(f"left out {left_out - len(report.left_out)} more, see {report.report}")
+    for path in report.gone_first:
+        print(f"note: {path} is no longer in '{options.source}'; the song stays in the dataset")
+    if report.gone > len(report.gone_first):
+        print(f"note: {report.gone - len(report.gone_first)} more songs are no longer there, see {report.report}")
     for path in report.not_unicode:
         print(f"note: {path} is not UTF-8 and was read as Windows-1252; say --lyrics-encoding if it is another one")
     if report.codes:

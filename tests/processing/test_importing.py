@@ -1,12 +1,22 @@
 """A folder of songs -> index tables."""
 
+import errno
 import hashlib
+import json
+import threading
 from pathlib import Path
 
+import fake_ears
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_songs import audio_bytes, read, tone
 
+from autosing import store
 from autosing.cli.process import main
+from autosing.errors import DataError
+from autosing.store import Dataset
+from processing.importing import import_songs
 
 FLAC, *MORE = (audio_bytes(tone(1, frequency)) for frequency in (220, 230, 240, 250, 260, 270))
 
@@ -134,3 +144,127 @@ def test_two_folders_with_equal_names_inside(tmp_path: Path) -> None:
         main(["import", str(tmp_path / name), str(tmp_path / "ds")])
     found = [row for path in sorted((tmp_path / "ds").glob("*/index.parquet")) for row in read(path)]
     assert [row["source"] for row in found] == ["one/song.flac", "two/song.flac"] and len({row["id"] for row in found}) == 2
+
+
+def test_a_step_waits_for_a_partition_that_is_being_imported(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for number, audio in enumerate(MORE):
+        (folder / f"{number}.flac").write_bytes(audio)
+    dataset = tmp_path / "ds"
+    flags = [*fake_ears.FLAGS, "--chunk-length", "4"]
+    step = threading.Thread(target=lambda: codes.append(main(["src_sep", str(dataset), "0", *flags])))
+    codes: list[int] = []
+
+    def seen(done: int, total: int) -> None:
+        if done == 3:
+            step.start()
+            step.join(2.0)
+
+    assert import_songs(folder, Dataset(dataset), seen=seen).added == len(MORE)
+    step.join()
+    assert codes == [0] and len(read(dataset / "0" / "vocals.parquet")) == len(MORE)
+
+
+def states(dataset: Path, name: str = "m") -> list[tuple[str, str]]:
+    lines = map(json.loads, (dataset / f"import-{name}.jsonl").read_text().splitlines())
+    return sorted((line["state"], line["path"]) for line in lines)
+
+
+def test_songs_are_told_as_added_once_they_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m").mkdir()
+    for number in range(3):
+        (tmp_path / "m" / f"{number}.flac").write_bytes(MORE[number])
+    commit = store.TableWriter.commit
+
+    def full(writer: store.TableWriter) -> None:
+        if writer.path.parent.name == "1":
+            raise DataError("cannot write: the disk is full")
+        commit(writer)
+
+    monkeypatch.setattr(store.TableWriter, "commit", full)
+    assert main(["import", str(tmp_path / "m"), str(tmp_path / "ds"), "--partition-size", "2"]) == 2
+    assert states(tmp_path / "ds") == [("added", "0.flac"), ("added", "1.flac")] and not (tmp_path / "ds" / "1").exists()
+
+
+def test_a_full_disk_is_one_line(music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "_fsync", full)
+    assert main(["import", str(music), str(tmp_path / "ds")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"error: cannot write '{tmp_path / 'ds' / 'sources.json'}'") and "No space left" in said[-1]
+
+
+def test_columns_that_are_no_longer_said_of_a_song_are_emptied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Others, which the owner of the dataset added, stay."""
+    folder, dataset = tmp_path / "m", tmp_path / "ds"
+    folder.mkdir()
+    for name, audio in (("a", FLAC), ("b", MORE[0])):
+        (folder / f"{name}.flac").write_bytes(audio)
+        (folder / f"{name}.json").write_text('{"bpm": 120, "mood": "glad"}')
+    assert main(["import", str(folder), str(dataset)]) == 0
+    table = pq.read_table(dataset / "0" / "index.parquet")
+    pq.write_table(table.append_column("mine", pa.array([1, 2])), dataset / "0" / "index.parquet")
+    (folder / "a.json").write_text('{"bpm": 120}')
+    assert main(["import", str(folder), str(dataset)]) == 0
+    assert "1 changed" in capsys.readouterr().out
+    assert [(row["bpm"], row["mood"], row["mine"]) for row in rows(dataset).values()] == [(120, None, 1), (120, "glad", 2)]
+    assert main(["import", str(folder), str(dataset)]) == 0
+    assert "0 changed, 2 unchanged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("new", ["b", "y"])
+def test_no_song_is_lost_when_the_content_of_files_moves(tmp_path: Path, capsys: pytest.CaptureFixture[str], new: str) -> None:
+    folder, dataset = tmp_path / "m", tmp_path / "ds"
+    folder.mkdir()
+    (folder / "k.flac").write_bytes(FLAC)
+    assert main(["import", str(folder), str(dataset)]) == 0
+    (folder / f"{new}.flac").write_bytes(FLAC)
+    (folder / "k.flac").write_bytes(MORE[0])
+    assert main(["import", str(folder), str(dataset)]) == 0
+    assert "imported 1 songs" in capsys.readouterr().out and ("added", f"{new}.flac") in states(dataset)
+    assert {name: row["audio"] for name, row in rows(dataset).items()} == {f"{new}.flac": FLAC, "k.flac": MORE[0]}
+
+
+@pytest.mark.parametrize("new", ["b", "y"])
+def test_a_renamed_file_is_its_song(tmp_path: Path, capsys: pytest.CaptureFixture[str], new: str) -> None:
+    folder, dataset = tmp_path / "m", tmp_path / "ds"
+    folder.mkdir()
+    for name, audio in (("k", FLAC), ("l", MORE[0]), ("m", MORE[1])):
+        (folder / f"{name}.flac").write_bytes(audio)
+        (folder / f"{name}.txt").write_text("wrong words")
+    assert main(["import", str(folder), str(dataset)]) == 0
+    before = rows(dataset)["k.flac"]
+    (folder / "k.flac").rename(folder / f"{new}.flac")
+    (folder / "k.txt").unlink()
+    (folder / f"{new}.txt").write_text("right words")
+    (folder / "m.flac").unlink()
+    capsys.readouterr()
+    assert main(["import", str(folder), str(dataset)]) == 0
+    out = capsys.readouterr().out
+    assert "1 changed, 1 unchanged, 0 files left out" in out
+    assert f"note: m.flac is no longer in '{folder}'; the song stays in the dataset" in out
+    found = rows(dataset)
+    assert set(found) == {f"{new}.flac", "l.flac", "m.flac"}
+    assert (found[f"{new}.flac"]["id"], found[f"{new}.flac"]["raw_lyrics"]) == (before["id"], "right words")
+    assert states(dataset) == sorted([("changed", f"{new}.flac"), ("unchanged", "l.flac"), ("gone", "m.flac")])
+    assert main(["import", str(folder), str(dataset)]) == 0
+    assert "0 changed, 2 unchanged" in capsys.readouterr().out
+
+
+def test_one_table_says_nothing_about_the_songs_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, dataset = tmp_path / "m", tmp_path / "ds"
+    folder.mkdir()
+    for name, audio in (("a", FLAC), ("b", MORE[0])):
+        (folder / f"{name}.flac").write_bytes(audio)
+        (folder / f"{name}.csv").write_text(f"file_name,lyrics\n{name}.flac,la\n")
+        assert main(["import", str(folder / f"{name}.csv"), str(dataset)]) == 0
+    assert "no longer" not in capsys.readouterr().out and len(rows(dataset)) == 2
+    (folder / "a.flac").rename(folder / "c.flac")
+    (folder / "a.csv").write_text("file_name,lyrics\nc.flac,la la\n")
+    assert main(["import", str(folder / "a.csv"), str(dataset)]) == 0
+    assert {name: row["raw_lyrics"] for name, row in rows(dataset).items()} == {"c.flac": "la la", "b.flac": "la"}
