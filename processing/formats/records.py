@@ -1,9 +1,10 @@
 """Tables of songs as streams of records: CSV (any of `,` `;` tab `|`), JSONL, a JSON array, Parquet.
 
-One record is in memory at a time. A record that cannot be read is left out with its line or number, and the next one is read.
+One record is in memory at a time. Of columns of one name in CSV the second is called `name_2`, and so on. A record that cannot be read is left out with its line or number, and the next one is read.
 """
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,10 @@ def _csv(name: str, file: TextIO) -> Iterator[Record | LeftOut]:
     csv.field_size_limit(MAX_TEXT_BYTES)
     header = file.readline(MAX_TEXT_BYTES)
     delimiter = max(",;\t|", key=header.count)
-    names = [clean(cell.strip()) or f"column_{i}" for i, cell in enumerate(next(csv.reader([header], delimiter=delimiter), []))]
+    names: list[str] = []
+    for i, cell in enumerate(next(csv.reader([header], delimiter=delimiter), [])):
+        name = clean(cell.strip()) or f"column_{i}"
+        names.append(next(n for n in itertools.chain([name], (f"{name}_{k}" for k in itertools.count(2))) if n not in names))
     reader = csv.reader(file, delimiter=delimiter)
     while True:
         place = f"{name}, line {reader.line_num + 2}"

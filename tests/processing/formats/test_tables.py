@@ -62,6 +62,12 @@ def test_broken_records_cost_only_themselves(music: Path, tmp_path: Path) -> Non
     assert [line["code"] for line in report(tmp_path / "ds") if "code" in line] == ["bad_csv"]
 
 
+def test_no_column_of_csv_is_lost_to_another_of_its_name(music: Path, tmp_path: Path) -> None:
+    (music / "a.csv").write_text("file_name,lyrics,note,note,lyrics\n0.flac,la,first,second,lo\n")
+    assert main(["import", str(music / "a.csv"), str(tmp_path / "ds")]) == 0
+    assert [[row[name] for name in ("raw_lyrics", "note", "note_2", "lyrics_2")] for row in rows(tmp_path / "ds")] == [["la", "first", "second", "lo"]]
+
+
 def test_columns_are_named_as_people_spell_them(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (music / "a.csv").write_text("file_name,Song Text,by-whom\n0.flac,la la,Ann\n")
     for number, columns in enumerate(('{"Song Text": "lyrics", "by-whom": "artist"}', '{"song_text": "lyrics", "By Whom": "artist"}')):
