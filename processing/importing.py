@@ -309,7 +309,7 @@ class _Import:
     gone: int = 0
     _plain_files: bool = False  # songs of this run lie under their keys
     written: set[int] = field(default_factory=set)
-    _waiting: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)  # partition -> source -> what to set
+    _waiting: dict[int, dict[str, tuple[str, dict[str, Any]]]] = field(default_factory=dict)  # partition -> source -> key, what to set
     _waiting_bytes: int = 0
 
     def run(self, seen: Callable[[int, int], None]) -> Imported:
@@ -464,29 +464,30 @@ class _Import:
             self.unchanged += 1
             self.report.song("unchanged", key, identity)
             return
-        self.changed += 1
         row["id"] = row["id"] or identity
         self.known.changed(before, row)
-        self.report.song("changed", key, row["id"])
-        self._waiting.setdefault(partition, {})[before] = row
+        self._waiting.setdefault(partition, {})[before] = key, row
         self._waiting_bytes += len(row["audio"])
         if self._waiting_bytes > _CHANGED_BYTES:
             self._rewrite()
 
     def _rewrite(self) -> None:
         """Write the partitions that have changed songs."""
-        for partition, rows in sorted(self._waiting.items()):
+        for partition, songs in sorted(self._waiting.items()):
             path = self.dataset.table(partition, "index")
             with TableReader(path) as reader:
                 schema = _extended(reader.schema.remove_metadata(), self.survey.columns)
                 kinds = {name: schema.field(name).type for name in self.survey.columns}
                 with locked(self.dataset.folder(partition)), TableWriter(path, schema) as writer:
                     for old in reader.rows(reader.schema.names):
-                        row = rows.get(old["source"])
+                        _, row = songs.get(old["source"], ("", None))
                         new = old if row is None else {**old, **dict.fromkeys(kinds), **row}  # what is no longer said of it is empty
                         new |= {name: fit(new.get(name), kind) for name, kind in kinds.items()}
                         writer.write({name: new.get(name) for name in schema.names})
             self.written.add(partition)
+            for key, row in songs.values():
+                self.changed += 1
+                self.report.song("changed", key, row["id"])
         self._waiting.clear()
         self._waiting_bytes = 0
 

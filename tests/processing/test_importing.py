@@ -171,7 +171,7 @@ def states(dataset: Path, name: str = "m") -> list[tuple[str, str]]:
     return sorted((line["state"], line["path"]) for line in lines)
 
 
-def test_songs_are_told_as_added_once_they_are_there(
+def test_songs_are_told_as_added_or_changed_once_they_are_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "m").mkdir()
@@ -187,6 +187,13 @@ def test_songs_are_told_as_added_once_they_are_there(
     monkeypatch.setattr(store.TableWriter, "commit", full)
     assert main(["import", str(tmp_path / "m"), str(tmp_path / "ds"), "--partition-size", "2"]) == 2
     assert states(tmp_path / "ds") == [("added", "0.flac"), ("added", "1.flac")] and not (tmp_path / "ds" / "1").exists()
+    monkeypatch.undo()
+    assert main(["import", str(tmp_path / "m"), str(tmp_path / "ds"), "--partition-size", "2"]) == 0
+    monkeypatch.setattr(store.TableWriter, "commit", full)
+    for number in (0, 2):
+        (tmp_path / "m" / f"{number}.txt").write_text("new words")
+    assert main(["import", str(tmp_path / "m"), str(tmp_path / "ds")]) == 2
+    assert states(tmp_path / "ds") == [("changed", "0.flac"), ("unchanged", "1.flac")]
 
 
 def test_a_full_disk_is_one_line(music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
