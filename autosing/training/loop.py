@@ -720,8 +720,10 @@ class Trainer:
             require_same_run(numbers["identity"], self.identity, f"'{self.folder}'")
         load_into(self.model, take(state.tensors, "model"), f"'{self.folder}'")
         load_optimizer_tensors(self.model, self.optimizer, take(state.tensors, "optim"))
-        if self.ema is not None:
-            self.ema.load(take(state.tensors, "ema"))
+        if self.ema is not None and (averaged := take(state.tensors, "ema")):
+            self.ema.load(averaged)
+        elif self.ema is not None:
+            self.ema.restart()
         if self.scaler.is_enabled() and numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
         self.step, self.unfit, self.checkpoints.best = numbers["step"], numbers["unfit"], numbers["best"]

@@ -136,6 +136,12 @@ class AveragedWeights:
         return dict(self._average)
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Begin at the live weights of now."""
+        for name, average in self._average.items():
+            average.copy_(self._live[name])
+
+    @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         for name, value in tensors.items():
             self._average[name].copy_(laid_out(value, self._average[name]))

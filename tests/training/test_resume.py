@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import torch
 
 from autosing.cli.train import main
 from autosing.training import state as state_module
@@ -127,6 +128,20 @@ def test_resume_with_something_else_is_refused_by_name(runs, capsys, changed, fi
     assert runs("a", "--resume-from", "auto", **values) == 2
     assert f"was trained with {field} = " in capsys.readouterr().err
     assert runs("a", "--resume-from", "auto", "--allow-changed", **values) == 0
+
+
+def test_a_moving_average_that_a_resume_adds_begins_at_the_loaded_weights(runs, monkeypatch):
+    assert runs("a", steps=4) == 0
+    equal = []
+
+    def load(self, allow_changed, plain=Trainer._load):
+        plain(self, allow_changed)
+        live = self.model.state_dict()
+        equal.extend(torch.equal(value, live[name]) for name, value in self.ema.tensors().items())
+
+    monkeypatch.setattr(Trainer, "_load", load)
+    assert runs("a", "--resume-from", "auto", "--allow-changed", steps=5, ema=0.999) == 0
+    assert equal and all(equal)
 
 
 def test_failed_save_keeps_the_last_state(runs, monkeypatch, capsys):
