@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autosing.config import from_mapping, nearest
 from autosing.device import usable_cores
-from autosing.errors import AutoSingError, ConfigError, DataError
+from autosing.errors import AutoSingError, ConfigError, DataError, MismatchError
 from autosing.tokens.specs import CodecSpec, SemanticSpec, VoiceSpec, require_same
 from autosing.training.task import Batch, DatasetMeta, Row, Task
 
@@ -284,8 +284,8 @@ def read_meta(config: DatasetConfig) -> DatasetMeta:
     """What the dataset says about itself, without reading a row.
 
     Raises:
-        DataError: no dataset there, or a damaged `dataset.json`.
-        MismatchError: datasets to be put together that were made with different specs.
+        DataError: no dataset there, a damaged `dataset.json`, or datasets of several kinds to be put together.
+        MismatchError: datasets to be put together, or validated on, that were made with different specs or windows.
     """
     paths = _paths(config.path)
     if not paths:
@@ -295,9 +295,26 @@ def read_meta(config: DatasetConfig) -> DatasetMeta:
     for path, meta in zip(paths[1:], metas[1:], strict=True):
         if meta.kind != first.kind:
             raise DataError(f"{where} is a dataset of {first.kind}, '{path}' of {meta.kind}; train on one kind at a time")
-        for name in SPECS:
-            require_same(name, getattr(first, name), where, getattr(meta, name), f"'{path}'")
+        _require_alike(first, where, meta, f"'{path}'")
+    for path in _paths(config.validation_path or ()):
+        meta = _folder_meta(path)
+        if meta.kind != first.kind:
+            raise MismatchError(f"{where} is a dataset of {first.kind}, 'validation_path' '{path}' of {meta.kind}; validate on the kind that is trained on")
+        _require_alike(first, where, meta, f"'{path}'")
     return replace(first, rows=sum(meta.rows for meta in metas), source_hash="+".join(m.source_hash for m in metas if m.source_hash))
+
+
+def _require_alike(one: DatasetMeta, where_one: str, other: DatasetMeta, where_other: str) -> None:
+    """
+    Raises:
+        MismatchError: rows of both cannot serve one model; names what differs.
+    """
+    for name in SPECS:
+        require_same(name, getattr(one, name), where_one, getattr(other, name), where_other)
+    if one.window_seconds != other.window_seconds:
+        raise MismatchError(
+            f"windows of {where_one} last {one.window_seconds:g} s, those of {where_other} {other.window_seconds:g} s; construct both with the same"
+        )
 
 
 def open_dataset(task: Task, config: DatasetConfig, meta: DatasetMeta) -> TrainingData:

@@ -189,6 +189,22 @@ def test_validation_path(tmp_path, songs):
     assert (len(data.train), len(data.validation)) == (37, 6)
 
 
+@pytest.mark.parametrize("key", ["path", "validation_path"])
+def test_datasets_that_cannot_serve_one_model_are_refused(tmp_path, key):
+    whole = write_tokens(tmp_path / "whole")
+    other = write_tokens(tmp_path / "other", codec=CodecSpec("builtin", 24000, 256, (8, 4, 2, 1), 1024, 32))
+    short = write_tokens(tmp_path / "short", seconds=15)
+    for wrong, said in ((other, "codec of .*whole' and of .*other' differ"), (short, "windows of .*whole' last 30 s, those of .*short' 15 s")):
+        values = {"path": str(whole), key: (str(whole), str(wrong))}
+        with pytest.raises(MismatchError, match=said):
+            read_meta(DatasetConfig(**values))
+
+
+def test_a_validation_set_of_another_kind_is_refused(tmp_path, songs):
+    with pytest.raises(MismatchError, match=r"is a dataset of tokens, 'validation_path' .* of songs"):
+        read_meta(DatasetConfig(path=str(write_tokens(tmp_path / "t")), validation_path=str(songs)))
+
+
 @pytest.mark.parametrize(
     "config, said",
     [
