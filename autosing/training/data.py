@@ -74,7 +74,7 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"'validation_share' must be in [0, 1), found {self.validation_share}")
-        if self.partition_offset < 0 or self.cache_megabytes < 0 or (self.num_partitions or 1) < 1:
+        if self.partition_offset < 0 or self.cache_megabytes < 0 or (self.num_partitions is not None and self.num_partitions < 1):
             raise ValueError("'partition_offset' and 'cache_megabytes' must be at least 0, 'num_partitions' at least 1")
 
 

@@ -229,6 +229,8 @@ def test_config_keys_are_shared_out_and_unknown_ones_refused():
         split_config({"path": "a", "multiscal": True}, ToyArgs, "--dataset-config")
     with pytest.raises(ConfigError, match="validation_share"):
         split_config({"path": "a", "validation_share": 2.0}, ToyArgs, "--dataset-config")
+    with pytest.raises(ConfigError, match="'num_partitions' at least 1"):
+        split_config({"path": "a", "num_partitions": 0}, ToyArgs, "--dataset-config")
 
 
 def test_fingerprint_tells_datasets_apart(tmp_path, songs):
