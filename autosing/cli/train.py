@@ -175,6 +175,10 @@ def _train(argv: Sequence[str]) -> int:
     planning = given.pop("plan", False)
     if not planning and not resume and resumable(folder) and not given.get("overwrite"):
         raise ConfigError(f"'{folder}' holds a run already: --resume-from auto goes on with it, --overwrite starts anew, --name names another")
+    if not planning and not resume and "load_from" in given and Path(given["load_from"]).resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"--load-from: '{given['load_from']}' lies in the folder of the run that it is to start, which begins empty; --name names another"
+        )
     if given.get("threads", 1) < 1:
         raise ConfigError(f"--threads must be at least 1, found {given['threads']}")
     if "threads" in given:

@@ -18,7 +18,7 @@ from autosing.store import remove_temporaries
 from autosing.training.saving import Saver
 from autosing.training.state import RunState, remove_state, save_state
 
-NUMBERED = "step-"
+NUMBERED, SAMPLES = "step-", "samples"
 
 
 class Snapshot(NamedTuple):
@@ -64,14 +64,15 @@ class Checkpoints:
         self.step, self.time = 0, time.monotonic()
 
     def clear(self, resume: bool) -> None:
-        """Remove what killed processes left half written and, of a run that starts anew, the state and numbered checkpoints before it."""
+        """Remove what killed processes left half written and, of a run that starts anew, the state, checkpoints and samples of the one before it."""
         old = sorted(self.folder.glob(f"{NUMBERED}*"))
         for folder in (self.folder, *(self.folder / name for name in ("state", "last", "best")), *old):
             remove_temporaries(folder)
         if not resume:
             remove_state(self.folder / "state")
-            for checkpoint in old:
+            for checkpoint in (*(self.folder / name for name in ("last", "best")), *old):
                 remove_checkpoint(checkpoint)
+            remove_samples(self.folder / SAMPLES)
 
     def begin(self, step: int) -> None:
         """The run starts, or goes on, at `step`, which may be its end: what a kill kept the last save from removing goes now."""
@@ -161,5 +162,18 @@ def remove_checkpoint(folder: Path) -> None:
     """Remove a checkpoint's files, and its folder once that is empty."""
     for name in (CONFIG_FILE, MODEL_FILE, ADAPTER_FILE, CARD_FILE):
         (folder / name).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
+    _remove_empty(folder)
+
+
+def remove_samples(folder: Path) -> None:
+    """Remove what was sung at validations, and what is empty after it."""
+    for of_step in sorted(folder.glob(f"{NUMBERED}*")):
+        for file in (*of_step.glob("*.wav"), *of_step.glob("*.png")):
+            file.unlink()
+        _remove_empty(of_step)
+    _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

@@ -35,7 +35,7 @@ from autosing.store import atomic_path
 from autosing.tokens.specs import spec_to_json
 from autosing.training import dist, sharding
 from autosing.training.card import model_card
-from autosing.training.checkpoints import Checkpoints, Snapshot, numbered
+from autosing.training.checkpoints import SAMPLES, Checkpoints, Snapshot, numbered
 from autosing.training.data import (
     SPECS,
     MicroBatch,
@@ -591,7 +591,7 @@ class Trainer:
     @torch.no_grad()
     def _sample(self) -> None:
         """Let the task sing the first validation rows (training rows where there are none), and write what that sounds and looks like."""
-        count, folder = self.settings.samples, self.folder / "samples" / numbered(self.step)
+        count, folder = self.settings.samples, self.folder / SAMPLES / numbered(self.step)
         batch = ValidationBatches(self.task, self.data.validation or self.data.train, count, count)[0]
         if batch.error:
             raise DataError(batch.error)

@@ -101,6 +101,29 @@ def test_an_overwritten_run_leaves_no_numbered_checkpoint(runs):
     assert sorted(p.name for p in runs.path("a").glob("step-*")) == ["step-0000004", "step-notes"]
 
 
+def test_an_overwritten_run_leaves_no_weights_and_samples(runs, monkeypatch):
+    """Stopped before its first validation, the new run's folder holds nothing but the new run."""
+    assert runs("a", steps=4) == 0
+    folder = runs.path("a")
+    sung = folder / "samples" / "step-0000004"
+    sung.mkdir(parents=True)
+    for name in ("0.wav", "0.png"):
+        (sung / name).touch()
+    (folder / "best" / "mine.txt").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", signalled(2))
+        assert runs("a", "--overwrite", task_args={"width": 8}) == 143
+    assert json.loads((folder / "last" / "config.json").read_text())["config"]["width"] == 8
+    assert [p.name for p in (folder / "best").iterdir()] == ["mine.txt"] and not (folder / "samples").exists()
+
+
+def test_a_run_does_not_start_from_weights_that_it_would_remove(runs, capsys):
+    assert runs("a", steps=4) == 0
+    assert runs("a", "--overwrite", load_from=runs.path("a") / "best") == 2
+    assert "lies in the folder of the run that it is to start" in capsys.readouterr().err
+    assert (runs.path("a") / "best" / "model.safetensors").is_file()
+
+
 def test_prune_leaves_fewer_than_asked_alone(tmp_path):
     for step in (1, 2, 3):
         (tmp_path / f"step-{step:07d}").mkdir()
