@@ -188,7 +188,7 @@ def _train(argv: Sequence[str]) -> int:
     dataset_values = parse_json(given["dataset_config"], "--dataset-config") if "dataset_config" in given else saved.get("dataset_config", {})
     config, more_args = split_config(dataset_values, cls.Args, "--dataset-config")
     if "load_from" in given and not resume:  # what the checkpoint was trained with is the default of what is not given
-        saved = {**saved, **_adopted(cls, read_config(given["load_from"], getattr(cls, "model_kind", name)))}
+        saved = {**saved, **_adopted(cls, read_config(given["load_from"], getattr(cls, "model_kind", cls.name)))}
     args = _task_args(cls, given, saved, more_args)
     settings = _settings(given, saved)
     tunables, search = _tunables(cls, given, saved, settings.seed)

@@ -53,6 +53,16 @@ def test_it_learns_and_goes_on_where_it_was(dataset: Path) -> None:
     assert json.loads((run / "last" / "config.json").read_text())["kind"] == "lyric_density"
 
 
+def test_it_is_a_start_like_any_checkpoint_and_can_be_adapted(dataset: Path) -> None:
+    assert train(dataset, "--steps", "2") == 0
+    runs = dataset.parent / "runs" / "lyric_density"
+    assert train(dataset, "--steps", "1", "--name", "b", "--load-from", str(runs / "a" / "last")) == 0
+    assert not (runs / "b" / "last" / "adapter.safetensors").exists()
+    pytest.importorskip("peft", reason="training adapters needs peft (pip install 'autosing[lora]')")
+    assert train(dataset, "--steps", "1", "--name", "c", "--load-from", str(runs / "a" / "last"), "--lora", '{"r": 2}') == 0
+    assert (runs / "c" / "last" / "adapter.safetensors").is_file()
+
+
 def test_what_is_no_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--task-name", str(tmp_path / "nowhere.py")]) == 2
     (tmp_path / "without_a_task.py").write_text("x = 1\n")
