@@ -52,7 +52,7 @@ class TASK:
     def example(self, row: Row, rng: np.random.Generator) -> Batch | None:
         grid = np.asarray(row["mtoks"]).reshape(self.spec.levels, -1)[0, :: self.spec.strides[0]]
         codes = np.resize(grid, self.spec.frames(self.meta.window_seconds) // self.spec.strides[0])
-        words = len(row["alignment"]["words"])
+        words = len(row["alignment"]["words"]) if row["alignment"] else 0  # a song may have no lyrics
         return {"codes": torch.from_numpy(codes.astype(np.int64)), "density": torch.tensor(words / self.meta.window_seconds)} if words else None
 
     def build_model(self) -> nn.Module:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from autosing.cli.train import main
+from autosing.cli.train import find_task, main
 from autosing.rendering.tokens import MAIN
 from autosing.song.alignment import Alignment, Word
 from tests.sequence_rows import toy_meta, toy_row
@@ -61,6 +61,14 @@ def test_it_is_a_start_like_any_checkpoint_and_can_be_adapted(dataset: Path) -> 
     pytest.importorskip("peft", reason="training adapters needs peft (pip install 'autosing[lora]')")
     assert train(dataset, "--steps", "1", "--name", "c", "--load-from", str(runs / "a" / "last"), "--lora", '{"r": 2}') == 0
     assert (runs / "c" / "last" / "adapter.safetensors").is_file()
+
+
+def test_a_song_without_lyrics_is_unfit() -> None:
+    task = find_task(str(FILE))
+    own = task(task.Args(), task.Tunables(), toy_meta())
+    rng = np.random.default_rng(0)
+    assert own.example(toy_row(1), rng) is not None
+    assert own.example({**toy_row(1), "alignment": None}, rng) is None
 
 
 def test_what_is_no_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
