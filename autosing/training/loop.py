@@ -732,6 +732,11 @@ class Trainer:
         if "norms_seen" in numbers:
             self.spike_watch.load(state.tensors["spikes/log_norms"], numbers["norms_seen"])
         self.checkpoints.ranking = [(value, step) for value, step in numbers.get("ranking", [])]
+        then, now = numbers.get("remember", {}).get("settings", {}), self.remember["settings"]
+        changed = [f"{name} is {now[name]}, was {then[name]}" for name in ("monitored_metric", "monitored_mode") if then.get(name, now[name]) != now[name]]
+        if changed:  # values of another measure cannot be compared
+            self.checkpoints.best, self.checkpoints.ranking = None, []
+            self.progress.line(f"{' and '.join(changed)}: the next validation is the best so far")
 
     def _log_training(self, rows_per_second: float | None, waiting: float | None) -> None:
         for names in dist.union(self.meter.names(), self.ranks):

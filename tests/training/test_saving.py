@@ -92,6 +92,18 @@ def test_what_is_best_survives_a_resume(runs, monkeypatch):
     assert names[0] == names[1] and len(names[0]) == 2
 
 
+def test_what_is_best_is_forgotten_where_a_resume_measures_otherwise(runs, capsys):
+    assert runs("a", steps=9, validate_every_n_steps=3, keep_best=2) == 0
+    other = {"monitored_metric": "val_absolute", "monitored_mode": "max"}
+    assert runs("a", "--resume-from", "auto", "--allow-changed", steps=18, validate_every_n_steps=3, keep_best=2, **other) == 0
+    assert "monitored_metric is val_absolute, was val_loss and monitored_mode is max, was min: the next validation" in capsys.readouterr().err
+    values = {r["step"]: r["val_absolute"] for r in runs.records("a") if r["step"] > 9 and "val_absolute" in r}
+    kept = sorted(values, key=values.__getitem__)[-2:]
+    assert sorted(p.name for p in runs.path("a").glob("step-*")) == sorted(f"step-{step:07d}" for step in kept)
+    config = json.loads((runs.path("a") / "best" / "config.json").read_text())
+    assert config["meta"]["training"]["step"] == kept[-1]
+
+
 def test_an_overwritten_run_leaves_no_numbered_checkpoint(runs):
     assert runs("a", steps=12, validate_every_n_steps=3, keep_last=2) == 0
     stray = runs.path("a") / "step-notes"
