@@ -47,6 +47,8 @@ UNUSED = {
     "persistent": "workers stay for the whole run",
 }
 """Flags of the original that are accepted, and why they change nothing."""
+BOUNDS = ("epochs", "steps", "minutes", "single_epoch")
+"""Flags that bound a run: one that is given counts alone, whatever the file or the resumed run says of the others."""
 TOKENIZER_TABLES = re.compile(r"(^|\.)(codebook|features\d+)$")
 """Buffers in which a model keeps what its tokenizer or codec tells of the codes."""
 
@@ -139,6 +141,10 @@ def _flag(text: str) -> bool:
     return values[text.lower()]
 
 
+def _flag_name(word: str) -> str:
+    return word.partition("=")[0][2:].replace("-", "_")
+
+
 def parse(argv: Sequence[str]) -> dict[str, Any]:
     """The flags that were given, by name; `_` and `-` spell the same flag.
 
@@ -153,7 +159,9 @@ def parse(argv: Sequence[str]) -> dict[str, Any]:
     known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     given, unknown = parser.parse_known_args(plain)
     if "config" in given and not unknown:
-        given, unknown = parser.parse_known_args([*read_words(Path(given.config), known), *plain])
+        bounded = any(getattr(given, bound, False) for bound in BOUNDS)
+        words = [word for word in read_words(Path(given.config), known) if not (bounded and _flag_name(word) in BOUNDS)]
+        given, unknown = parser.parse_known_args([*words, *plain])
     for word in unknown:
         raise ConfigError(f"train.py has no flag '{word}'{nearest(word.partition('=')[0], known)}")
     return {key: value for key, value in vars(given).items() if key != "config"}
@@ -378,9 +386,8 @@ def _adopted(cls: Any, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def _settings(given: Mapping[str, Any], saved: Mapping[str, Any]) -> Settings:
     names = {f.name for f in dataclasses.fields(Settings)}
     values = dict(saved.get("settings", {}))
-    bounds = ("epochs", "steps", "minutes")
-    if any(bound in given for bound in bounds):
-        values = {k: v for k, v in values.items() if k not in bounds}
+    if any(bound in given for bound in BOUNDS):
+        values = {k: v for k, v in values.items() if k not in BOUNDS}
     return Settings(**{**values, **{k: v for k, v in given.items() if k in names}})
 
 

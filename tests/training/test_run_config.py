@@ -30,6 +30,11 @@ def test_keys_are_flags_in_either_spelling_and_flags_win(yaml, tmp_path):
     assert given == {"task_name": "toy", "batch_size": 3, "validate_every": 9, "ema": 0.1, "torch_compile": False, "tunables": '{"lr0": 0.004, "beta1": 0.8}'}
 
 
+@pytest.mark.parametrize("flags, kept", [(["--epochs", "2"], {"epochs": 2.0}), (["--single-epoch"], {"single_epoch": True}), (["--seed", "1"], {"steps": 3, "epochs": 9.0, "seed": 1})])
+def test_a_bound_that_is_given_counts_alone(yaml, tmp_path, flags, kept):
+    assert parse(["--config", write(tmp_path, "steps: 3\nepochs: 9\n"), *flags]) == kept
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
