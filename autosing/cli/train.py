@@ -177,6 +177,8 @@ def _train(argv: Sequence[str]) -> int:
     name = given.get("task_name", saved.get("task"))
     if name is None:
         raise ConfigError(f"--task-name is needed; choose one of: {', '.join(TASKS.names())}")
+    if resume:
+        _require_own_start(given, saved, f"'{folder}'")
     if folder is None:
         run_name = given.get("name", time.strftime("%Y%m%d-%H%M%S"))
         folder = Path(given.get("output_dir", "./models/")) / task_folder(name) / run_name
@@ -216,7 +218,7 @@ def _train(argv: Sequence[str]) -> int:
         }
         export, adapter = _adapt(model, given, saved if resume else {})
         identity |= adapter
-        begun_from = saved.get("load_from") or given.get("load_from")
+        begun_from = saved.get("load_from") if resume else given.get("load_from")
         progress = Progress(1000, quiet=not ranks.first)
         trainer = Trainer(
             task,
@@ -328,6 +330,23 @@ def _place(given: Mapping[str, Any]) -> tuple[bool, Path | None]:
             raise ConfigError("--resume-from auto needs --task-name and --name (or --checkpoint-dir) to know which run is meant")
         folder = Path(given.get("output_dir", "./models/")) / task_folder(given["task_name"]) / given["name"]
     return resumable(folder), folder
+
+
+def _require_own_start(given: Mapping[str, Any], saved: Mapping[str, Any], where: str) -> None:
+    """
+    Raises:
+        MismatchError: the run that is to go on is another task's, or began with other weights than `--load-from` says.
+    """
+    task, said = saved.get("task"), given.get("task_name")
+    if task is not None and said is not None and task_folder(task) != task_folder(said):
+        raise MismatchError(f"{where} is a run of task {task}, --task-name says {said}; leave it out, or name a run of {said}")
+    start = given.get("load_from")
+    if start is None or "load_from" not in saved:
+        return
+    begun = saved["load_from"]
+    if begun is None or Path(begun).resolve() != Path(start).resolve():
+        found = "from scratch" if begun is None else f"with the weights of '{begun}'"
+        raise MismatchError(f"{where} began {found}, --load-from says '{start}'; leave it out to go on, or start another run with it (--name)")
 
 
 def _values(name: str, given: Mapping[str, Any], saved: Mapping[str, Any], saved_name: str = "") -> dict[str, Any]:

@@ -144,6 +144,30 @@ def test_a_moving_average_that_a_resume_adds_begins_at_the_loaded_weights(runs, 
     assert equal and all(equal)
 
 
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--task_name", "other"], "is a run of task toy, --task-name says other"),
+        (["--load_from", "elsewhere"], "began from scratch, --load-from says 'elsewhere'"),
+    ],
+)
+def test_another_task_or_start_than_the_runs_own_is_refused(runs, capsys, flags, said):
+    assert runs("a", steps=2) == 0
+    assert runs("a", "--resume-from", str(runs.path("a")), "--allow-changed", *flags, steps=3) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_run_goes_on_from_the_start_it_began_with_under_any_spelling(runs, capsys):
+    for name in ("given", "other"):
+        assert runs(name, steps=1) == 0
+    begun = runs.path("given") / "best"
+    assert runs("a", load_from=begun, steps=2) == 0
+    assert runs("a", "--resume-from", "auto", load_from=begun.parent / ".." / "given" / "best", steps=2) == 0
+    assert runs("a", "--resume-from", "auto", load_from=runs.path("other") / "best", steps=2) == 2
+    assert f"began with the weights of '{begun}'" in capsys.readouterr().err
+    assert f'load_from: "{begun}"' in (runs.path("a") / "config.yaml").read_text()
+
+
 def test_failed_save_keeps_the_last_state(runs, monkeypatch, capsys):
     """A disk that is full from the second save on: one line, exit 2, and the run goes on once there is room."""
     assert runs("whole") == 0
