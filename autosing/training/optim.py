@@ -76,7 +76,8 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Inverse of `optimizer_tensors`, in place; whole tensors are copied to where their parameter lives, shared out as it is, and laid out in memory
-    as it is: the fused kernels walk through both by address, and would pair the moments of a channels-last weight with other elements."""
+    as it is: the fused kernels walk through both by address, and would pair the moments of a channels-last weight with other elements. They come
+    in their parameter's type, which another precision may have changed."""
     fused = bool(optimizer.defaults.get("fused"))
     parameters = dict(model.named_parameters())
     states: dict[str, dict[str, Any]] = {}
@@ -86,7 +87,7 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
         if slot == "step":
             value = value.to(like.device if fused else "cpu", copy=True)
         else:
-            value = torch.empty_like(like, dtype=value.dtype).copy_(laid_out(value, like))
+            value = torch.empty_like(like).copy_(laid_out(value, like))
         states.setdefault(name, {})[slot] = value
     for name, slots in states.items():
         optimizer.state[parameters[name]] = slots

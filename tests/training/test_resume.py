@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from autosing.cli.train import main
 from autosing.training import state as state_module
@@ -166,6 +167,15 @@ def test_a_run_goes_on_from_the_start_it_began_with_under_any_spelling(runs, cap
     assert runs("a", "--resume-from", "auto", load_from=runs.path("other") / "best", steps=2) == 2
     assert f"began with the weights of '{begun}'" in capsys.readouterr().err
     assert f'load_from: "{begun}"' in (runs.path("a") / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("before, after", [("32", "bf16"), ("bf16", "32")])
+def test_a_run_goes_on_in_another_precision(runs, before, after):
+    assert runs("a", steps=2, precision=before) == 0
+    assert runs("a", "--resume-from", "auto", "--allow-changed", steps=4, precision=after) == 0
+    kept = load_file(runs.path("a") / "state" / "state.safetensors")
+    moments = {value.dtype for key, value in kept.items() if key.endswith(("/exp_avg", "/exp_avg_sq"))}
+    assert moments == {torch.bfloat16 if after == "bf16" else torch.float32}
 
 
 def test_failed_save_keeps_the_last_state(runs, monkeypatch, capsys):
