@@ -350,12 +350,12 @@ def _require_own_start(given: Mapping[str, Any], saved: Mapping[str, Any], where
 
 
 def _values(name: str, given: Mapping[str, Any], saved: Mapping[str, Any], saved_name: str = "") -> dict[str, Any]:
-    """A JSON flag over what a loaded checkpoint was trained with, or instead of what a resumed run was."""
+    """A JSON flag over what a loaded checkpoint or a run that may change was trained with, or instead of what another resumed run was."""
     known = dict(saved.get(saved_name or name, {}))
     if name not in given:
         return known
     values = parse_json(given[name], f"--{name.replace('_', '-')}")
-    return {**known, **values} if "load_from" in given else values
+    return {**known, **values} if "load_from" in given or given.get("allow_changed") else values
 
 
 def _task_args(cls: Any, given: Mapping[str, Any], saved: Mapping[str, Any], from_dataset: Mapping[str, Any]) -> Any:
@@ -378,7 +378,7 @@ def _tunables(cls: Any, given: Mapping[str, Any], saved: Mapping[str, Any], seed
         return from_mapping(cls.Tunables, values, "--tunables"), []
     found = draw_tunables(cls.Tunables, values, seed)
     told = ", ".join(f"{name} {value:g}" for name, value in found.items() if name not in values)
-    return from_mapping(cls.Tunables, found, "--tunables"), [f"drawn with seed {seed}: {told}"]
+    return from_mapping(cls.Tunables, found, "--tunables"), [f"drawn with seed {seed}: {told}"] if told else []
 
 
 def _advice(given: Mapping[str, Any], tunables: OptimTunables) -> list[str]:

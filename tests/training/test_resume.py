@@ -178,6 +178,15 @@ def test_a_run_goes_on_in_another_precision(runs, before, after):
     assert moments == {torch.bfloat16 if after == "bf16" else torch.float32}
 
 
+def test_settings_that_a_resume_changes_leave_the_others_as_they_were(runs):
+    assert runs("a", steps=2, tunables={"output_mult": 2.0, "beta1": 0.5}, task_args={"width": 6}) == 0
+    changed = {"tunables": {"lr0": 1e-3}, "task_args": {"noise": 0.5}}
+    assert runs("a", "--resume-from", "auto", "--allow-changed", steps=4, **changed) == 0
+    found = state_module.read_numbers(runs.path("a") / "state")["identity"]
+    assert [found["tunables"][name] for name in ("output_mult", "beta1", "lr0")] == [2.0, 0.5, 1e-3]
+    assert (found["args"]["width"], found["args"]["noise"]) == (6, 0.5)
+
+
 def test_failed_save_keeps_the_last_state(runs, monkeypatch, capsys):
     """A disk that is full from the second save on: one line, exit 2, and the run goes on once there is room."""
     assert runs("whole") == 0
