@@ -173,9 +173,12 @@ class CodeGeometry(nn.Module):
 
     def rows(self) -> Tensor:
         """(R * (num_codes + 1), D) of which `embed` is the sum over the lanes, as it is of a `LaneEmbedding`'s table."""
-        matrices = self.into.weight.split([self.features(level).shape[1] for level in self.levels], 1)
-        told = [F.pad(self.features(level) @ matrix.T, (0, 0, 0, 1)) for level, matrix in zip(self.levels, matrices, strict=True)]
-        return torch.cat(told) + self.into.bias / len(self.levels)
+        columns = [self.features(level).shape[1] for level in self.levels]
+        unit = torch.eye(sum(columns), device=self.features(0).device)
+        bias = self.into(torch.zeros_like(unit[0]))  # by calling it: an adapter may stand beside its weight
+        matrices = (self.into(unit) - bias).split(columns)
+        told = [F.pad(self.features(level) @ matrix, (0, 0, 0, 1)) for level, matrix in zip(self.levels, matrices, strict=True)]
+        return torch.cat(told) + bias / len(self.levels)
 
     def logits(self, hidden: Tensor, lane: int) -> Tensor:
         """(..., D) -> (..., num_codes) of one lane."""

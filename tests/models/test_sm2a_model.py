@@ -10,6 +10,7 @@ from autosing.models.io import load_model, save_model
 from autosing.models.sm2a import SM2A, SM2AConfig
 from autosing.nn.decode import Stepper
 from autosing.nn.mup import Mup
+from autosing.training.lora import LoraSettings, attach
 from tests.sequence_rows import BAND, CODEC, SEMANTIC, VOICE, wake
 
 CONFIG = SM2AConfig(
@@ -88,6 +89,21 @@ def test_step_by_step_equals_all_at_once(pattern: str, name: str) -> None:
 def test_heads_put_together_equal_the_parts(name: str) -> None:
     model = make(VARIANTS[name])
     hidden, ends = torch.randn(3, model.config.width), model.ends()
+    for lane, head in enumerate(ends.heads):
+        torch.testing.assert_close(head(hidden), model.lane_logits(hidden, lane), atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapted_model_sings_as_it_learned() -> None:
+    pytest.importorskip("peft", reason="training adapters needs peft (pip install 'autosing[lora]')")
+    model = make(VARIANTS["geometry"])
+    assert "geometry.into" in attach(model, LoraSettings(r=2))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.eval()
+    torch.testing.assert_close(run(model, inputs(), cached=True), run(model, inputs()), atol=1e-4, rtol=1e-3)
+    ends = model.ends()
+    hidden = torch.randn(3, model.config.width)
     for lane, head in enumerate(ends.heads):
         torch.testing.assert_close(head(hidden), model.lane_logits(hidden, lane), atol=1e-4, rtol=1e-4)
 
