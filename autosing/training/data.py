@@ -544,6 +544,13 @@ class MicroBatch(NamedTuple):
             return {key: value.to(device, non_blocking=True) for key, value in self.tensors.items()}
         return self.packed._replace(buffer=self.packed.buffer.to(device, non_blocking=True)).tensors()
 
+    def kept(self) -> "MicroBatch":
+        """The same in ordinary memory, to be kept: what a worker sends costs an open file for as long as it lives."""
+        if self.packed is None:
+            return self
+        packed = self.packed._replace(buffer=self.packed.buffer.clone())
+        return self._replace(packed=packed, tensors=packed.tensors())
+
     def pin_memory(self) -> "MicroBatch":
         """What the loader calls where batches go to CUDA."""
         return self if self.packed is None else self._replace(packed=self.packed._replace(buffer=self.packed.buffer.pin_memory()))

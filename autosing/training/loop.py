@@ -657,7 +657,7 @@ class Trainer:
         for number, batch in zip(numbers, prefetch(batches, numbers, min(self.settings.workers, 2)), strict=True):
             if kept is not None:
                 size += sum(t.nbytes for t in batch.tensors.values())
-                kept = [*kept, batch] if size <= VALIDATION_CACHE_BYTES else None
+                kept = [*kept, batch.kept()] if size <= VALIDATION_CACHE_BYTES else None
             yield number, batch
         self._validation_cache = kept
 

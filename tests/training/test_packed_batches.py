@@ -37,6 +37,19 @@ def test_a_batch_goes_to_a_device_in_one_copy(monkeypatch):
     assert {n: (t.shape, t.dtype, t.device.type) for n, t in there.items()} == {n: (t.shape, t.dtype, "meta") for n, t in TENSORS.items()}
 
 
+def test_kept_validation_batches_hold_no_open_file(runs, monkeypatch):
+    shared = []
+
+    def validate(self, plain=Trainer.validate, **kwargs):
+        values = plain(self, **kwargs)
+        shared.extend(tensor.is_shared() for batch in self._validation_cache for tensor in (batch.packed.buffer, *batch.tensors.values()))
+        return values
+
+    monkeypatch.setattr(Trainer, "validate", validate)
+    assert runs("a", steps=10, workers=1) == 0  # validates twice, the second time from memory
+    assert shared and not any(shared)
+
+
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique")
 
 
