@@ -246,7 +246,10 @@ class Trainer:
 
         Raises:
             ConfigError: samples are wanted of a task that makes none.
+            DataError: there are no rows to train on.
         """
+        if not len(data.train):
+            raise DataError(f"task {task.name} finds no rows to train on; look at what --dataset-config names")
         if settings.samples and not hasattr(task, "samples"):
             raise ConfigError(f"--samples: task {task.name} makes none; leave it out")
         self.task, self.tunables, self.data, self.settings, self.folder, self.device = task, tunables, data, settings, folder, device

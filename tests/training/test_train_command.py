@@ -279,6 +279,12 @@ def test_a_task_may_open_its_own_rows(runs, monkeypatch):
     assert runs("a") == 0
 
 
+def test_a_task_that_opens_no_rows_is_told(runs, monkeypatch, capsys):
+    monkeypatch.setattr(ToyTask, "open_rows", classmethod(lambda cls, config: ([], [], DatasetMeta())), raising=False)
+    assert runs("a") == 2
+    assert "task toy finds no rows to train on" in capsys.readouterr().err
+
+
 def test_dataset_config_keys_of_the_task_reach_it(runs):
     assert runs("a", dataset={"multiscale": True}) == 0
     numbers = json.loads((runs.path("a") / "state" / "state.json").read_text())
