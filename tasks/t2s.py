@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autosing.config import nearest, require_at_least, require_dropout, require_shares, to_mapping
+from autosing.config import nearest, require_at_least, require_dropout, require_fields, require_shares, to_mapping
 from autosing.errors import DataError, MismatchError
 from autosing.models.t2s import SIZES, T2S, T2SConfig, choose, layer_counts, tokens_per_second
 from autosing.nn.embeddings import code_features
@@ -101,7 +101,8 @@ class MupTunables(OptimTunables):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 0, "init_std", "embeddings_std", "embeddings_lr_scale")
+        require_fields(self, "above 0", lambda value: value > 0, "init_std", "output_mult", "query_mult")
+        require_at_least(self, 0, "embeddings_std", "embeddings_lr_scale")
         require_shares(self, "encoder_depth_ratio")
 
     @property
