@@ -8,6 +8,7 @@ Letters: B batch, P crops a row, n samples, D width.
 
 import dataclasses
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +26,8 @@ from autosing.tokens.specs import Seconds
 from autosing.training import augment
 from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row
 from tasks.separator import loud_crop, read_crop, stored_frames
+
+NO_HEAD = "a shipped voice embedder has no head to train; start from a run's own checkpoint, or anew"
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class VoiceTask:
         embedding = model(voice)
         head = model.head
         if not isinstance(head, Tensor):
-            raise MismatchError("a shipped voice embedder has no head to train; start from a run's own checkpoint, or anew")
+            raise MismatchError(NO_HEAD)
         cosine = embedding @ functional.normalize(head, dim=-1).T
         margin = self.tunables.margin if model.training else 0.0
         logits = self.tunables.scale * (cosine - margin * functional.one_hot(singer, cosine.shape[-1]))
@@ -163,6 +166,18 @@ class VoiceTask:
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         return [ParamRule(r"^head$", decay=False), ParamRule(r"bias|\.1\.weight|\.4\.weight", decay=False)]
+
+    @staticmethod
+    def args_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that a checkpoint was trained with; its config tells the number of classes.
+
+        Raises:
+            MismatchError: it has no head.
+        """
+        classes = checkpoint["config"].get("classes", 0)
+        if not classes:
+            raise MismatchError(NO_HEAD)
+        return {**checkpoint.get("meta", {}).get("args", {}), "classes": classes}
 
     def checkpoint_meta(self) -> dict[str, Any]:
         return {

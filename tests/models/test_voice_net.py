@@ -4,9 +4,11 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
+from autosing.cli.train import main as train
 from autosing.models.io import load_model, save_model
 from autosing.models.ship import main
 from autosing.models.voice import SIZES, VoiceConfig, VoiceNet, mel_bank
@@ -27,6 +29,14 @@ def row(singer: str, pitch: float, seconds: float = 3.0) -> dict[str, object]:
 def task() -> VoiceTask:
     args = VoiceArgs(size="tiny", shortest_seconds=0.8, longest_seconds=1.2, shortest_row_seconds=1.0, crops=2, classes=64)
     return VoiceTask(args, VoiceTunables(), DatasetMeta())
+
+
+def test_a_start_from_a_checkpoint_needs_its_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--task-name", "voice", "--output-dir", str(tmp_path), "--dataset-config", '{"path": "unread"}', "--load-from", "builtin"]
+    assert train(flags) == 2
+    assert "a shipped voice embedder has no head to train" in capsys.readouterr().err
+    own = {"config": {"classes": 64}, "meta": task().checkpoint_meta()}
+    assert VoiceTask.args_of(own) == {"size": "tiny", "speeds": [1.0, 1.0, 0.9, 1.11], "classes": 64}
 
 
 def test_mel_bank_covers_the_band_without_holes() -> None:
