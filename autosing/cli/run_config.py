@@ -35,7 +35,10 @@ def read_words(path: Path, flags: Sequence[str]) -> list[str]:
             raise ConfigError(f"'{path}': '{key}' cannot be a list, found {value!r}")
         if value is not None:
             plain = isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool))
-            words.append(f"{flag}={value if plain else json.dumps(value)}")
+            try:
+                words.append(f"{flag}={value if plain else json.dumps(value)}")
+            except TypeError as error:  # YAML knows more than JSON
+                raise ConfigError(f"'{path}': '{key}' holds what no flag takes, a date for one, found {value!r}; put it in quotes") from error
     return words
 
 

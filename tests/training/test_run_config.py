@@ -43,6 +43,8 @@ def test_a_bound_that_is_given_counts_alone(yaml, tmp_path, flags, kept):
         ("- 1\n", "must hold keys and values"),
         ("steps: [1, 2]\n", "'steps' cannot be a list"),
         ("a: b: c\n", "is not YAML"),
+        ("name: 2024-05-01\n", "'name' holds what no flag takes, a date for one, found datetime.date(2024, 5, 1); put it in quotes"),
+        ("tunables:\n  lr0: 2024-05-01\n", "'tunables' holds what no flag takes"),
         ("tunables:\n  lr: 1\n", "--tunables has no key 'lr'; did you mean 'lr0'"),
         ("batch_size: 0\n", "--batch-size cannot be 0"),
     ],
