@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 
 from autosing.errors import DataError
 
@@ -56,7 +57,7 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise DataError(f"cannot write '{path}' ({error}); make room or choose another folder, then run again") from error
 
 

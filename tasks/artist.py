@@ -28,7 +28,7 @@ from autosing.errors import AutoSingError, ConfigError, DataError
 from autosing.models.artist import ArtistConfig, ArtistNet
 from autosing.models.listening import HEAD_WIDTH
 from autosing.nn.mup import learning_rules
-from autosing.store import atomic_path
+from autosing.store import atomic_path, writing
 from autosing.tokens.patterns import load_pattern
 from autosing.tokens.specs import CodecSpec
 from autosing.training.data import DatasetConfig, open_dataset, read_meta
@@ -205,11 +205,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         artists = collect_artists(options.dataset, options.least)
+        with writing(options.out), atomic_path(options.out) as path:
+            path.write_text(json.dumps(artists, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     except AutoSingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with atomic_path(options.out) as path:
-        path.write_text(json.dumps(artists, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     print(f"{len(artists)} artists -> {options.out}")
     return 0
 

@@ -25,7 +25,7 @@ from autosing.models.io import MODEL_FILE, load_model, read_adapter, read_kind, 
 from autosing.models.ship import without_folders
 from autosing.models.whisper_vq import convert as converted_tokenizer
 from autosing.models.whisper_vq import is_tokenizer
-from autosing.store import atomic_path, sha256_of
+from autosing.store import atomic_path, sha256_of, writing
 
 READER = "autosing.cli.unpickle"
 READER_SECONDS = 1800
@@ -61,7 +61,8 @@ def merge(argv: Sequence[str]) -> int:
     require_new(options.out)
     model, meta = load_model(folder, kind)
     meta = {**meta, "merged": without_folders(to_mapping(adapter))}
-    save_model(model, options.out, meta, MERGED.format(kind=kind, layers=len(adapter.target_modules)))
+    with writing(options.out):
+        save_model(model, options.out, meta, MERGED.format(kind=kind, layers=len(adapter.target_modules)))
     print(f"{kind}: '{folder}' and its base '{adapter.base}' -> {options.out}")
     return 0
 
@@ -94,7 +95,8 @@ def convert(argv: Sequence[str]) -> int:
     model: Any = found.model
     origin = {"class": found.source, "sha256": sha256_of(options.file), "config": values["config"], "tunables": values["tunables"]}
     card = TOKENIZER if options.whisper else CONVERTED
-    save_model(model, options.out, {"converted": without_folders(origin)}, card.format(kind=model.kind, source=found.source))
+    with writing(options.out):
+        save_model(model, options.out, {"converted": without_folders(origin)}, card.format(kind=model.kind, source=found.source))
     print(f"{found.source} '{options.file}' -> {model.kind} in {options.out}")
     return 0
 
@@ -102,11 +104,12 @@ def convert(argv: Sequence[str]) -> int:
 def _convert_tensors(file: Path, out: Path, tensors: dict[str, Tensor]) -> int:
     """Write another project's tensors as they are, and beside them what its makers put beside the file as JSON."""
     beside = sorted(path for path in file.parent.glob("*.json") if path.stat().st_size < JSON_BYTES)
-    with atomic_path(out / MODEL_FILE) as path:
-        save_file(tensors, path)
-    for source in beside:
-        with atomic_path(out / source.name) as path:
-            path.write_bytes(source.read_bytes())
+    with writing(out):
+        with atomic_path(out / MODEL_FILE) as path:
+            save_file(tensors, path)
+        for source in beside:
+            with atomic_path(out / source.name) as path:
+                path.write_bytes(source.read_bytes())
     names = ", ".join([MODEL_FILE, *(path.name for path in beside)])
     print(f"{len(tensors)} tensors of '{file}' -> {out}: {names}")
     return 0

@@ -78,6 +78,8 @@ def test_singing_takes_an_adapter_of_the_shipped_weights_and_names_it(tmp_path: 
 
 
 def test_merged_it_is_a_whole_model_with_the_same_logits(adapter: Path, base: Path, tmp_path: Path, capsys) -> None:
+    assert main(["merge", str(adapter), "/dev/null/out"]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot write '/dev/null/out' (")
     assert main(["merge", str(adapter), str(tmp_path / "out")]) == 0
     adapted = logits(load_model(adapter, KIND)[0])
     shutil.rmtree(base)

@@ -79,6 +79,8 @@ def test_the_command_reads_the_file_apart_and_says_what_it_was(tmp_path: Path, c
     meta = load_model(tmp_path / "out", "whisperspeech_t2s")[1]["converted"]
     assert meta["class"] == "TSARTransformer" and meta["tunables"] == T2S_TUNABLES and len(meta["sha256"]) == 64
     assert "TSARTransformer" in (tmp_path / "out" / "README.md").read_text()
+    assert main(["convert", str(tmp_path / "a.model"), "/dev/null/out"]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot write '/dev/null/out' (")
     assert main(["convert", str(tmp_path / "a.model"), str(tmp_path / "out")]) == 2
     assert "is there already" in capsys.readouterr().err
 

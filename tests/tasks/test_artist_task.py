@@ -84,5 +84,7 @@ def test_the_artist_file_lists_those_with_enough_rows(tmp_path: Path, capsys) ->
     (tmp_path / "data" / "dataset.json").write_text(json.dumps(about))
     assert main([str(tmp_path / "data"), str(tmp_path / "out.json"), "--least", "3"]) == 0, capsys.readouterr().err
     assert json.loads((tmp_path / "out.json").read_text()) == {"Ann": 0, "Bo": 1}
+    assert main([str(tmp_path / "data"), "/dev/null/out.json", "--least", "3"]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot write '/dev/null/out.json' (")
     assert main([str(tmp_path / "data"), str(tmp_path / "out.json"), "--least", "4"]) == 2
     assert "has 1 artists with at least 4 rows, of 3" in capsys.readouterr().err
