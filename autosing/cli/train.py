@@ -6,7 +6,6 @@ is understood with `_` and with `-`. A resumed run (`--resume-from`) takes every
 
 import argparse
 import dataclasses
-import importlib
 import re
 import signal
 import sys
@@ -36,6 +35,7 @@ from autosing.training.estimate import describe_estimate, estimate
 from autosing.training.log import Progress, TensorBoard, Wandb
 from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, make_folder, resumable
 from autosing.training.lora import attach, lora_settings
+from autosing.training.own_task import load_task
 from autosing.training.schedule import DECAYS
 from autosing.training.sharding import STRATEGIES
 from autosing.training.state import read_numbers
@@ -296,11 +296,7 @@ def find_task(name: str) -> Any:
         return TASKS.get(name)
     if not path.is_file():
         raise ConfigError(f"--task-name: there is no file '{name}'; give a task's file or one of: {', '.join(TASKS.names())}")
-    sys.path.insert(0, str(path.resolve().parent))  # where processes that read rows look for it too
-    module = importlib.import_module(path.stem)
-    if not hasattr(module, "TASK"):
-        raise ConfigError(f"'{name}' has no TASK; see the README, 'Your own task'")
-    return module.TASK
+    return load_task(path)
 
 
 def task_folder(name: str) -> str:

@@ -1,6 +1,9 @@
 """The README's own task: trained by its file's name, it learns; it is resumed, refused and kept like any other."""
 
 import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from autosing.cli.train import find_task, main
 from autosing.rendering.tokens import MAIN
 from autosing.song.alignment import Alignment, Word
+from autosing.training.data import DatasetConfig, Plan, TrainBatches, open_dataset, read_meta
 from tests.sequence_rows import toy_meta, toy_row
 
 FILE = Path(__file__).resolve().parents[2] / "examples" / "lyric_density.py"
@@ -69,6 +73,22 @@ def test_a_song_without_lyrics_is_unfit() -> None:
     rng = np.random.default_rng(0)
     assert own.example(toy_row(1), rng) is not None
     assert own.example({**toy_row(1), "alignment": None}, rng) is None
+
+
+@pytest.mark.parametrize("name", ["token.py", "tasks.py", "my.task.py"])
+def test_a_file_of_any_name_is_a_task_in_every_process(tmp_path: Path, dataset: Path, name: str) -> None:
+    """Also in one that was not forked from this one, as loader workers are on other systems."""
+    (tmp_path / "beside_it.py").write_text("WORDS = 3\n")
+    (tmp_path / name).write_text(FILE.read_text() + "\nfrom beside_it import WORDS\n")
+    task = find_task(str(tmp_path / name))
+    config = DatasetConfig(path=str(dataset))
+    own = task(task.Args(), task.Tunables(), read_meta(config))
+    rows = open_dataset(own, config, own.meta).train
+    batches = TrainBatches(own, rows, Plan(len(rows), 2, 0))
+    assert type(pickle.loads(pickle.dumps(own))) is task
+    read = "import pickle, sys; print(pickle.load(sys.stdin.buffer)[0].ids)"
+    done = subprocess.run([sys.executable, "-c", read], input=pickle.dumps(batches), capture_output=True, check=False)
+    assert done.stdout.decode().strip() == str(batches[0].ids), done.stderr.decode()
 
 
 def test_what_is_no_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
