@@ -4,6 +4,12 @@ Commands catch `AutoSingError` alone and print its message; anything else is a d
 """
 
 
+def one_line(error: Exception, first: bool = False) -> str:
+    """What another library's error says, on one line; with `first` its first line alone. Its type's name where it says nothing."""
+    text = str(error).strip()
+    return " ".join((text.partition("\n")[0] if first else text).split()) or type(error).__name__
+
+
 class AutoSingError(Exception):
     """Base of all errors that a command reports in one line with exit code 2."""
 

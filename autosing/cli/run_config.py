@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autosing.config import nearest
-from autosing.errors import ConfigError
+from autosing.errors import ConfigError, one_line
 
 FILE = "config.yaml"
 NUMBER = re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?([eE][-+]?\d+)$|^[-+]?\d[\d_]*\.\d*$|^[-+]?\.\d+([eE][-+]?\d+)?$")
@@ -57,7 +57,7 @@ def _read(path: Path) -> Mapping[Any, Any]:
     except OSError as error:
         raise ConfigError(f"--config: '{path}' cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"--config: '{path}' is not YAML ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"--config: '{path}' is not YAML ({one_line(error)})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"--config: '{path}' must hold keys and values like 'batch_size: 16'")
     return values

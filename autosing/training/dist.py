@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from autosing.errors import ConfigError, MismatchError
+from autosing.errors import ConfigError, MismatchError, one_line
 
 JOIN_SECONDS = 300.0  # how long ranks wait for each other at the start
 _PORTS = (20_000, 20_000)  # of SLURM jobs: the first, and how many
@@ -107,7 +107,7 @@ def start(ranks: Ranks, device: torch.device) -> torch.device:
         )
     except dist.DistError as error:
         raise ConfigError(
-            f"rank {ranks.rank} of {ranks.world} did not find the others at {ranks.address}:{ranks.port} ({_one_line(error)}); see that "
+            f"rank {ranks.rank} of {ranks.world} did not find the others at {ranks.address}:{ranks.port} ({one_line(error, first=True)}); see that "
             "every rank was started and can reach that address, or set MASTER_ADDR and MASTER_PORT"
         ) from error
     return device
@@ -220,7 +220,3 @@ def wait(ranks: Ranks) -> None:
     """Until every rank is here."""
     if ranks.world > 1:
         dist.barrier()
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

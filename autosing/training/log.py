@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from autosing.errors import ConfigError
+from autosing.errors import ConfigError, one_line
 from autosing.store import atomic_path
 
 
@@ -220,7 +220,7 @@ class Wandb:
                 id=hashed_name(folder),
             )
         except self._errors as error:
-            raise ConfigError(f"--wandb {mode} cannot start ({_one_line(error)}); run 'wandb login', or use --wandb offline") from error
+            raise ConfigError(f"--wandb {mode} cannot start ({one_line(error)}); run 'wandb login', or use --wandb offline") from error
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Log a record; where that fails the run goes on without Weights & Biases, and says so once."""
@@ -241,11 +241,7 @@ class Wandb:
 
     def _give_up(self, error: Exception) -> None:
         self._run = None
-        sys.stderr.write(f"Weights & Biases failed ({_one_line(error)}); going on without it, metrics.jsonl has everything\n")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        sys.stderr.write(f"Weights & Biases failed ({one_line(error)}); going on without it, metrics.jsonl has everything\n")
 
 
 def hashed_name(folder: Path) -> str:
