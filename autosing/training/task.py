@@ -93,7 +93,6 @@ class OptimTunables:
     clip_gradient_norm: float = 2.0
     beta1: float = 0.9
     beta2: float = 0.95
-    extra: dict[str, Any] = field(default_factory=dict, repr=False, init=False, compare=False)
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "lr0", "weight_decay", "warmup_steps", "clip_gradient_norm")
