@@ -704,7 +704,7 @@ class Trainer:
         numbers = {
             "step": self.step,
             "seconds": self.seconds_before + time.monotonic() - self._started,
-            "unfit": self.unfit,
+            "unfit": self._unfit_rows(),
             "best": self.checkpoints.best,
             "ranking": list(self.checkpoints.ranking),
             "norms_seen": self.spike_watch.seen,
@@ -729,7 +729,8 @@ class Trainer:
             self.ema.restart()
         if self.scaler.is_enabled() and numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
-        self.step, self.unfit, self.checkpoints.best = numbers["step"], numbers["unfit"], numbers["best"]
+        self.step, self.checkpoints.best = numbers["step"], numbers["best"]
+        self.unfit = numbers["unfit"] if self.ranks.first else 0  # of all ranks
         self.last_metrics, self.seconds_before = numbers["metrics"], numbers["seconds"]
         self.meter.load(numbers["meter"] if self.ranks.first else [])  # of all ranks
         if "norms_seen" in numbers:
@@ -750,7 +751,7 @@ class Trainer:
             "epoch": round(self._epoch(), 4),
             **values,
             "lr": self.tunables.lr0 * self._lr_factor_of_last(),
-            "unfit": self.unfit,
+            "unfit": self._unfit_rows(),
         }
         if rows_per_second is not None:
             record |= {"rows_per_second": round(rows_per_second, 3), "waiting": round(waiting or 0.0, 3)}
@@ -761,6 +762,10 @@ class Trainer:
         self._record(record)
         speed = f", {rows_per_second:.3g} rows/s" if rows_per_second else ""
         self.progress.update(self._done(), f"step {self.step}, loss {values.get('loss', math.nan):.4f}, lr {record['lr']:.2e}{speed}")
+
+    def _unfit_rows(self) -> int:
+        """How many rows every rank together has passed over."""
+        return sum(dist.gather(self.unfit, self.ranks))
 
     def _lr_factor_of_last(self) -> float:
         group = self.optimizer.param_groups[0]

@@ -245,6 +245,15 @@ def test_a_run_goes_on_with_any_strategy_and_number_of_ranks(runs, group, steady
     assert_close(runs.folder / "whole", runs.folder / "parts")
 
 
+def test_unfit_rows_are_counted_over_all_ranks(runs, group, steady):
+    values = {"task_args": {"noise": 0.0, "unfit": list(range(12))}}
+    assert run(runs, "toy", "one", steps=4, **values) == 0
+    assert group(lambda: run(runs, "toy", "two", steps=2, **values)) == [0, 0], group.said(0)
+    assert group(lambda: run(runs, "toy", "two", "--resume-from", "auto", "--allow-changed", steps=4, **values)) == [0, 0], group.said(0)
+    counts = [[r["unfit"] for r in read_metrics(runs.folder / name / "metrics.jsonl") if "unfit" in r] for name in ("one", "two")]
+    assert counts[0] == counts[1] and counts[0][-1] > counts[0][0] > 0
+
+
 def test_validation_is_the_same_to_the_bit_whatever_the_ranks(runs, group, steady):
     """Metrics and losses over unequal numbers too; 3 validation batches for up to 4 ranks."""
     values = {"batch_size": 12, "tunables": {"lr0": 0.0}, "steps": 2, "dataset": {"validation_share": 0.8}, "accumulate_grad_batches": 1}
