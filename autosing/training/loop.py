@@ -184,6 +184,10 @@ class Result(NamedTuple):
     stopped_by: int
 
 
+class _Signalled(Exception):
+    """A signal came during a validation before which nothing was saved."""
+
+
 class _Check(NamedTuple):
     """Whether a loss (of these rows), or a whole step's gradient, was finite; still on the device."""
 
@@ -366,6 +370,8 @@ class Trainer:
         """The signal that stopped the run before its end; 0: none."""
         self._agree_on_time()
         if self._finished():
+            if self._validated_at != self.step:  # killed in its last validation
+                self._validate_last()
             self._draw(force=True)
             return 0
         if validate_first and self.step == 0:
@@ -410,7 +416,7 @@ class Trainer:
         if self.meter.names():
             self._log_training(None, None)
         if self._validated_at != self.step:  # a run that the clock ends may just have validated
-            self._validate_and_save()
+            self._validate_last()
         elif self.checkpoints.step != self.step:
             self._save()
         self._draw(force=True)
@@ -564,10 +570,18 @@ class Trainer:
 
     # ---- validation, checkpoints, log
 
-    def _validate_and_save(self, save: bool = True) -> None:
+    def _validate_last(self) -> None:
+        """The validation that ends a run. A signal may announce a kill: the state is then saved before it, which begins again. A resumed run does it, too."""
+        try:
+            self._validate_and_save(until_signal=self.ranks.world == 1)
+        except _Signalled:
+            self._save()
+            self._validate_and_save()
+
+    def _validate_and_save(self, save: bool = True, until_signal: bool = False) -> None:
         """Validate; then write what deserves it, and with `save` the state too."""
+        metrics = self.validate(until_signal=until_signal)
         self._validated_at = self.step
-        metrics = self.validate()
         if metrics:
             self._record({"step": self.step, "epoch": round(self._epoch(), 4), **metrics})
             self.progress.line(f"step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
@@ -614,10 +628,13 @@ class Trainer:
                     self._draw_sample(folder / f"{index}.png", dataclasses.replace(sample, title=f"{sample.title} - {name}, step {self.step}"))
 
     @torch.no_grad()
-    def validate(self, rows: int | None = None) -> dict[str, float]:
+    def validate(self, rows: int | None = None, until_signal: bool = False) -> dict[str, float]:
         """Means over the fixed validation rows (or `rows` of them), each name with `val_` before it; with averaged weights when there are.
 
         The batches do not depend on the number of ranks, and neither does the order in which they are added up.
+
+        Raises:
+            _Signalled: `until_signal`, and one has come.
         """
         count = min(len(self.data.validation), self.settings.validation_rows) if rows is None else rows
         self._not_finite = set()
@@ -634,6 +651,8 @@ class Trainer:
                 with self._autocast():
                     losses = self.losses(batch.on(self.device))
                 own.append((index, len(batch.ids), {"loss": losses.total, **losses.parts, **losses.metrics}))
+                if until_signal and self._request.signal:
+                    raise _Signalled
         self.model.train()
         numbers = [(index, size, {name: float(value) for name, value in values.items()}) for index, size, values in own]
         meter = Meter(torch.device("cpu"))
@@ -709,6 +728,7 @@ class Trainer:
             "ranking": list(self.checkpoints.ranking),
             "norms_seen": self.spike_watch.seen,
             "metrics": dict(self.last_metrics),
+            "validated": self._validated_at,
             "meter": [sums for members in dist.gather(self.meter.state(), self.ranks) for sums in members],
             "scaler": self.scaler.state_dict(),
             "identity": self.identity,
@@ -732,6 +752,7 @@ class Trainer:
         self.step, self.checkpoints.best = numbers["step"], numbers["best"]
         self.unfit = numbers["unfit"] if self.ranks.first else 0  # of all ranks
         self.last_metrics, self.seconds_before = numbers["metrics"], numbers["seconds"]
+        self._validated_at = numbers.get("validated", self.step)
         self.meter.load(numbers["meter"] if self.ranks.first else [])  # of all ranks
         if "norms_seen" in numbers:
             self.spike_watch.load(state.tensors["spikes/log_norms"], numbers["norms_seen"])

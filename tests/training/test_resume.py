@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from toy_task import ToyTask
 
 from autosing.cli.train import main
 from autosing.training import state as state_module
@@ -94,6 +95,37 @@ def test_a_signal_in_the_last_step_leaves_nothing_to_do(runs, reference, monkeyp
     monkeypatch.setattr(Trainer, "_update", signalled(12))
     assert runs("a") == 0
     runs.same("a", "steps", reference)
+
+
+def test_killed_in_the_last_validation_after_a_signal_nothing_is_trained_again(runs, monkeypatch):
+    """The signal comes with the last validation's first batch, the kill once the state is there."""
+    values = {"ema": 0.9, "batch_size": 1}
+    assert runs("whole", **values) == 0
+    numbers, calls = runs.path("a") / "state" / "state.json", []
+
+    def deadly() -> None:
+        def last(self, plain=Trainer._validate_last):
+            calls.append("begun")
+            plain(self)
+
+        def losses(self, model, batch, plain=ToyTask.losses):
+            if calls:
+                calls.append("batch")
+            if len(calls) == 2:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            elif calls:
+                while '"step": 12,' not in numbers.read_text():
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return plain(self, model, batch)
+
+        Trainer._validate_last, ToyTask.losses = last, losses
+
+    assert runs.apart("a", before=deadly, **values) == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", None)  # nothing is left to train
+        assert runs("a", "--resume-from", "auto", **values) == 0
+    runs.same("a", "whole")
 
 
 def test_resume_needs_no_other_flag(runs, reference, monkeypatch):
