@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from autosing.singing.request import Ears, Sung
 
 ANY_VOICE = "any"
+STANDARD_OUTPUT = "-"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,6 +99,8 @@ def _main(argv: Sequence[str]) -> int:
             raise ConfigError(f"--reference: the folder '{given}' holds no audio file ({', '.join(AUDIO_SUFFIXES)})")
     if options.stream and len(references) > 1:
         raise ConfigError("--stream is for one reference, not for a folder of them")
+    if options.stream and options.stream != STANDARD_OUTPUT:
+        check_stream(options.stream, _inputs(options, references))
     semantic_file = Path(options.semfile) if options.semfile and not options.gen_semantic else None
     requests = [
         SingRequest(
@@ -170,13 +173,18 @@ def _passage(text: str) -> tuple[float, float]:
         raise ConfigError(f"--replace must be FROM-TO in seconds, for example 12.5-18.0, found '{text}'") from None
 
 
+def names_a_file(lyrics: str) -> bool:
+    """Whether --lyrics names a file and is no text itself."""
+    return "\n" not in lyrics and len(lyrics) <= 1000 and lyrics.lower().endswith((".lrc", ".txt"))
+
+
 def read_lyrics(value: str) -> str:
     """The text of --lyrics, or of the .txt or .lrc file that it names.
 
     Raises:
         ConfigError: no such file, or no text in it.
     """
-    if "\n" in value or len(value) > 1000 or not value.lower().endswith((".lrc", ".txt")):
+    if not names_a_file(value):
         return value
     try:
         data = Path(value).read_bytes()
@@ -187,29 +195,59 @@ def read_lyrics(value: str) -> str:
         raise ConfigError(f"--lyrics: '{value}' is neither UTF-8 nor UTF-16 text; save it as UTF-8") from error
 
 
+def _inputs(options: argparse.Namespace, references: Sequence[Path | None]) -> list[tuple[str, Path]]:
+    """Every file that is read, after its flag."""
+    files = [("--reference", path) for path in references if path is not None]
+    files += [("--spkfile", Path(file)) for file in options.spkfile if file != ANY_VOICE]
+    files += [("--semfile", Path(options.semfile))] if options.semfile else []
+    return files + ([("--lyrics", Path(options.lyrics))] if names_a_file(options.lyrics) else [])
+
+
+def check_stream(place: str, inputs: Sequence[tuple[str, Path]]) -> None:
+    """
+    Raises:
+        ConfigError: `place` is one of the `inputs`, or cannot be written.
+    """
+    path = Path(place)
+    try:
+        path.stat()
+        for flag, file in inputs:
+            if os.path.exists(file) and path.samefile(file):
+                raise ConfigError(f"--stream: '{place}' is read as {flag}; name another file")
+        wrong = "it is a folder" if path.is_dir() else "" if os.access(path, os.W_OK) else "it may not be written"
+    except FileNotFoundError:
+        wrong = "" if os.access(path.parent, os.W_OK | os.X_OK) else f"'{path.parent}' is no folder that may be written"
+    except OSError as error:
+        wrong = error.strerror
+    if wrong:
+        raise ConfigError(f"--stream: '{place}' cannot be written ({wrong}); name another file")
+
+
 @contextlib.contextmanager
 def _stream(place: str | None) -> Iterator["WavStream | None"]:
-    """Where --stream is written to; a file is gone again if the song is not finished."""
+    """Where --stream is written to. A file that it made is gone again if the song is not finished; one that was there before is not touched until there
+    is something to write."""
     from autosing.singing.output import WavStream
 
     if place is None:
         yield None
-    elif place == "-":
-        stream = WavStream(sys.stdout.buffer, is_pipe=True)
+        return
+    if place == STANDARD_OUTPUT:
+        stream = WavStream(lambda: sys.stdout.buffer, is_pipe=True)
         yield stream
         stream.finish()
-    else:
+        return
+    path, was_there = Path(place), os.path.lexists(place)
+    with contextlib.ExitStack() as opened:
+        stream = WavStream(lambda: opened.enter_context(open(path, "wb")), is_pipe=path.exists() and not path.is_file())
         try:
-            file = open(place, "w+b")  # noqa: SIM115 - closed below, before it is removed
-        except OSError as error:
-            raise ConfigError(f"--stream: '{place}' cannot be written ({error.strerror}); name another file") from error
-        try:
-            with file:
-                stream = WavStream(file, is_pipe=False)
-                yield stream
-                stream.finish()
+            yield stream
+            stream.finish()
         except BaseException:
-            Path(place).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what could not be written before
+                opened.close()
+            if not was_there:
+                path.unlink(missing_ok=True)
             raise
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,11 +49,16 @@ def together(folder: Path) -> Iterator[Path]:
 class WavStream:
     """A 16-bit wav that can be played while it is written."""
 
-    def __init__(self, file: BinaryIO, is_pipe: bool):
-        """`is_pipe`: it cannot be gone back in, so its length stays unknown."""
-        self._file, self._is_pipe = file, is_pipe
+    def __init__(self, opened: Callable[[], BinaryIO], is_pipe: bool):
+        """
+        Args:
+            opened: gives the file, when there is something to write.
+            is_pipe: it cannot be gone back in, so its length stays unknown.
+        """
+        self._opened, self._is_pipe = opened, is_pipe
+        self._file: BinaryIO | None = None
+        self._header = b""
         self._bytes = 0
-        self._begun = False
 
     def write(self, piece: Tensor, rate: int) -> None:
         """Append (C, n) at `rate` Hz.
@@ -63,22 +68,20 @@ class WavStream:
         """
         data = audio.encode(piece, rate, "wav")
         with _told():
-            if not self._begun:
-                self._file.write(_with_length(data[:HEADER_BYTES], None))
-                self._begun = True
+            if self._file is None:
+                self._file, self._header = self._opened(), data[:HEADER_BYTES]
+                self._file.write(_with_length(self._header, None))
             self._file.write(data[HEADER_BYTES:])
             self._file.flush()
         self._bytes += len(data) - HEADER_BYTES
 
     def finish(self) -> None:
         """Set the length."""
+        if self._file is None or self._is_pipe:
+            return
         with _told():
-            if self._begun and not self._is_pipe:
-                self._file.seek(0)
-                header = self._file.read(HEADER_BYTES)
-                self._file.seek(0)
-                self._file.write(_with_length(header, self._bytes))
-                self._file.seek(0, os.SEEK_END)
+            self._file.seek(0)
+            self._file.write(_with_length(self._header, self._bytes))
             self._file.flush()
 
 

@@ -1,5 +1,8 @@
 """What `sing.py` writes and says, with a singer that only pretends."""
 
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +106,59 @@ def test_what_is_streamed_is_a_wav_of_the_mix(tmp_path: Path, capfdbinary: pytes
     assert command.main([*arguments, "-"]) == 0
     piped = capfdbinary.readouterr().out
     assert piped[44:] == whole[44:] and piped[4:8] == b"\xff\xff\xff\xff"
+
+
+@pytest.mark.parametrize("flag", ["--reference", "--spkfile", "--semfile", "--lyrics"])
+def test_what_is_read_is_not_streamed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pretender: type[Pretender], flag: str
+) -> None:
+    given = song(tmp_path, "words.txt" if flag == "--lyrics" else "a.wav", b"la")
+    (tmp_path / "other name").symlink_to(given)
+    arguments = ["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out"), flag, str(given), "--stream"]
+    for name in (given, tmp_path / "other name"):
+        assert command.main([*arguments, str(name)]) == 2
+        error = capsys.readouterr().err
+        assert f"'{name}' is read as {flag}" in error and len(error.splitlines()) == 1
+    assert given.read_bytes() == b"la" and pretender.made == 0
+
+
+def test_places_that_cannot_be_streamed_to_are_told_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pretender: type[Pretender]
+) -> None:
+    for place, told in ((tmp_path, "it is a folder"), (tmp_path / "none" / "a.wav", "no folder"), (tmp_path / ("a" * 300), "too long")):
+        assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out"), "--stream", str(place)]) == 2
+        error = capsys.readouterr().err
+        assert "--stream: " in error and told in error and len(error.splitlines()) == 1
+    assert pretender.made == 0
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_file_that_was_there_is_not_removed_by_a_run_that_fails(
+    tmp_path: Path, pretender: type[Pretender], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """It keeps what it held until the first sound is written, and a link or a pipe stays what it is."""
+
+    def interrupted(_: Pretender, request: SingRequest, progress: object, listening: Callable[[torch.Tensor, int], None]) -> Sung:
+        if moment == "after":
+            listening(torch.zeros(1, 1000), 16000)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretender, "sing", interrupted)
+    old, link = song(tmp_path, "old.wav", b"old"), tmp_path / "link.wav"
+    link.symlink_to(old)
+    for place in (old, link):
+        assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out"), "--stream", str(place)]) == 130
+        assert link.is_symlink() and (old.read_bytes() == b"old") == (moment == "before")
+
+
+def test_a_named_pipe_may_be_streamed_to(tmp_path: Path) -> None:
+    pipe, heard = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_bytes()))
+    reader.start()
+    assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out"), "--stream", str(pipe)]) == 0
+    reader.join()
+    assert heard[0][44:] == (tmp_path / "out" / "mix.wav").read_bytes()[44:] and pipe.is_fifo()
 
 
 def test_how_sure_each_word_is_stands_in_the_lrc(tmp_path: Path) -> None:
