@@ -71,7 +71,7 @@ def _panels(path: Path, seconds: float, height: float, title: str) -> Iterator[t
     figure = Figure(figsize=(min(WIDEST_INCHES, max(10.0, seconds * 0.55)), height), layout="constrained")
     FigureCanvasAgg(figure)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    top.set_title(title, fontsize=9)
+    top.set_title(title, fontsize=9, parse_math=False)
     bottom.set_xlabel("seconds")
     yield top, bottom
     with atomic_path(path) as temporary:
@@ -82,4 +82,6 @@ def _label(axes: Any, words: Iterable[Word], height: float, color: str, spacing:
     """Words at their times, in three rows under `height`, a share `spacing` of it apart."""
     for index, word in enumerate(words):
         axes.axvline(word.start, color=color, linewidth=0.5, alpha=0.6)
-        axes.text(word.start + 0.03, height * (0.97 - spacing * (index % 3)), word.text, color=color, fontsize=8, va="top", clip_on=True)
+        axes.text(
+            word.start + 0.03, height * (0.97 - spacing * (index % 3)), word.text, color=color, fontsize=8, va="top", clip_on=True, parse_math=False
+        )  # fmt: skip

@@ -159,7 +159,8 @@ def draw_losses(records: list[dict[str, Any]], path: Path, title: str) -> None:
     values = [r[k] for r in records for k in ("loss", "val_loss") if r.get(k) is not None]
     if values and min(values) > 0 and max(values) / min(values) > 20:
         axes.set_yscale("log")
-    axes.set(xlabel="optimiser step", ylabel="loss", title=title)
+    axes.set(xlabel="optimiser step", ylabel="loss")
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
     if values:
         axes.legend()

@@ -11,6 +11,7 @@ import torch
 from autosing.cli import sing as command
 from autosing.errors import AudioError
 from autosing.singing import pipeline
+from autosing.singing.picture import draw
 from autosing.singing.request import SingRequest, Sung
 from autosing.song.alignment import Alignment, Word
 from autosing.song.lyrics import parse_lrc
@@ -165,6 +166,14 @@ def test_how_sure_each_word_is_stands_in_the_lrc(tmp_path: Path) -> None:
     assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path)]) == 0
     text = (tmp_path / "lyrics.lrc").read_text()
     assert "[#scores 1:0.90]" in text and parse_lrc(text).lines[0].text == "la"
+
+
+def test_signs_of_money_are_no_formula(tmp_path: Path) -> None:
+    """Neither in the name of the reference nor among the words."""
+    assert command.main([str(song(tmp_path, r"for $1_ and $.wav")), "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 0
+    wav = torch.zeros(1, 16000)
+    draw(tmp_path / "a.png", wav, wav, 16000, Alignment((Word(r"$\no$", 0.1, 0.5, 0.9, 0),)), "a song")
+    assert (tmp_path / "out" / "picture.png").exists() and (tmp_path / "a.png").exists()
 
 
 def test_lyrics_may_be_a_file(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_terminal_gets_a_bar(capsys):
 
 @pytest.mark.parametrize("records", [[], [{"step": 1, "loss": 100.0}, {"step": 2, "loss": 0.1, "val_loss": None}, {"step": 2, "val_loss": 3.0}]])
 def test_curve_is_a_picture(tmp_path, records):
-    draw_losses(records, tmp_path / "loss.png", "toy")
+    draw_losses(records, tmp_path / "loss.png", r"a run called $\no formula$")
     assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
