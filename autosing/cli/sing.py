@@ -139,6 +139,7 @@ def _main(argv: Sequence[str]) -> int:
 def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears", cache: Path | None) -> int:
     """Sing a passage of the song in `folder` again."""
     from autosing.device import pick_device
+    from autosing.singing.output import readable
     from autosing.singing.passage import Earlier, replace_passage
     from autosing.singing.pipeline import Singer
     from autosing.singing.request import check_limits
@@ -157,7 +158,7 @@ def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears
     )  # fmt: skip
     _write_song(folder, changed, f"{folder.name} - {begin:g} to {end:g} s sung again, seed {options.seed}")
     _warn(changed.report)
-    print(f"{folder}: sung again from {begin:g} to {end:g} s")
+    print(f"{readable(str(folder))}: sung again from {begin:g} to {end:g} s")
     return 0
 
 
@@ -277,6 +278,7 @@ def _folders(output: Path, references: Sequence[Path | None]) -> list[Path]:
 
 def write(folder: Path, singer, request, stream: "WavStream | None" = None) -> None:
     """Sing `request` and write every file of the result into `folder`."""
+    from autosing.singing.output import readable
     from autosing.training.log import Progress
 
     print(f"singing over {request.reference or 'silence'} ...", file=sys.stderr, flush=True)
@@ -293,7 +295,7 @@ def write(folder: Path, singer, request, stream: "WavStream | None" = None) -> N
         if path.stem.isdecimal() and int(path.stem) > len(sung.others) + 1:
             path.unlink()
     seconds = sum(sung.report["stage_seconds"].values())
-    print(f"{folder}: mix.wav vocals.wav accompaniment.wav lyrics.lrc picture.png request.json song.safetensors "
+    print(f"{readable(str(folder))}: mix.wav vocals.wav accompaniment.wav lyrics.lrc picture.png request.json song.safetensors "
           f"({sung.report['seconds']:.1f} s of song in {seconds:.1f} s)", file=sys.stderr if stream is not None else sys.stdout)  # fmt: skip
 
 
@@ -307,7 +309,7 @@ def _write_song(folder: Path, sung: "Sung", title: str) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from autosing.singing.output import together
+    from autosing.singing.output import readable, together
     from autosing.singing.picture import draw
     from autosing.singing.score import with_scores
     from autosing.song import audio
@@ -327,7 +329,7 @@ def _write_song(folder: Path, sung: "Sung", title: str) -> None:
             save_file({name: tensor.contiguous() for name, tensor in sung.tokens.items()}, draft / "song.safetensors")
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(f"song.safetensors: {error}") from error
-        draw(draft / "picture.png", sung.mix, sung.vocals, sung.sample_rate, sung.alignment, title)
+        draw(draft / "picture.png", sung.mix, sung.vocals, sung.sample_rate, sung.alignment, readable(title))
 
 
 if __name__ == "__main__":

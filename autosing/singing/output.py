@@ -16,6 +16,11 @@ HEADER_BYTES = 44  # of a plain wav file
 _UNKNOWN = 0xFFFFFFFF  # the length of a wav that is not yet known
 
 
+def readable(text: str) -> str:
+    """`text` as UTF-8 can hold it: the bytes of a file's name that are none become replacement characters."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 @contextlib.contextmanager
 def together(folder: Path) -> Iterator[Path]:
     """Yield an empty folder; what is written there takes its place in `folder` at the end, or is gone if anything fails.

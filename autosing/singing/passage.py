@@ -20,6 +20,7 @@ from torch import Tensor
 from autosing.errors import AudioError, ConfigError, DataError, MismatchError
 from autosing.singing.codes import check_settings
 from autosing.singing.mix import PEAK, Gains
+from autosing.singing.output import readable
 from autosing.singing.pipeline import Singer, Song
 from autosing.singing.plan import (
     LyricLine,
@@ -160,8 +161,8 @@ def replace_passage(
         "plan": [line._asdict() for line in plan],
         "words": [list(word) for word in words],
         "phones_right": right,
-        "notes": notes,
-        "replaced": [*earlier.report.get("replaced", ()), {"from": begin, "to": end, "lyrics": text, "seed": seed, "temperature": temperature,
+        "notes": [readable(note) for note in notes],
+        "replaced": [*earlier.report.get("replaced", ()), {"from": begin, "to": end, "lyrics": readable(text), "seed": seed, "temperature": temperature,
                                                            "candidates": candidates, "steps": passes, "repair": rounds, "windows": told}],
     }  # fmt: skip
     kept = {"semantic": semantic, "codes": codes, "track": torch.from_numpy(np.concatenate([song.track[:last], moved]))}

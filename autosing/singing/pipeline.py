@@ -27,6 +27,7 @@ from autosing.singing.cache import Cache
 from autosing.singing.codes import check_settings, find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
 from autosing.singing.mix import Gains, Mixed, Seam, active_level, choose_gains, fade_edges, mix_with, sounding
+from autosing.singing.output import readable
 from autosing.singing.plan import (
     LyricLine,
     Need,
@@ -278,11 +279,11 @@ class Singer:
             "timing": timing(heard, [line.start for line in plan.lines]) if plan is not None and not in_halves else None,
             "voice_from": _voice_source(request, reference),
             "voice": self._likeness(takes.vocals[chosen], voice),
-            "notes": notes,
+            "notes": _plain(notes),
             "gains": _plain(best.gains._asdict()),
             "cache": {"hits": self.hearing.cache.hits, "misses": self.hearing.cache.misses},
             "models": self.models,
-            "ears": self.ears._asdict(),
+            "ears": _plain(self.ears._asdict()),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "int8": self.int8,
@@ -689,9 +690,9 @@ def _identity(name: str | Path, kind: str, meta: dict) -> dict:
 
 
 def _plain(value: object) -> object:
-    """A value as JSON knows it; a number that is not finite becomes None."""
-    if isinstance(value, Path):
-        return str(value)
+    """A value as JSON in UTF-8 knows it; a number that is not finite becomes None."""
+    if isinstance(value, str | Path):
+        return readable(str(value))
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,13 @@ def test_a_report_without_words_is_json(singer: Singer, tone: Path) -> None:
         weights = (weights_folder(model.get("kind", kind)) / "model.safetensors").read_bytes()
         assert model["sha256"] == hashlib.sha256(weights).hexdigest()
     assert report["device"] == "cpu" and report["threads"] == torch.get_num_threads()
+
+
+def test_a_name_that_is_no_utf8_stands_readable_in_the_report(singer: Singer, tone: Path, tmp_path: Path) -> None:
+    named = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    named.write_bytes(tone.read_bytes())
+    sung = singer.sing(SingRequest("", tts=True, semantic_file=named, length_seconds=4.0, candidates=1, repair=0, steps=4))
+    assert json.loads(json.dumps(sung.report, ensure_ascii=False).encode("utf-8"))["request"]["semantic_file"].endswith("caf\ufffd.wav")
 
 
 @pytest.mark.parametrize("setting", ["reference", "speaker_files", "semantic_file"])

@@ -176,6 +176,14 @@ def test_signs_of_money_are_no_formula(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "picture.png").exists() and (tmp_path / "a.png").exists()
 
 
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    songs = song(tmp_path / name, f"{name}.wav").parent
+    song(songs, "b.wav")
+    assert command.main([str(songs), "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / name / "picture.png").exists() and (tmp_path / "out" / "b" / "picture.png").exists()
+
+
 def test_lyrics_may_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.lrc").write_text("\ufeff[00:01.00]la", encoding="utf-8")
     (tmp_path / "b.txt").write_text("la\nla", encoding="utf-16")
