@@ -30,8 +30,7 @@ from autosing.singing.plan import (
     openings,
     place_evenly,
     place_stamped,
-    read_lyrics,
-    singable,
+    read_singable,
 )
 from autosing.singing.request import Sung
 from autosing.singing.score import Take, phones_right
@@ -174,7 +173,7 @@ def replace_passage(
 
 def _placed(singer: Singer, text: str, begin: Seconds, end: Seconds, strict: bool) -> tuple[Lyrics, list[PlacedLine], list[str]]:
     """The lyrics of the passage, their lines in the time of the song, and notes."""
-    lyrics, note = singable(read_lyrics(text), singer.front_end.pronounce)
+    lyrics, note = read_singable(text, singer.front_end.pronounce)
     if not lyrics.lines or (note and strict):
         raise ConfigError(f"--lyrics: {note or 'no word to sing between the times of --replace'}")
     need = need_of(singer.front_end.pronounce)

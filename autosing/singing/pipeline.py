@@ -40,7 +40,7 @@ from autosing.singing.plan import (
     place_evenly,
     place_on_phrases,
     place_stamped,
-    singable,
+    read_singable,
 )  # fmt: skip
 from autosing.singing.reading import Reader
 from autosing.singing.reference import Hearing, Reference
@@ -310,7 +310,7 @@ class Singer:
 
     def _lyrics(self, request: SingRequest) -> tuple[Lyrics, str]:
         """What of the lyrics can be sung, and what cannot."""
-        lyrics, note = singable(request.parsed, self.front_end.pronounce)
+        lyrics, note = read_singable(request.text, self.front_end.pronounce)
         if note and request.strict:
             raise ConfigError(f"--lyrics: {note}; leave --strict out to sing the rest")
         if not lyrics.lines and request.semantic_file is None:

@@ -16,7 +16,7 @@ from unicodedata import category
 import numpy as np
 
 from autosing.errors import ConfigError
-from autosing.song.lyrics import Line, Lyrics, parse_lrc, parse_raw
+from autosing.song.lyrics import SIGNS, Line, Lyrics, parse_lrc, parse_raw, passed_over
 from autosing.tokens.pronounce import UNKNOWN_PHONE
 from autosing.tokens.specs import Seconds
 from autosing.tokens.text import expected_seconds
@@ -74,6 +74,16 @@ def read_lyrics(text: str) -> Lyrics:
     """LRC where the text has stamped lines, else plain lines."""
     timed = parse_lrc(text)
     return timed if timed.lines else parse_raw(text)
+
+
+def unread(text: str) -> str:
+    """A sentence on the lines that `read_lyrics` does not find in `text` though something stands in them ("" if there are none)."""
+    told = []
+    for lines, lacking in zip(passed_over(text), ("no stamp where others have one", "no word"), strict=True):
+        if lines:
+            have = "has" if len(lines) == 1 else f"and {len(lines) - 1} more have"
+            told.append(f"the line '{_short(lines[0])}' {have} {lacking}")
+    return "; ".join(told)
 
 
 def openings(text: str) -> tuple[bool, ...]:
@@ -257,8 +267,8 @@ def singable(lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]]) -> tuple
     A word loses the letters that cannot be sung, a line its words without sound, the lyrics their lines without words.
     """
     characters = {c for line in lyrics.lines for c in line.text if not c.isspace()}
-    without_sound = {c for c in characters if UNKNOWN_PHONE in pronounce(c) or category(c) in ("So", "Cs", "Co", "Cn")}
-    strange = [c for c in dict.fromkeys("".join(line.text for line in lyrics.lines)) if c in without_sound]
+    without_sound = {c for c in characters if UNKNOWN_PHONE in pronounce(c) or category(c) in SIGNS}
+    left_out = set(without_sound)
     lines = []
     for line in lyrics.lines:
         words, starts = [], []
@@ -267,13 +277,22 @@ def singable(lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]]) -> tuple
             if pronounce(rest):
                 words.append(rest)
                 starts.append(start)
+            else:
+                left_out |= {c for c in rest if c.isalnum()}
         if words:
             timed = tuple(starts) if any(start is not None for start in starts) else None
             lines.append(line._replace(text=" ".join(words), word_starts=timed))
+    strange = [c for c in dict.fromkeys("".join(line.text for line in lyrics.lines)) if c in left_out]
     if not strange:
         return Lyrics(tuple(lines), lyrics.tags), ""
     named = " ".join(strange[:12]) + (f" and {len(strange) - 12} more" if len(strange) > 12 else "")
     return Lyrics(tuple(lines), lyrics.tags), f"this model has no sound for {len(strange)} of the lyrics' characters: {named}"
+
+
+def read_singable(text: str, pronounce: Callable[[str], Sequence[str]]) -> tuple[Lyrics, str]:
+    """What of the lyrics in `text` can be sung, and a sentence on what of them is left out ("" if nothing)."""
+    lyrics, without_sound = singable(read_lyrics(text), pronounce)
+    return lyrics, "; ".join(filter(None, (without_sound, unread(text))))
 
 
 def check_amount(lines: Sequence[str], seconds: Seconds, pronounce: Callable[[str], Sequence[str]]) -> None:

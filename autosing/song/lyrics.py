@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
+from unicodedata import category
 
 from autosing.song.alignment import Alignment
 from autosing.tokens.specs import Seconds
@@ -47,6 +48,8 @@ class Lyrics:
         return "\n".join(line.text for line in self.lines)
 
 
+SIGNS = ("So", "Cs", "Co", "Cn")
+"""Unicode categories of pictures and the like, which are no letters."""
 _CLOCK = r"\s*(\d+)\s*:\s*(\d{1,3})(?:\s*[.:]\s*(\d{1,3}))?\s*"
 _STAMP = re.compile(rf"\[{_CLOCK}\]")
 _LEADING_STAMP = re.compile(rf"\s*\[{_CLOCK}\]")
@@ -134,6 +137,23 @@ def parse_raw(text: str) -> Lyrics:
         if any(c.isalnum() for c in sung):
             lines.append(Line(sung, section=section))
     return Lyrics(tuple(lines))
+
+
+def passed_over(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Lines of `text` that `parse_lrc`, or `parse_raw` where no line has a stamp, passes over though something stands in them: those with words but no
+    stamp, and those of signs alone."""
+    read = parse_lrc if parse_lrc(text).lines else parse_raw
+    words: list[str] = []
+    signs: list[str] = []
+    for raw in _clean(text):
+        bare = _WORD_STAMP.sub(" ", _take_brackets(raw)[0])
+        if read(raw).lines or parse_lrc(raw).tags:
+            continue
+        if any(c.isalnum() for c in bare):
+            words.append(raw)
+        elif any(category(c) in SIGNS for c in bare):
+            signs.append(raw)
+    return tuple(words), tuple(signs)
 
 
 def parse(lrc: str | None, raw: str | None) -> Lyrics:

@@ -73,12 +73,18 @@ def test_a_lyrics_file_that_is_none(refused: Refused, tone: Path, tmp_path: Path
     assert "neither UTF-8 nor UTF-16" in refused("--reference", tone, "--lyrics", tmp_path / "words.txt")
 
 
-@pytest.mark.parametrize("lyrics", ["爱爱爱\n你", "שלום עולם", "مرحبا"])
+@pytest.mark.parametrize("lyrics", ["爱爱爱\n你", "שלום עולם", "مرحبا", "ь"])
 def test_letters_that_the_model_does_not_have(refused: Refused, lyrics: str) -> None:
     told = refused("--tts", "--lyrics", lyrics)
     assert "no sound for" in told and lyrics[0] in told and "nothing else is left" in told
     told = refused("--tts", "--strict", "--lyrics", f"la la {lyrics}")
     assert "no sound for" in told and lyrics[0] in told and "--strict" in told
+
+
+@pytest.mark.parametrize("lyrics", ["[00:01.00]la\ncarry me", "la\n🎵🎵"])
+def test_lines_that_are_not_read_are_none_to_a_strict_singer(refused: Refused, lyrics: str) -> None:
+    told = refused("--tts", "--strict", "--lyrics", lyrics)
+    assert f"the line '{lyrics.splitlines()[1]}' has no " in told and "leave --strict out" in told
 
 
 def test_more_words_than_fit(refused: Refused, tone: Path) -> None:

@@ -16,6 +16,7 @@ from autosing.singing.plan import (
     place_on_phrases,
     place_stamped,
     read_lyrics,
+    read_singable,
     singable,
 )
 from autosing.song.lyrics import Line, Lyrics
@@ -111,6 +112,23 @@ def test_what_has_no_sound_is_named_and_left_out() -> None:
     assert [line.text for line in kept.lines] == ["la la"] and kept.lines[0].word_starts == (1.0, 2.0)
     assert "爱" in note and "😀" in note and "ש" in note
     assert singable(Lyrics((Line("la"),)), spell) == (Lyrics((Line("la"),)), "")
+
+
+def test_lines_that_are_not_read_are_named() -> None:
+    header = "[ti:la]\n[by: la [la]]\n[offset:500]\n[verse]\n\n[00:01.00]la\n[00:02.00]\n<00:03.00>la\n...\n"
+    assert read_singable(header, spell)[1] == "" and read_singable("[verse]\nla\n\n...\n[chorus]\nla", spell)[1] == ""
+    lyrics, note = read_singable(header + "carry me\n[chorus] la la\n🎵🎵", spell)
+    assert len(lyrics.lines) == 2
+    assert note == "the line 'carry me' and 1 more have no stamp where others have one; the line '🎵🎵' has no word"
+    lyrics, note = read_singable("la\n🎵🎵\nla", spell)
+    assert len(lyrics.lines) == 2 and note == "the line '🎵🎵' has no word"
+
+
+def test_a_word_of_letters_without_sound_is_named() -> None:
+    mute = lambda word: spell(word.replace("ь", ""))  # noqa: E731
+    kept, note = singable(Lyrics((Line("la ь"),)), mute)
+    assert kept.lines[0].text == "la" and note.endswith("characters: ь")
+    assert singable(Lyrics((Line("laь ..."),)), mute)[1] == ""
 
 
 def test_more_words_than_the_time_holds_are_refused() -> None:
