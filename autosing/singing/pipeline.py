@@ -45,7 +45,7 @@ from autosing.singing.plan import (
 from autosing.singing.reading import Reader
 from autosing.singing.reference import Hearing, Reference
 from autosing.singing.repair import Version, repair
-from autosing.singing.request import SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
+from autosing.singing.request import LONGEST_SECONDS, SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
 from autosing.singing.score import Listener, Take, phones_right, timing, word_score
 from autosing.singing.seams import seam_figures
 from autosing.singing.windows import REST, Grid, SongText, Window, plan_windows
@@ -331,6 +331,11 @@ class Singer:
         if lyrics.stamped:
             plan = place_stamped(lyrics, request.start_seconds, available if reference is not None or given else None, need)
             end = plan.seconds if given or reference is None else min(available, plan.lines[-1].end + 2.0)
+            if end > LONGEST_SECONDS:
+                raise ConfigError(
+                    f"--lyrics: by its stamps the song ends at {request.start_seconds + end:.0f} s, more than the {LONGEST_SECONDS:g} s from --start-time "
+                    "on that a song may last; give other stamps, --start-time or --length"
+                )
             return Plan(plan.lines, max(end, min(SHORTEST_SECONDS, plan.seconds)), plan.notes)
         opens = openings(request.text) if len(openings(request.text)) == len(lyrics.lines) else (True,) + (False,) * len(lyrics.lines)
         lines = [LyricLine(line.text, line.section, opening) for line, opening in zip(lyrics.lines, opens, strict=False)]

@@ -98,6 +98,14 @@ def test_stamps_outside_the_time(refused: Refused, tone: Path) -> None:
     assert "no line begins between 0 and 8 s" in refused("--reference", tone, "--lyrics", "[10:00.00]la la", "--spkfile", tone)
 
 
+@pytest.mark.parametrize("lyrics", ["[600:05.00]la", "[99999999:05.00]la", "[00:01.00]la\n[99999:00.00]", "[00:01.00]la\n[30:01.00]la"])
+def test_stamps_beyond_the_longest_song(refused: Refused, monkeypatch: pytest.MonkeyPatch, lyrics: str) -> None:
+    """Before anything is sung, however much memory that would take."""
+    monkeypatch.delattr(pipeline, "plan_windows")
+    told = refused("--tts", "--lyrics", lyrics)
+    assert "by its stamps the song ends at" in told and "1800 s" in told
+
+
 def test_a_reference_in_which_nobody_sings(refused: Refused, tone: Path) -> None:
     told = refused("--reference", tone, "--lyrics", "la la")
     assert f"nobody sings in '{tone}'" in told and "--spkfile FILE" in told and "--spkfile any" in told
