@@ -7,6 +7,7 @@ loud. Where nothing is sung, lines follow each other at an easy pace. Times are 
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -119,15 +120,21 @@ def place_stamped(lyrics: Lyrics, start: Seconds, seconds: Seconds | None, need:
             f"{lyrics.lines[0].start:g} s; give other stamps, --start-time or --length"
         )
     moved = _merge([_moved(line, -start) for line in inside])
-    placed, notes = [], []
+    placed, notes, wrong = [], [], []
     for line, following in zip(moved, [*moved[1:], None], strict=True):
         assert line.start is not None
         until = following.start if following else seconds if seconds is not None else math.inf
         assert until is not None
-        end = min(until, line.end if line.end is not None and line.end > line.start else line.start + 1.3 * need(line.text))
+        ended = line.end is not None and line.end > line.start
+        end = min(until, line.end if ended else line.start + 1.3 * need(line.text))
+        starts, unfit = _in_order(line, end if ended else until if until < math.inf else end + TAIL)
+        wrong += unfit
         if need(line.text) > SUNG_STRETCH * 2.2 * (until - line.start):
             notes.append(f"the line '{_short(line.text)}' has {until - line.start:.2f} s, too little for all of its words")
-        placed.append(PlacedLine(line.text, line.start, end, line.section, line.word_starts))
+        placed.append(PlacedLine(line.text, line.start, end, line.section, starts))
+    if wrong:
+        others = f" and of {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        notes.append(f"the stamp of the word '{_short(wrong[0])}'{others} lies outside its line or among later ones, and is left out")
     if outside:
         notes.append(f"{len(outside)} of {len(lyrics.lines)} lines lie outside the time that is sung, such as '{_short(outside[0].text)}'")
     return Plan(tuple(placed), seconds if seconds is not None else placed[-1].end + TAIL, tuple(notes))
@@ -137,6 +144,30 @@ def _moved(line: Line, by: Seconds) -> Line:
     move = lambda t: None if t is None else t + by  # noqa: E731
     starts = None if line.word_starts is None else tuple(move(t) for t in line.word_starts)
     return line._replace(start=max(0.0, (line.start or 0.0) + by), end=move(line.end), word_starts=starts)
+
+
+def _in_order(line: Line, until: Seconds) -> tuple[tuple[Seconds | None, ...] | None, list[str]]:
+    """The stamps of a line's words without those that lie before the line or after `until`, and without the fewest others such that none is earlier
+    than the one before it; also the words that lose theirs."""
+    if line.word_starts is None:
+        return None, []
+    begin = line.start or 0.0
+    given = [(index, start) for index, start in enumerate(line.word_starts) if start is not None]
+    tails: list[tuple[Seconds, int]] = []  # of the rows of stamps that could be kept, by their length: the earliest last stamp, and its word
+    before: dict[int, int] = {}
+    for index, start in given:
+        if begin - 1e-6 <= start <= until + 1e-6:
+            length = bisect_right(tails, (start, index))
+            before[index] = tails[length - 1][1] if length else -1
+            tails[length : length + 1] = [(start, index)]
+    kept: set[int] = set()
+    word = tails[-1][1] if tails else -1
+    while word >= 0:
+        kept.add(word)
+        word = before[word]
+    starts = tuple(start if index in kept else None for index, start in enumerate(line.word_starts))
+    words = line.text.split()
+    return (starts if kept else None), [words[index] for index, _ in given if index not in kept]
 
 
 def _merge(lines: Sequence[Line]) -> list[Line]:

@@ -19,7 +19,7 @@ from autosing.singing.plan import (
     read_singable,
     singable,
 )
-from autosing.song.lyrics import Line, Lyrics
+from autosing.song.lyrics import Line, Lyrics, clock
 from autosing.tokens.pronounce import UNKNOWN_PHONE
 
 
@@ -47,6 +47,27 @@ def test_stamps_are_of_the_reference_and_words_keep_theirs() -> None:
     assert plan.lines[0].start == pytest.approx(1.0) and plan.lines[0].word_starts == pytest.approx((1.0, 2.5))
     with pytest.raises(ConfigError, match="no line begins between 20 and the end s, the first at 11 s"):
         place_stamped(read_lyrics("[00:11.00]one"), 20.0, None, need)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "kept"),
+    [
+        ((1.0, 2.0, 2.0, 3.0), (1.0, 2.0, 2.0, 3.0)),
+        ((1.0, 3.9, 2.0, 3.0), (1.0, None, 2.0, 3.0)),
+        ((1.0, 2.0, 99.0, 3.0), (1.0, 2.0, None, 3.0)),
+        ((1.0, 0.2, 2.0, 3.0), (1.0, None, 2.0, 3.0)),
+        ((1.0, 2.0, 1.5, 3.0), (1.0, None, 1.5, 3.0)),
+        ((90.0, 91.0, 92.0, 93.0), None),
+    ],
+)
+def test_word_stamps_out_of_their_line_or_order_are_left_out(stamps: tuple[float, ...], kept: tuple[float | None, ...] | None) -> None:
+    words = " ".join(f"<{clock(t)}>w{'abcd'[i]}" for i, t in enumerate(stamps))
+    for end, seconds in (("[00:04.50]end", 30.0), ("[00:04.50]", 30.0), ("", None), ("", 5.0)):
+        plan = place_stamped(read_lyrics(f"[00:01.00]{words}\n{end}"), 0.0, seconds, need)
+        assert plan.lines[0].word_starts == kept
+        assert [note for note in plan.notes if "stamp of the word" in note] == [] if kept == stamps else len(plan.notes) == 1
+    if kept is None:
+        assert "'wa' and of 3 more" in plan.notes[0]
 
 
 def test_lines_of_one_moment_become_one_and_haste_is_told() -> None:
