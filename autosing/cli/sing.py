@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 ANY_VOICE = "any"
 STANDARD_OUTPUT = "-"
+OF_A_NEW_SONG = (
+    "reference", "reference_path", "t2s_model", "sm2a_model", "start_time", "length", "music_volume", "spkfile", "spk_alpha", "semfile", "gen_semantic",
+    "tts", "stream",
+)  # fmt: skip
+"""Options that --replace has no use for: the song has all of them."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,8 +94,7 @@ def _main(argv: Sequence[str]) -> int:
     cache = None if options.no_cache else default_folder()
     ears = Ears(options.separator, options.aligner, options.codec, options.semantic, options.voice)
     if options.replace is not None:
-        if given:
-            raise ConfigError("--replace changes the song in --output-dir over its own reference; leave --reference out")
+        check_replace(argv)
         return _replace(options, output, lyrics, ears, cache)
     references: list[Path | None] = [Path(given)] if given else [None]
     if given and Path(given).is_dir():
@@ -134,6 +138,21 @@ def _main(argv: Sequence[str]) -> int:
         with _stream(options.stream) as listening:
             write(folder, singer, request, listening)
     return 0
+
+
+def check_replace(argv: Sequence[str]) -> None:
+    """
+    Raises:
+        ConfigError: an option of `OF_A_NEW_SONG` is given.
+    """
+    bare = parser()
+    for action in bare._actions:
+        action.default = argparse.SUPPRESS
+    given = vars(bare.parse_args(underscores_too(bare, argv)))
+    for option in OF_A_NEW_SONG:
+        if option in given:
+            flag = "--reference" if option == "reference_path" else f"--{option.replace('_', '-')}"
+            raise ConfigError(f"--replace changes the song in --output-dir as it was sung, over its own reference; leave {flag} out")
 
 
 def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears", cache: Path | None) -> int:
@@ -291,9 +310,6 @@ def write(folder: Path, singer, request, stream: "WavStream | None" = None) -> N
     _warn(sung.report)
     title = f"{request.reference.name if request.reference else 'no accompaniment'} - seed {request.seed}"
     _write_song(folder, sung, title)
-    for path in (folder / "candidates").glob("*.wav"):  # those of an earlier run that sang more
-        if path.stem.isdecimal() and int(path.stem) > len(sung.others) + 1:
-            path.unlink()
     seconds = sum(sung.report["stage_seconds"].values())
     print(f"{readable(str(folder))}: mix.wav vocals.wav accompaniment.wav lyrics.lrc picture.png request.json song.safetensors "
           f"({sung.report['seconds']:.1f} s of song in {seconds:.1f} s)", file=sys.stderr if stream is not None else sys.stdout)  # fmt: skip
@@ -305,7 +321,7 @@ def _warn(report: dict) -> None:
 
 
 def _write_song(folder: Path, sung: "Sung", title: str) -> None:
-    """Write every file of a song, all or none."""
+    """Write every file of a song, all or none; candidates of an earlier one do not stay."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -330,6 +346,9 @@ def _write_song(folder: Path, sung: "Sung", title: str) -> None:
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(f"song.safetensors: {error}") from error
         draw(draft / "picture.png", sung.mix, sung.vocals, sung.sample_rate, sung.alignment, readable(title))
+    for path in (folder / "candidates").glob("*.wav"):
+        if path.stem.isdecimal() and int(path.stem) > len(sung.others) + 1:
+            path.unlink()
 
 
 if __name__ == "__main__":

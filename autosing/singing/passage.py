@@ -33,7 +33,7 @@ from autosing.singing.plan import (
     read_singable,
 )
 from autosing.singing.request import Sung
-from autosing.singing.score import Take, phones_right
+from autosing.singing.score import Take, phones_right, word_score
 from autosing.singing.windows import REST, SongText, plan_windows
 from autosing.song import audio
 from autosing.song.alignment import Alignment, Word
@@ -42,6 +42,8 @@ from autosing.tokens.specs import Seconds
 
 LEAST_SECONDS: Seconds = 0.5
 FADE_SECONDS: Seconds = 0.03
+OF_THE_EARLIER = ("chosen", "phone_errors", "repairs", "timing")
+"""What a report tells of the song as a whole when it was sung, and would have to be heard anew."""
 _INSIDE_STEP = 0.25 / 32768  # a 16-bit sample i is read as i / 32768 and is what is written of values from there up to the next: a bit above is safe
 
 
@@ -155,18 +157,23 @@ def replace_passage(
     at = lambda seconds: int(seconds * codec_spec.sample_rate)  # noqa: E731
     heard = singer.listener.take(vocals[at(begin) : at(end)], codec_spec.sample_rate, lyrics, singer.pronounce)
     words, right = _words(earlier, heard, phones_right(heard, singer.pronounce), begin, end)
+    alignment = Alignment(tuple(words))
+    asked = tokens.get("voice") if earlier.report.get("voice", {}).get("similarity") is not None else None  # else the singer was not asked for
     report = {
-        **earlier.report,
+        **{name: value for name, value in earlier.report.items() if name not in OF_THE_EARLIER},
         "plan": [line._asdict() for line in plan],
         "words": [list(word) for word in words],
         "phones_right": right,
+        "word_scores": [round(word_score(alignment), 4) if words else None],
+        "windows": [window for window in earlier.report.get("windows", ()) if window["end"] <= begin or window["start"] >= end],
+        "voice": singer.likeness(vocals, asked),
         "notes": [readable(note) for note in notes],
         "replaced": [*earlier.report.get("replaced", ()), {"from": begin, "to": end, "lyrics": readable(text), "seed": seed, "temperature": temperature,
                                                            "candidates": candidates, "steps": passes, "repair": rounds, "windows": told}],
     }  # fmt: skip
     kept = {"semantic": semantic, "codes": codes, "track": torch.from_numpy(np.concatenate([song.track[:last], moved]))}
     return Sung(
-        wavs["mix"], wavs["vocals"], wavs["accompaniment"], earlier.rate, Alignment(tuple(words)), (), report,
+        wavs["mix"], wavs["vocals"], wavs["accompaniment"], earlier.rate, alignment, (), report,
         {name: tensor.cpu() for name, tensor in {**tokens, **kept}.items()},
     )  # fmt: skip
 

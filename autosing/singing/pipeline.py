@@ -278,7 +278,7 @@ class Singer:
             "windows": told,
             "timing": timing(heard, [line.start for line in plan.lines]) if plan is not None and not in_halves else None,
             "voice_from": _voice_source(request, reference),
-            "voice": self._likeness(takes.vocals[chosen], voice),
+            "voice": self.likeness(takes.vocals[chosen], voice),
             "notes": _plain(notes),
             "gains": _plain(best.gains._asdict()),
             "cache": {"hits": self.hearing.cache.hits, "misses": self.hearing.cache.misses},
@@ -521,7 +521,7 @@ class Singer:
         heard = vocals[sounding(vocals)]
         return self._embed(heard).to(self.device)[None, None] if len(heard) >= 2 * self.codec.spec.sample_rate else None
 
-    def _likeness(self, vocals: Tensor, voice: Tensor | None) -> dict:
+    def likeness(self, vocals: Tensor, voice: Tensor | None) -> dict:
         """How like the asked voice (n,) vocals are: cosine of the embeddings, of the whole and of every 10 s, pauses left out.
 
         A window is None where less than 2 s of it sound.

@@ -130,6 +130,8 @@ def samples(folder: Path, name: str) -> torch.Tensor:
 def test_a_passage_is_sung_again_and_every_other_sample_stays(singer: Singer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autosing.singing.pipeline.Singer", lambda *_: singer)
     before = {name: samples(folder, name) for name in ("mix", "vocals", "accompaniment")}
+    (folder / "candidates").mkdir()
+    (folder / "candidates" / "02.wav").write_bytes(b"of the words before")
     arguments = ["--output-dir", str(folder), "--replace", "4.0-7.5", "--lyrics", "take me home", "--candidates", "1", "--seed", "7"]
     assert command.main(arguments) == 0
     first, last = int(4.0 * RATE), int(7.5 * RATE)
@@ -143,12 +145,28 @@ def test_a_passage_is_sung_again_and_every_other_sample_stays(singer: Singer, fo
     assert [line.text for line in earlier.plan] == ["sing the morning song", "take me home", "over every hill"]
     assert len(earlier.report["phones_right"]) == len(texts) and all(0 <= share <= 1 for share in earlier.report["phones_right"])
     assert earlier.report["replaced"][0]["from"] == 4.0 and len(earlier.tokens["semantic"]) == 300
+    report = earlier.report
+    assert not {"phone_errors", "chosen", "repairs", "timing"} & set(report) and report["voice"] == {"similarity": None, "windows": []}
+    assert report["word_scores"] == [pytest.approx(sum(word.score for word in earlier.words) / len(texts), abs=1e-3)]
+    assert all(window["end"] <= 4.0 or window["start"] >= 7.5 for window in report["windows"]) and not list((folder / "candidates").iterdir())
 
 
 def test_settings_out_of_their_limits_are_refused_before_anything_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flag, value in (("--candidates", "0"), ("--temp", "9"), ("--steps", "0"), ("--repair", "-1")):
         assert command.main(["--output-dir", str(tmp_path), "--replace", "4.0-7.5", "--lyrics", "la", flag, value]) == 2
         assert f"{flag} must lie between" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["song.mp3"], ["--spkfile", "any"], ["--spk-alpha", "1"], ["--stream", "-"], ["--music-volume", "0.8"], ["--t2s_model", "builtin"],
+     ["--sm2a-model", "builtin"], ["--length", "8"], ["--start-time", "0"], ["--semfile", "a.wav"], ["--tts"], ["--gen-semantic"]],
+)  # fmt: skip
+def test_what_a_passage_cannot_take_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str]) -> None:
+    """Even where it says what is so anyway."""
+    assert command.main(["--output-dir", str(tmp_path), "--replace", "4.0-7.5", "--lyrics", "la", *given]) == 2
+    flag = given[0].replace("_", "-") if given[0].startswith("--") else "--reference"
+    assert f"leave {flag} out" in capsys.readouterr().err
 
 
 def test_every_sample_that_is_read_is_written_again(folder: Path) -> None:
