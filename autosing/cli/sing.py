@@ -97,7 +97,7 @@ def _main(argv: Sequence[str]) -> int:
         check_replace(argv)
         return _replace(options, output, lyrics, ears, cache)
     references: list[Path | None] = [Path(given)] if given else [None]
-    if given and Path(given).is_dir():
+    if given and os.path.isdir(given):
         references = [*sorted(p for p in Path(given).iterdir() if p.suffix.lower() in AUDIO_SUFFIXES)]
         if not references:
             raise ConfigError(f"--reference: the folder '{given}' holds no audio file ({', '.join(AUDIO_SUFFIXES)})")
@@ -276,11 +276,14 @@ def check_writable(folder: Path) -> None:
     Raises:
         ConfigError: `folder` is none, or cannot be made or written: better said before an hour of singing than after it.
     """
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
     if not there.is_dir():
         raise ConfigError(f"--output-dir '{folder}': '{there}' is a file, not a folder; name another one")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"--output-dir '{folder}': '{there}' may not be written; name another one")
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    if any(len(os.fsencode(name)) > longest for name in folder.parts):
+        raise ConfigError(f"--output-dir '{folder}': a name may have {longest} bytes there; name another one")
 
 
 def _folders(output: Path, references: Sequence[Path | None]) -> list[Path]:

@@ -24,10 +24,10 @@ def resolve(name: str | Path, kind: str) -> Path:
         WeightsError: nothing there; says where it was looked for, and how to fetch it.
     """
     folder = weights_folder(kind) if str(name) == "builtin" else Path(name)
-    if folder.is_file():
+    if os.path.isfile(folder):
         folder = folder.parent
     hub_id = HUB_ID.fullmatch(str(name))
-    if hub_id is not None and ".." not in str(name) and not folder.exists():
+    if hub_id is not None and ".." not in str(name) and not os.path.exists(folder):
         return _complete(_cached(hub_id["name"], hub_id["revision"], kind), kind)
     return _complete(folder, kind)
 
@@ -35,7 +35,7 @@ def resolve(name: str | Path, kind: str) -> Path:
 def weights_file(folder: Path) -> Path:
     """The file with the weights of a checkpoint's folder, be it a whole model or an adapter."""
     adapter = folder / ADAPTER_FILE
-    return adapter if adapter.is_file() else folder / MODEL_FILE
+    return adapter if os.path.isfile(adapter) else folder / MODEL_FILE
 
 
 def hub_cache() -> Path:
@@ -51,9 +51,9 @@ def snapshot(name: str, revision: str | None = None) -> Path | None:
     """The folder of a hub id in the cache; None where it is not there."""
     place = hub_cache() / f"models--{name.replace('/', '--')}"
     reference = place / "refs" / (revision or "main")
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    commit = reference.read_text(encoding="utf-8").strip() if os.path.isfile(reference) else revision
     found = place / "snapshots" / (commit or "main")
-    return found if found.is_dir() else None
+    return found if os.path.isdir(found) else None
 
 
 def fetch_command(name: str, revision: str | None = None) -> str:
@@ -74,7 +74,7 @@ def _cached(name: str, revision: str | None, kind: str) -> Path:
 
 def _complete(folder: Path, kind: str) -> Path:
     for file in (folder / CONFIG_FILE, weights_file(folder)):
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise WeightsError(
                 f"no {kind} checkpoint at '{folder}': {file.name} is missing; give a folder written by train.py, a hub id, or 'builtin'"
             )

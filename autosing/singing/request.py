@@ -1,5 +1,6 @@
 """What a person asks `sing.py` for, validated before any model is loaded, and what comes back."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,10 +117,10 @@ class SingRequest:
         if self.reference is None and not self.tts:
             raise ConfigError("--reference is missing; give a recording to sing over, or --tts to sing without one")
         for what, path in (("--reference", self.reference), ("--semfile", self.semantic_file)):
-            if path is not None and not path.is_file():
+            if path is not None and not os.path.isfile(path):
                 raise ConfigError(f"{what}: no file at '{path}'")
         for path in self.speaker_files:
-            if not path.is_file():
+            if not os.path.isfile(path):
                 raise ConfigError(f"--spkfile: no file at '{path}'")
         if self.semantic_file is None and not self.parsed.lines:
             raise ConfigError("--lyrics holds no word to sing; give a line or more, for example $'la la la la\\nla la la la'")

@@ -125,7 +125,8 @@ def test_references_that_are_no_song(refused: Refused, tmp_path: Path) -> None:
 
 def test_checkpoints_that_are_none_of_ours(refused: Refused, tone: Path, tmp_path: Path) -> None:
     arguments = ("--reference", tone, "--lyrics", "la", "--t2s-model")
-    assert "no t2s checkpoint at" in refused(*arguments, tmp_path / "nothing")
+    for name in ("nothing", "n" * 300):
+        assert "no t2s checkpoint at" in refused(*arguments, tmp_path / name)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
