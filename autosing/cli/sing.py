@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ANY_VOICE = "any"
 STANDARD_OUTPUT = "-"
+SONG_FILES = ("mix.wav", "vocals.wav", "accompaniment.wav", "lyrics.lrc", "picture.png", "request.json", "song.safetensors")
 OF_A_NEW_SONG = (
     "reference", "reference_path", "t2s_model", "sm2a_model", "start_time", "length", "music_volume", "spkfile", "spk_alpha", "semfile", "gen_semantic",
     "tts", "stream",
@@ -103,8 +104,11 @@ def _main(argv: Sequence[str]) -> int:
             raise ConfigError(f"--reference: the folder '{given}' holds no audio file ({', '.join(AUDIO_SUFFIXES)})")
     if options.stream and len(references) > 1:
         raise ConfigError("--stream is for one reference, not for a folder of them")
+    folders, inputs = _folders(output, references), _inputs(options, references)
+    check_outputs(folders, inputs)
     if options.stream and options.stream != STANDARD_OUTPUT:
-        check_stream(options.stream, _inputs(options, references))
+        check_outputs(folders, [("--stream", Path(options.stream))])
+        check_stream(options.stream, inputs)
     semantic_file = Path(options.semfile) if options.semfile and not options.gen_semantic else None
     requests = [
         SingRequest(
@@ -134,7 +138,7 @@ def _main(argv: Sequence[str]) -> int:
 
     check_writable(output)
     singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device), ears, cache, options.int8)
-    for folder, request in zip(_folders(output, references), requests, strict=True):
+    for folder, request in zip(folders, requests, strict=True):
         with _stream(options.stream) as listening:
             write(folder, singer, request, listening)
     return 0
@@ -221,6 +225,20 @@ def _inputs(options: argparse.Namespace, references: Sequence[Path | None]) -> l
     files += [("--spkfile", Path(file)) for file in options.spkfile if file != ANY_VOICE]
     files += [("--semfile", Path(options.semfile))] if options.semfile else []
     return files + ([("--lyrics", Path(options.lyrics))] if names_a_file(options.lyrics) else [])
+
+
+def check_outputs(folders: Sequence[Path], inputs: Sequence[tuple[str, Path]]) -> None:
+    """
+    Raises:
+        ConfigError: one of the `inputs` is a file of a song in one of the `folders`, which would be written over.
+    """
+    real = lambda path: Path(os.path.realpath(path))  # noqa: E731
+    places = {real(place) for folder in folders for place in (folder, folder / "candidates")}
+    for flag, file in inputs:
+        for path in (real(file), real(file.parent) / file.name):
+            is_candidate = path.parent.name == "candidates" and path.stem.isdecimal() and path.suffix == ".wav"
+            if path.parent in places and (path.name in SONG_FILES or is_candidate):
+                raise ConfigError(f"{flag}: '{file}' would be written over by the song; give another file, or another --output-dir")
 
 
 def check_stream(place: str, inputs: Sequence[tuple[str, Path]]) -> None:
@@ -314,7 +332,7 @@ def write(folder: Path, singer, request, stream: "WavStream | None" = None) -> N
     title = f"{request.reference.name if request.reference else 'no accompaniment'} - seed {request.seed}"
     _write_song(folder, sung, title)
     seconds = sum(sung.report["stage_seconds"].values())
-    print(f"{readable(str(folder))}: mix.wav vocals.wav accompaniment.wav lyrics.lrc picture.png request.json song.safetensors "
+    print(f"{readable(str(folder))}: {' '.join(SONG_FILES)} "
           f"({sung.report['seconds']:.1f} s of song in {seconds:.1f} s)", file=sys.stderr if stream is not None else sys.stdout)  # fmt: skip
 
 

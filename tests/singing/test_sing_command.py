@@ -76,6 +76,38 @@ def test_an_output_that_is_no_folder_is_told_before_anything_is_loaded(
     assert pretender.made == 0
 
 
+@pytest.mark.parametrize("name", ["mix.wav", "candidates/07.wav", "lyrics.lrc", "link.wav"])
+def test_what_is_read_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], pretender: type[Pretender], name: str) -> None:
+    out, other = tmp_path / "out", song(tmp_path, "other.wav")
+    (out / "candidates").mkdir(parents=True)
+    given = out / name
+    if name == "link.wav":
+        given = tmp_path / name
+        given.symlink_to(out / "vocals.wav")
+        (out / "vocals.wav").write_bytes(b"la")
+    else:
+        given.write_bytes(b"la")
+    flags = ("--lyrics",) if name == "lyrics.lrc" else ("--reference", "--spkfile", "--semfile", "--stream")
+    for flag in flags:
+        assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "other" / ".." / "out"), flag, str(given)]) == 2
+        error = capsys.readouterr().err
+        assert f"{flag}: '{given}' would be written over" in error and len(error.splitlines()) == 1
+    assert given.read_bytes() == b"la" and pretender.made == 0
+    for unharmed in (other, song(out, "my song.wav"), song(out / "candidates", "favourite.wav")):
+        assert command.main([str(unharmed), "--lyrics", "la", "--output-dir", str(out)]) == 0
+
+
+def test_names_that_are_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str], pretender: type[Pretender]) -> None:
+    name = str(tmp_path / ("a" * 300))
+    for arguments in ([name], ["--tts", "--spkfile", name], ["--tts", "--semfile", name], ["--tts", "--output-dir", f"{name}/below"]):
+        assert command.main(["--output-dir", str(tmp_path / "out"), *arguments, "--lyrics", "la"]) == 2
+        error = capsys.readouterr().err
+        assert name in error and len(error.splitlines()) == 1
+    assert pretender.made == 0
+    for text in ("la " * 300, "la " * 500 + "la.txt"):
+        assert command.main(["--tts", "--lyrics", text, "--output-dir", str(tmp_path / "out")]) == 0
+
+
 def test_candidates_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
     sing = lambda count: command.main(["--tts", "--lyrics", "la", "--batch-size", str(count), "--output-dir", str(tmp_path)])  # noqa: E731
     candidates = tmp_path / "candidates"
