@@ -1,6 +1,6 @@
 """What every command shares: flags in `_` and `-` spelling, errors as one line, exit codes.
 
-Exit codes: 0 done, 1 done but `--strict` found rejected rows, 2 a user's error (one line on stderr), 130 interrupted.
+Exit codes: 0 done, 1 done but `--strict` found rejected rows or not every recording of a folder could be used, 2 a user's error (one line on stderr), 130 interrupted.
 """
 
 import argparse

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autosing.cli.arguments import run_command, underscores_too
-from autosing.errors import ConfigError
+from autosing.errors import AudioError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from autosing.singing.output import WavStream
@@ -88,7 +88,7 @@ def _main(argv: Sequence[str]) -> int:
         raise ConfigError("the reference is given twice; give it once, as --reference FILE")
     from autosing.device import pick_device
     from autosing.singing.cache import default_folder
-    from autosing.singing.request import AUDIO_SUFFIXES, Ears, SingRequest
+    from autosing.singing.request import Ears, SingRequest
 
     given = options.reference or options.reference_path
     output, lyrics = Path(options.output_dir), read_lyrics(options.lyrics)
@@ -98,10 +98,9 @@ def _main(argv: Sequence[str]) -> int:
         check_replace(argv)
         return _replace(options, output, lyrics, ears, cache)
     references: list[Path | None] = [Path(given)] if given else [None]
-    if given and os.path.isdir(given):
-        references = [*sorted(p for p in Path(given).iterdir() if p.suffix.lower() in AUDIO_SUFFIXES)]
-        if not references:
-            raise ConfigError(f"--reference: the folder '{given}' holds no audio file ({', '.join(AUDIO_SUFFIXES)})")
+    is_folder = bool(given) and os.path.isdir(given)
+    if is_folder:
+        references = [*_recordings(Path(given))]
     if options.stream and len(references) > 1:
         raise ConfigError("--stream is for one reference, not for a folder of them")
     folders, inputs = _folders(output, references), _inputs(options, references)
@@ -138,10 +137,36 @@ def _main(argv: Sequence[str]) -> int:
 
     check_writable(output)
     singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device), ears, cache, options.int8)
+    left_out: list[str] = []
     for folder, request in zip(folders, requests, strict=True):
-        with _stream(options.stream) as listening:
-            write(folder, singer, request, listening)
-    return 0
+        try:
+            with _stream(options.stream) as listening:
+                write(folder, singer, request, listening)
+        except (AudioError, DataError) as error:
+            if not is_folder or request.reference is None:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            left_out.append(request.reference.name)
+    if left_out:
+        print(f"{len(left_out)} of {len(requests)} recordings could not be sung over: {', '.join(left_out)}", file=sys.stderr)
+    return 1 if left_out else 0
+
+
+def _recordings(folder: Path) -> list[Path]:
+    """The audio files of a --reference that is a folder, without hidden ones.
+
+    Raises:
+        ConfigError: there are none, or it cannot be read.
+    """
+    from autosing.singing.request import AUDIO_SUFFIXES
+
+    try:
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".") and p.is_file())
+    except OSError as error:
+        raise ConfigError(f"--reference: the folder '{folder}' cannot be read ({error.strerror}); name another one") from error
+    if not found:
+        raise ConfigError(f"--reference: the folder '{folder}' holds no audio file ({', '.join(AUDIO_SUFFIXES)})")
+    return found
 
 
 def check_replace(argv: Sequence[str]) -> None:

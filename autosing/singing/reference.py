@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import autosing
-from autosing.errors import AudioError, ConfigError, DataError
+from autosing.errors import AudioError, DataError
 from autosing.models.io import resolve, weights_file
 from autosing.perception.alignment.base import Aligner
 from autosing.perception.codec.base import Codec
@@ -88,8 +88,7 @@ class Hearing:
 
         Raises:
             AudioError: it cannot be used; names the file.
-            DataError: too little of it is left.
-            ConfigError: it cannot be read.
+            DataError: it cannot be read, or too little of it is left.
         """
         data, song = self._decode(path)
         if song.seconds - start < SHORTEST_SECONDS - 1e-6:  # what rounding takes off is not missed
@@ -125,7 +124,7 @@ class Hearing:
         """(D,) the voice between those of several recordings, each counting alike.
 
         Raises:
-            AudioError, ConfigError: one cannot be used.
+            AudioError, DataError: one cannot be used.
         """
         voices = [self._singer(path) for path in paths]
         return torch.nn.functional.normalize(torch.stack(voices).mean(0), dim=0)
@@ -202,7 +201,7 @@ def decode(path: Path) -> tuple[bytes, audio.Audio]:
 
     Raises:
         AudioError: it cannot be used; names the file.
-        ConfigError: it cannot be read.
+        DataError: it cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -210,4 +209,4 @@ def decode(path: Path) -> tuple[bytes, audio.Audio]:
     except AudioError as error:
         raise AudioError(error.code, f"'{path}': {error}") from error
     except OSError as error:
-        raise ConfigError(f"'{path}' cannot be read ({error.strerror})") from error
+        raise DataError(f"'{path}' cannot be read ({error.strerror})") from error

@@ -200,6 +200,17 @@ def test_how_sure_each_word_is_stands_in_the_lrc(tmp_path: Path) -> None:
     assert "[#scores 1:0.90]" in text and parse_lrc(text).lines[0].text == "la"
 
 
+def test_a_damaged_file_does_not_stop_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    songs, out = tmp_path / "songs", tmp_path / "out"
+    for name, data in (("a.wav", b"song"), ("b.wav", b"broken"), ("c.wav", b"song"), ("._c.wav", b"broken")):
+        song(songs, name, data)
+    (songs / "d.wav").mkdir()
+    assert command.main([str(songs), "--lyrics", "la", "--output-dir", str(out)]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert "error: cannot be decoded" in told and told[-1] == "1 of 3 recordings could not be sung over: b.wav"
+    assert sorted(p.name for p in out.iterdir()) == ["a", "c"]
+
+
 def test_signs_of_money_are_no_formula(tmp_path: Path) -> None:
     """Neither in the name of the reference nor among the words."""
     assert command.main([str(song(tmp_path, r"for $1_ and $.wav")), "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 0
