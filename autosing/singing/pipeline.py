@@ -216,7 +216,7 @@ class Singer:
 
         clock.begin("condition")
         accompaniment = self.hearing.silence(length) if request.tts or reference is None else reference.codes
-        voice = singer = self._voice(request, reference)
+        voice = singer = self._voice(request, reference, notes.append)
         stream = None if listening is None else _Stream(self, request, reference, listening)
         takes: Takes | None = None
         told: list[dict] = []
@@ -494,14 +494,14 @@ class Singer:
 
     # -- voice and mix ---------------------------------------------------------------------------------------------------------------
 
-    def _voice(self, request: SingRequest, reference: Reference | None) -> Tensor | None:
-        """(1, 1, D) the asked voice; None = any voice.
+    def _voice(self, request: SingRequest, reference: Reference | None, tell: Callable[[str], None] = lambda _: None) -> Tensor | None:
+        """(1, 1, D) the asked voice; None = any voice. `tell`: is told what a person should know about it.
 
         Raises:
             DataError: there is none, and nobody said that any will do.
         """
         own = None if reference is None else reference.voice
-        asked = self.hearing.singers(request.speaker_files) if request.speaker_files else None
+        asked = self.hearing.singers(request.speaker_files, tell) if request.speaker_files else None
         if own is not None and asked is not None:
             blend = request.speaker_alpha * asked + (1 - request.speaker_alpha) * own
         else:

@@ -4,7 +4,7 @@ What was heard is kept by content (cache.py), so nothing here may depend on whet
 Letters: C channels, n samples, K codec levels, T finest codec frames, D width, F frames of activity.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -106,8 +106,7 @@ class Hearing:
             rounded = (stem * FINE).round().clamp(-32768, 32767).to(torch.int16)
             vocals = rounded.float() / FINE
             band = wide[:, inner] - vocals
-            heard = self.aligner.activity(audio.resample(audio.mono(vocals), rate, self.aligner.sample_rate))
-            return {"vocals": rounded, "activity": heard.float(), "codes": self.band_codes(band, rate).cpu(), "voice": self.embed(vocals, rate)}
+            return {"vocals": rounded, "activity": self._activity(vocals, rate), "codes": self.band_codes(band, rate).cpu(), "voice": self.embed(vocals, rate)}
 
         heard = self.cache.get(self._key("reference", data, start=start, end=end), listen)
         vocals = heard["vocals"].float() / FINE
@@ -120,13 +119,18 @@ class Hearing:
         spec = self.band_codec.spec
         return self.band_codec.encode(torch.zeros(1, 1, spec.frames(length) * spec.hop, device=self.device))
 
-    def singers(self, paths: Sequence[Path]) -> Tensor:
-        """(D,) the voice between those of several recordings, each counting alike.
+    def singers(self, paths: Sequence[Path], tell: Callable[[str], None]) -> Tensor:
+        """(D,) the voice between those of several recordings, each counting alike; `tell`: is told in which of them nobody is heard singing.
 
         Raises:
             AudioError, DataError: one cannot be used.
         """
-        voices = [self._singer(path) for path in paths]
+        voices = []
+        for path in paths:
+            voice, is_sung = self._singer(path)
+            voices.append(voice)
+            if not is_sung:
+                tell(f"--spkfile: nobody is heard singing in '{path}'; the voice is that of whatever sounds in its first {VOICE_SECONDS:g} s")
         return torch.nn.functional.normalize(torch.stack(voices).mean(0), dim=0)
 
     def voice_in(self, path: Path) -> Tensor | None:
@@ -137,21 +141,31 @@ class Hearing:
         def listen() -> Tensors:
             for piece in song.samples[:, : int(SEARCH_SECONDS * rate)].split(width, 1):
                 vocals = self.separate(piece, rate)
-                if _is_sung(self.aligner.activity(audio.resample(audio.mono(vocals), rate, self.aligner.sample_rate))):
+                if _is_sung(self._activity(vocals, rate)):
                     return {"voice": self.embed(vocals, rate)}
             return {"voice": torch.zeros(0)}
 
         voice = self.cache.get(self._key("voice", data), listen)["voice"]
         return voice if len(voice) else None
 
-    def _singer(self, path: Path) -> Tensor:
+    def _singer(self, path: Path) -> tuple[Tensor, bool]:
+        """(D,) the voice in the beginning of a recording, or of whoever is first heard singing later; and whether anybody sings."""
         data, song = self._decode(path)
-        stretch = song.samples[:, : int(VOICE_SECONDS * song.sample_rate)]
+        stretch, rate = song.samples[:, : int(VOICE_SECONDS * song.sample_rate)], song.sample_rate
 
         def listen() -> Tensors:
-            return {"voice": self.embed(self.separate(stretch, song.sample_rate), song.sample_rate)}
+            vocals = self.separate(stretch, rate)
+            return {"voice": self.embed(vocals, rate), "activity": self._activity(vocals, rate)}
 
-        return self.cache.get(self._key("singer", data), listen)["voice"]
+        heard = self.cache.get(self._key("speaker", data), listen)
+        if _is_sung(heard["activity"]):
+            return heard["voice"], True
+        later = self.voice_in(path)
+        return (heard["voice"], False) if later is None else (later, True)
+
+    def _activity(self, vocals: Tensor, rate: int) -> Tensor:
+        """(C, n) vocals -> (F,) probability of singing."""
+        return self.aligner.activity(audio.resample(audio.mono(vocals), rate, self.aligner.sample_rate)).float()
 
     def vocals_of(self, path: Path, length: Seconds) -> tuple[Tensor, int]:
         """(C, n) the separated first `length` seconds of a recording, and their rate."""

@@ -97,6 +97,21 @@ def test_four_seconds_are_enough_of_a_reference(singer: Singer, tone: Path) -> N
         singer.hearing.read(tone, 6.01, 30.0)
 
 
+def test_a_singer_is_looked_for_beyond_the_beginning(singer: Singer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loud is sung, as far as these ears are concerned: a minute of soft noise, then ten seconds of loud noise, or not."""
+    monkeypatch.setattr(singer.hearing, "separate", lambda wav, rate: wav)
+    monkeypatch.setattr(singer.hearing, "_activity", lambda vocals, rate: (vocals.abs().mean(0)[:: rate // 50] > 0.1).float())
+    monkeypatch.setattr(singer.hearing, "embed", lambda vocals, rate: torch.eye(2)[int(float(vocals.abs().max()) > 0.1)])
+    wav = torch.full((1, 100 * 8000), 0.01)
+    (tmp_path / "nobody.wav").write_bytes(audio.encode(wav, 8000, "wav"))
+    wav[:, 70 * 8000 : 80 * 8000] = 0.5
+    (tmp_path / "later.wav").write_bytes(audio.encode(wav, 8000, "wav"))
+    told: list[str] = []
+    assert singer.hearing.singers([tmp_path / "later.wav"], told.append).tolist() == [0, 1] and not told
+    assert singer.hearing.singers([tmp_path / "nobody.wav"], told.append).tolist() == [1, 0]
+    assert len(told) == 1 and f"nobody is heard singing in '{tmp_path / 'nobody.wav'}'" in told[0]
+
+
 def test_alpha_is_a_share_however_many_singers_are_asked_for(singer: Singer, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, first, second = torch.eye(4)[:3]
     embeddings = iter([first, second])
