@@ -29,6 +29,8 @@ def pick_device(name: str = "auto") -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device '{name}' is not usable on this machine ({error}); use auto, cpu or cuda") from error
+    if device.type == "meta":
+        raise ConfigError("device 'meta' computes nothing; use auto, cpu or cuda")
     return device
 
 

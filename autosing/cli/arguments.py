@@ -29,18 +29,23 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run `main(argv)`; a user's error, and a disk that is full or may not be written, becomes one line on stderr and exit code 2."""
     try:
-        return main(sys.argv[1:] if argv is None else argv)
+        code = main(sys.argv[1:] if argv is None else argv)
     except AutoSingError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        code = 2
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         print(f"error: {_disk_error(error)}", file=sys.stderr)
-        return 2
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        code = 130
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has gone; what is left must not fail once more when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def _disk_error(error: OSError) -> str:

@@ -108,7 +108,8 @@ def _main(argv: Sequence[str]) -> int:
     if options.stream and options.stream != STANDARD_OUTPUT:
         check_outputs(folders, [("--stream", Path(options.stream))])
         check_stream(options.stream, inputs)
-    semantic_file = Path(options.semfile) if options.semfile and not options.gen_semantic else None
+    if options.semfile and options.gen_semantic:
+        raise ConfigError("--semfile takes the words from a recording, --gen-semantic from --lyrics; give one of the two")
     requests = [
         SingRequest(
             lyrics=lyrics,
@@ -124,7 +125,7 @@ def _main(argv: Sequence[str]) -> int:
             repair=options.repair,
             speaker_files=tuple(Path(file) for file in options.spkfile if file != ANY_VOICE),
             speaker_alpha=options.spk_alpha,
-            semantic_file=semantic_file,
+            semantic_file=Path(options.semfile) if options.semfile else None,
             tts=options.tts,
             seed=options.seed,
             any_voice=ANY_VOICE in options.spkfile,
@@ -206,7 +207,8 @@ def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears
     )  # fmt: skip
     _write_song(folder, changed, f"{folder.name} - {begin:g} to {end:g} s sung again, seed {options.seed}")
     _warn(changed.report)
-    print(f"{readable(str(folder))}: sung again from {begin:g} to {end:g} s")
+    with contextlib.suppress(BrokenPipeError):  # nobody wants to know
+        print(f"{readable(str(folder))}: sung again from {begin:g} to {end:g} s")
     return 0
 
 
@@ -357,8 +359,9 @@ def write(folder: Path, singer, request, stream: "WavStream | None" = None) -> N
     title = f"{request.reference.name if request.reference else 'no accompaniment'} - seed {request.seed}"
     _write_song(folder, sung, title)
     seconds = sum(sung.report["stage_seconds"].values())
-    print(f"{readable(str(folder))}: {' '.join(SONG_FILES)} "
-          f"({sung.report['seconds']:.1f} s of song in {seconds:.1f} s)", file=sys.stderr if stream is not None else sys.stdout)  # fmt: skip
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{readable(str(folder))}: {' '.join(SONG_FILES)} ({sung.report['seconds']:.1f} s of song in {seconds:.1f} s)",
+              file=sys.stderr if stream is not None else sys.stdout)  # fmt: skip
 
 
 def _warn(report: dict) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -29,10 +30,11 @@ def together(folder: Path) -> Iterator[Path]:
         ConfigError: it cannot be written, the disk being full for one.
     """
     folder = Path(folder)
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    draft = folder / f".sing.{os.getpid()}.tmp"
+    missing = [p for p in (folder, *folder.parents) if not os.path.exists(p)]
+    draft: Path | None = None
     try:
-        draft.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(".tmp", ".sing.", folder))
         yield draft
         files = sorted(p for p in draft.rglob("*") if p.is_file())
         for path in files:
@@ -45,7 +47,8 @@ def together(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"cannot write into '{folder}' ({error.strerror or error}); make room, or name another --output-dir") from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
         for path in missing:
             with contextlib.suppress(OSError):  # not empty: something was written
                 path.rmdir()

@@ -1,6 +1,7 @@
 """What `sing.py` writes and says, with a singer that only pretends."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -209,6 +210,32 @@ def test_a_damaged_file_does_not_stop_a_folder(tmp_path: Path, capsys: pytest.Ca
     told = capsys.readouterr().err.splitlines()
     assert "error: cannot be decoded" in told and told[-1] == "1 of 3 recordings could not be sung over: b.wav"
     assert sorted(p.name for p in out.iterdir()) == ["a", "c"]
+
+
+def test_what_a_killed_run_left_does_not_cost_the_song(tmp_path: Path) -> None:
+    (tmp_path / "out" / f".sing.{os.getpid()}.tmp").mkdir(parents=True)
+    assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "mix.wav").exists() and len(list((tmp_path / "out").glob(".sing.*"))) == 1
+
+
+@pytest.mark.parametrize(("given", "told"), [(("--semfile", "a.wav", "--gen-semantic"), "give one of the two"), (("--device", "meta"), "'meta'")])
+def test_what_makes_no_sense_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pretender: type[Pretender], given: tuple[str, ...], told: str
+) -> None:
+    assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out"), *given]) == 2
+    error = capsys.readouterr().err
+    assert told in error and len(error.splitlines()) == 1 and pretender.made == 0
+
+
+@pytest.mark.parametrize("buffering", [1, -1])
+def test_a_reader_that_has_gone_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffering: int) -> None:
+    """Whether that is noticed with the line that tells of the song, or at the end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", buffering=buffering) as gone, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", gone)
+        assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "mix.wav").exists()
 
 
 def test_signs_of_money_are_no_formula(tmp_path: Path) -> None:
