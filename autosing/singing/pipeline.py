@@ -200,6 +200,8 @@ class Singer:
         if request.reference is not None:
             reference = self.hearing.read(request.reference, request.start_seconds, self._wanted(request, lyrics, need))
         available = request.most_seconds if reference is None else reference.seconds
+        if request.length_seconds is not None and available < request.length_seconds - 0.01:
+            notes.append(f"--length {request.length_seconds:g}: the reference ends {available:.1f} s after --start-time, and the song with it")
         in_halves = request.in_halves and available <= self.window_seconds + 0.5 and not request.stream
         plan = None
         if request.semantic_file is None:
@@ -217,7 +219,7 @@ class Singer:
         clock.begin("condition")
         accompaniment = self.hearing.silence(length) if request.tts or reference is None else reference.codes
         voice = singer = self._voice(request, reference, notes.append)
-        stream = None if listening is None else _Stream(self, request, reference, listening)
+        stream = None if listening is None else _Stream(self, request, reference, listening, length)
         takes: Takes | None = None
         told: list[dict] = []
         repairs: list[dict] = []
@@ -259,7 +261,7 @@ class Singer:
         rate = self.codec.spec.sample_rate
         for figures in told[1:]:
             figures["seam"] = seam_figures(takes.vocals[chosen], rate, figures["start"], self._embed)._asdict()
-        mixes = [self._mix(takes.vocals[i][None], reference, request) for i in order]
+        mixes = [self._mix(takes.vocals[i][None], reference, request, length) for i in order]
         if stream is not None:
             mixes[0] = stream.mixed
         best = mixes[0]
@@ -541,18 +543,21 @@ class Singer:
     def _rate(self, reference: Reference | None) -> int:
         return self.codec.spec.sample_rate if reference is None else reference.rate
 
-    def _tracks(self, vocals: Tensor, reference: Reference | None, request: SingRequest) -> tuple[Tensor, Tensor, float]:
-        """(1, n) vocals at the codec's rate -> vocals and band (C, n) at the rate of the mix, and the level wanted of the vocals."""
+    def _tracks(self, vocals: Tensor, reference: Reference | None, request: SingRequest, seconds: Seconds = 0.0) -> tuple[Tensor, Tensor, float]:
+        """(1, n) vocals at the codec's rate -> vocals and band (C, n) at the rate of the mix, `seconds` long where the vocals' last whole frame ends
+        before; and the level wanted of the vocals."""
         rate = self._rate(reference)
         vocals = audio.resample(vocals, self.codec.spec.sample_rate, rate)
+        if (missing := round(seconds * rate) - vocals.shape[-1]) > 0:
+            vocals = torch.nn.functional.pad(fade_edges(vocals, int(FADE_SECONDS * rate), start=False), (0, missing))
         n = vocals.shape[-1]
         if request.tts or reference is None:
             return vocals, torch.zeros(1, n), 0.0
         band = torch.nn.functional.pad(reference.band, (0, max(0, n - reference.band.shape[-1])))[:, :n]
         return vocals, band, active_level(reference.vocals) if reference.has_voice else 0.0
 
-    def _mix(self, vocals: Tensor, reference: Reference | None, request: SingRequest) -> Mixed:
-        vocals, band, level = self._tracks(vocals, reference, request)
+    def _mix(self, vocals: Tensor, reference: Reference | None, request: SingRequest, seconds: Seconds) -> Mixed:
+        vocals, band, level = self._tracks(vocals, reference, request, seconds)
         edge = int(FADE_SECONDS * self._rate(reference))
         vocals, band = fade_edges(vocals, edge), fade_edges(band, edge)
         return mix_with(vocals, band, choose_gains(vocals, band, level, request.music_volume))
@@ -561,8 +566,9 @@ class Singer:
 class _Stream:
     """The mix as it grows: levels are settled with the first piece, and what was given out stays."""
 
-    def __init__(self, singer: Singer, request: SingRequest, reference: Reference | None, listening: Listening):
-        self._singer, self._request, self._reference, self._listening = singer, request, reference, listening
+    def __init__(self, singer: Singer, request: SingRequest, reference: Reference | None, listening: Listening, seconds: Seconds):
+        """`seconds`: how long the song will be."""
+        self._singer, self._request, self._reference, self._listening, self._seconds = singer, request, reference, listening, seconds
         self._seam = Seam(singer.codec.spec.sample_rate)
         self._gains: Gains | None = None
         self._given = 0  # samples of the mix
@@ -585,7 +591,7 @@ class _Stream:
         """(n,) all vocals so far, whose end may still change unless they are the `last`."""
         singer = self._singer
         self._seam.grow(decoded, 0 if last else int(STREAM_MARGIN * singer.codec.spec.sample_rate))
-        vocals, band, level = singer._tracks(self._seam.whole[None], self._reference, self._request)
+        vocals, band, level = singer._tracks(self._seam.whole[None], self._reference, self._request, self._seconds if last else 0.0)
         rate = singer._rate(self._reference)
         if self._gains is None:
             whole = band if self._reference is None or self._request.tts else self._reference.band

@@ -72,6 +72,15 @@ def test_a_report_without_words_is_json(singer: Singer, tone: Path) -> None:
     assert report["device"] == "cpu" and report["threads"] == torch.get_num_threads()
 
 
+def test_files_are_as_long_as_is_told(singer: Singer, tone: Path) -> None:
+    """Though no whole number of frames is, and though the reference holds less than was asked for."""
+    request = SingRequest("la", tone, length_seconds=8.0, start_seconds=4.5, candidates=1, repair=0, steps=4, any_voice=True)
+    sung = singer.sing(request)
+    assert sung.mix.shape[1] == sung.vocals.shape[1] == sung.accompaniment.shape[1] == round(sung.report["seconds"] * sung.sample_rate)
+    assert sung.report["seconds"] == 5.5 and float(sung.accompaniment[:, -sung.sample_rate // 50 : -sung.sample_rate // 100].abs().max()) > 0
+    assert sung.report["notes"] == ["--length 8: the reference ends 5.5 s after --start-time, and the song with it"]
+
+
 def test_a_name_that_is_no_utf8_stands_readable_in_the_report(singer: Singer, tone: Path, tmp_path: Path) -> None:
     named = tmp_path / os.fsdecode(b"caf\xe9.wav")
     named.write_bytes(tone.read_bytes())

@@ -103,6 +103,7 @@ def test_any_singer_stays_the_same_one(singer: Singer, monkeypatch: pytest.Monke
 def test_what_is_heard_while_it_grows_is_the_mix(streamed: tuple[Sung, list[torch.Tensor]]) -> None:
     sung, pieces = streamed
     assert len(pieces) == len(sung.report["windows"]) and torch.equal(torch.cat(pieces, 1), sung.mix)
+    assert sung.mix.shape[1] == round(sung.report["seconds"] * RATE) == sung.vocals.shape[1] == sung.accompaniment.shape[1]
     stages = sum(sung.report["stage_seconds"].values())
     assert 0 < sung.report["first_audio_seconds"] < stages
 
