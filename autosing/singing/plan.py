@@ -125,9 +125,9 @@ def place_stamped(lyrics: Lyrics, start: Seconds, seconds: Seconds | None, need:
         assert line.start is not None
         until = following.start if following else seconds if seconds is not None else math.inf
         assert until is not None
-        ended = line.end is not None and line.end > line.start
-        end = min(until, line.end if ended else line.start + 1.3 * need(line.text))
-        starts, unfit = _in_order(line, end if ended else until if until < math.inf else end + TAIL)
+        stated = line.end if line.end is not None and line.end > line.start else None
+        end = min(until, line.start + 1.3 * need(line.text) if stated is None else stated)
+        starts, unfit = _in_order(line, end if stated is not None else until if until < math.inf else end + TAIL)
         wrong += unfit
         if need(line.text) > SUNG_STRETCH * 2.2 * (until - line.start):
             notes.append(f"the line '{_short(line.text)}' has {until - line.start:.2f} s, too little for all of its words")
