@@ -1,10 +1,11 @@
 """What was made, from what, and whether it still holds: `<dataset>/<i>/manifest.json` and `rejected.parquet`.
 
 One entry a step (by `Step.key`): its version, the hash of its settings, the hashes of the tables it read, and the hash and rows of
-those it wrote. Of the index, which its owner goes on changing, only the columns that the step reads count, as `id,audio:<hash>`; entries made before
-that was so hold the hash of the whole file, and hold while it does. A step is done when its entry verifies against the files as they are now; "the file exists" means nothing. The entry is
-written last, so a step that died anywhere before is simply due again. Neither file holds a time, a host or a path: working twice
-gives the same bytes.
+those it wrote. Of the index, which its owner goes on changing, only the columns that the step reads count, as `id,audio:<hash>`; where import
+told the hash of each song's audio, that stands for it, so that terabytes are not read to see that nothing changed. Entries made before that was so
+hold the hash of the whole file, and hold while it does. A step is done when its entry verifies against the files as they are now; "the file exists"
+means nothing. The entry is written last, so a step that died anywhere before is simply due again. Neither file holds a time, a host or a path:
+working twice gives the same bytes.
 
 `rejected.parquet` holds the rejected rows of all steps (id, step, code, reason, partition); an entry knows the hash of its own.
 """
@@ -25,6 +26,8 @@ from processing.index import INDEX
 from processing.step import Rejected
 
 FORMAT = "autosing-manifest/1"
+AUDIO_HASH = "audio_hash"
+"""The column of the index in which import tells the hash of each song's audio."""
 MANIFEST_FILE = "manifest.json"
 REJECTED_TABLE = "rejected"
 REJECTED_SCHEMA = pa.schema(
@@ -107,6 +110,8 @@ class FileHashes:
 def _column_hash(path: Path, name: str) -> str:
     digest = hashlib.sha256()
     with TableReader(path) as reader:
+        if name == "audio" and AUDIO_HASH in reader.schema.names and None not in reader.column(AUDIO_HASH):
+            name = AUDIO_HASH
         absent = name.endswith("?") and name[:-1] not in reader.schema.names
         cells = itertools.repeat(None, len(reader)) if absent else (row[name.rstrip("?")] for row in reader.rows([name.rstrip("?")]))
         for cell in cells:
@@ -170,7 +175,7 @@ class Manifest:
     def stale(self, wanted: Iterable[str] | None = None) -> tuple[str, ...]:
         """Tables whose step read others than are there now; of those that no step made there is nothing to say.
 
-        What a step made is as its entry says, so that of large files only the index is read.
+        What a step made is as its entry says, so that of large files none is read but an index that import did not make.
 
         Args:
             wanted: these tables and all that they were made from; None = every table.

@@ -16,6 +16,7 @@ from autosing.cli.process import main, parse_ranges
 from autosing.errors import ConfigError
 from autosing.store import sha256_of
 from autosing.tokens.specs import CodecSpec, spec_from_json
+from processing.manifest import FileHashes
 
 ALL_TABLES = {
     "index", "vocals", "no_vocals", "alignment", "chunked", "quality", "atoks_vocals_fake", "atoks_no_vocals_fake", "stoks", "artist_embs", "rejected",
@@ -135,6 +136,21 @@ def test_corrected_lyrics_do_not_separate_again(processed: Path, capsys: pytest.
     written([*reversed(rows)], processed / "0")
     assert main(["run", str(processed), *SMALL]) == 0
     assert "src_sep" in done(capsys)
+
+
+def test_the_hash_that_import_told_stands_for_the_audio(tmp_path: Path) -> None:
+    """Nothing is read of the audio of an index in which every row has one."""
+
+    def hashed(rows: list[dict]) -> str:
+        write_index(tmp_path, rows, audio_hash=pa.string())
+        return FileHashes().columns(tmp_path / "index.parquet", ("id", "audio"))
+
+    plain = [{"id": "a", "audio": b"one"}, {"id": "b", "audio": b"two"}]
+    told = [{**row, "audio_hash": row["id"] * 3} for row in plain]
+    assert hashed(told) == hashed([{**row, "audio": b"other"} for row in told])
+    assert hashed(told) != hashed([told[0], {**told[1], "audio_hash": "new"}])
+    assert hashed(plain) != hashed([plain[0], {**plain[1], "audio": b"other"}])
+    assert hashed([plain[0], told[1]]) != hashed([{**plain[0], "audio": b"other"}, told[1]])
 
 
 def test_manifests_with_the_hash_of_the_whole_index_hold_while_it_does(processed: Path, capsys: pytest.CaptureFixture[str]) -> None:
