@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,17 @@ _BATCH_BYTES = 16 << 20
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure it is removed."""
+    """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure it is removed. Whoever may read a new file may
+    read it: safetensors lets its owner alone."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        with contextlib.suppress(OSError):  # not every file system has modes
+            temporary.chmod(S_IMODE(mode))
         _fsync(temporary)
         _replace(temporary, path)
     finally:

@@ -379,6 +379,7 @@ def _write_song(folder: Path, sung: "Sung", title: str) -> None:
     from autosing.singing.score import with_scores
     from autosing.song import audio
     from autosing.song.lyrics import format_lrc, from_alignment
+    from autosing.store import atomic_path
 
     with together(folder) as draft:
         files = {"mix.wav": sung.mix, "vocals.wav": sung.vocals, "accompaniment.wav": sung.accompaniment}
@@ -391,7 +392,8 @@ def _write_song(folder: Path, sung: "Sung", title: str) -> None:
         report = json.dumps(sung.report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         (draft / "request.json").write_text(report, encoding="utf-8")
         try:
-            save_file({name: tensor.contiguous() for name, tensor in sung.tokens.items()}, draft / "song.safetensors")
+            with atomic_path(draft / "song.safetensors") as path:
+                save_file({name: tensor.contiguous() for name, tensor in sung.tokens.items()}, path)
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(f"song.safetensors: {error}") from error
         draw(draft / "picture.png", sung.mix, sung.vocals, sung.sample_rate, sung.alignment, readable(title))

@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from autosing import store
 from autosing.errors import DataError
@@ -142,6 +144,13 @@ def test_partitions_are_numbers_in_order(tmp_path: Path) -> None:
     assert Dataset(tmp_path).partitions() == (0, 2, 10)
     with pytest.raises(DataError, match="there is no dataset at"):
         Dataset(tmp_path / "nowhere").partitions()
+
+
+def test_whoever_may_read_a_new_file_may_read_what_an_atomic_path_becomes(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    with atomic_path(tmp_path / "model.safetensors") as temporary:
+        save_file({"one": torch.ones(1)}, temporary)
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_failing_atomic_path_leaves_the_old_file(tmp_path: Path) -> None:
