@@ -231,6 +231,7 @@ def _report(work: Path) -> Path:
         f"<tr><td>{html.escape(w[0])}</td><td>{w[1]:.2f}</td><td>{w[2]:.2f}</td><td>{'' if w[3] is None else format(w[3], '.2f')}</td></tr>"
         for w in sung["words"]
     )
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in sung["stage_seconds"].items())
     page = f"""<!doctype html><meta charset="utf-8"><title>AutoSing demo</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
 td,th{{padding:.1rem .8rem .1rem 0;text-align:left}}img{{max-width:100%}}audio{{width:100%}}</style>
@@ -244,7 +245,7 @@ Accompaniment<br><audio controls src="sung/accompaniment.wav"></audio></p>
 <h2>Training</h2>
 <table><tr><th>task</th><th>first validation loss</th><th>last</th></tr>{"".join(rows)}</table>
 <p><img src="models/t2s/demo/loss.png" alt="t2s loss"><img src="models/sm2a/demo/loss.png" alt="sm2a loss"></p>
-<p>Seconds a stage of singing: {html.escape(json.dumps(sung["stage_seconds"]))}; voice from: {html.escape(sung["voice_from"])}.</p>
+<p>Seconds a stage of singing: {html.escape(stages)}; voice from: {html.escape(sung["voice_from"])}.</p>
 """
     with atomic_path(work / "report.html") as path:
         path.write_text(page, encoding="utf-8")
