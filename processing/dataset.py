@@ -34,7 +34,7 @@ from autosing.store import Dataset, TableReader, atomic_path, locked, sha256_of,
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec, require_same, spec_from_json, spec_to_json
 from processing.atoks import tokens_table
 from processing.filtering import Counted, RowFilter
-from processing.index import INDEX
+from processing.index import AUDIO_HASH, INDEX
 from processing.judged import FILLED_BY_QUALITY, JUDGED, duplicates, judged, missing_quality
 from processing.manifest import FileHashes, Manifest, stale_text
 from processing.placement import EDGE_SECONDS, window_id
@@ -63,7 +63,7 @@ _FIXED = pa.schema(
         *JUDGED,
     ]
 )
-_OURS = {"id", "audio", "audio_hash", "lrc_lyrics", "raw_lyrics", "artist", "source"}
+_OURS = {"id", "audio", AUDIO_HASH, "lrc_lyrics", "raw_lyrics", "artist", "source"}
 _KEPT_TYPES: tuple[Callable[[pa.DataType], bool], ...] = (
     pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_string, pa.types.is_large_string,
     pa.types.is_date, pa.types.is_time, pa.types.is_timestamp, pa.types.is_duration,

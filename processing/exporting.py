@@ -21,7 +21,7 @@ from processing.formats import WRITERS
 from processing.formats.base import TAKEN, TEXT_COLUMNS, Outgoing, Writer
 from processing.formats.columns import plain
 from processing.formats.files import AUDIO_SUFFIXES
-from processing.index import INDEX, open_index
+from processing.index import AUDIO_HASH, INDEX, open_index
 
 EXPORT_FILE = "export.json"
 EXPORT_FORMAT = "autosing-export/1"
@@ -79,7 +79,7 @@ class _Export:
             for kind in reader.schema:
                 if kind.name not in TAKEN and _holds_binary(kind.type):
                     self.dropped[kind.name] = str(kind.type)
-            names = [n for n in reader.schema.names if n not in self.dropped and n != "audio_hash"]
+            names = [n for n in reader.schema.names if n not in self.dropped and n != AUDIO_HASH]
             for number, row in enumerate(reader.rows(names)):
                 self._done += 1
                 self._seen(self._done, self._total)

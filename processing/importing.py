@@ -36,7 +36,7 @@ from processing.formats.files import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from processing.formats.files import check_encoding, decodable
 from processing.formats.naming import who
 from processing.formats.table import Table, check_columns
-from processing.index import id_fault
+from processing.index import AUDIO_HASH, id_fault
 
 SOURCES_FILE = "sources.json"
 SOURCES_FORMAT = "autosing-sources/1"
@@ -44,7 +44,7 @@ INDEX_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("audio", pa.binary()),
-        ("audio_hash", pa.string()),
+        (AUDIO_HASH, pa.string()),
         ("lrc_lyrics", pa.string()),
         ("raw_lyrics", pa.string()),
         ("artist", pa.string()),
@@ -174,14 +174,14 @@ class _Known:
             "CREATE INDEX by_source ON songs (source); CREATE INDEX by_id ON songs (folded); CREATE INDEX by_audio ON songs (audio);"
             "BEGIN"
         )
-        self.compared = (*(name for name in INDEX_SCHEMA.names if name not in ("id", "source", "audio", "audio_hash")), *columns)
+        self.compared = (*(name for name in INDEX_SCHEMA.names if name not in ("id", "source", "audio", AUDIO_HASH)), *columns)
         for partition in _partitions(dataset):
             with TableReader(dataset.table(partition, "index")) as reader:
-                names = [n for n in ("id", "source", "audio_hash", *self.compared) if n in reader.schema.names]
-                if "audio_hash" not in names:
+                names = [n for n in ("id", "source", AUDIO_HASH, *self.compared) if n in reader.schema.names]
+                if AUDIO_HASH not in names:
                     names.append("audio")  # of another writer, or an import before there was this column
                 for row in reader.rows(names):
-                    self.add(row, row.get("audio_hash") or audio_hash(row.get("audio") or b""), partition, now=False)
+                    self.add(row, row.get(AUDIO_HASH) or audio_hash(row.get("audio") or b""), partition, now=False)
 
     def add(self, row: Mapping[str, Any], audio: str, partition: int, now: bool) -> None:
         identity = row.get("id")
@@ -206,7 +206,7 @@ class _Known:
 
     def changed(self, source: str, row: Mapping[str, Any]) -> None:
         """The song of this source is now as the row says, its source too."""
-        values = (row["source"], row["id"], _folded(row["id"]), row["audio_hash"], self.digest(row), source)
+        values = (row["source"], row["id"], _folded(row["id"]), row[AUDIO_HASH], self.digest(row), source)
         self._database.execute("UPDATE songs SET source = ?, id = ?, folded = ?, audio = ?, digest = ? WHERE source = ?", values)
 
     def unseen(self, base: str, audio: str | None = None) -> Iterator[tuple[str, str | None]]:
@@ -322,7 +322,7 @@ class _Import:
             songs = []
             with _new_partition(self.dataset, number, schema) as writer:
                 for key, row in itertools.chain([first], itertools.islice(fresh, self.partition_size - 1)):
-                    self.known.add(row, row["audio_hash"], number, now=True)
+                    self.known.add(row, row[AUDIO_HASH], number, now=True)
                     writer.write(row)
                     songs.append((key, row["id"], bool(row["lrc_lyrics"] or row["raw_lyrics"])))
             self.written.add(number)
@@ -377,7 +377,7 @@ class _Import:
             self.known.is_there(f"{self._base}/{item.key}")
             return None
         old = self.known.of_source(row["source"])
-        alike = [] if old is not None else [source for source, _ in self.known.unseen(self._base, row["audio_hash"])]
+        alike = [] if old is not None else [source for source, _ in self.known.unseen(self._base, row[AUDIO_HASH])]
         if alike and later is not None:
             later.add(item.key)
             return None
@@ -386,7 +386,7 @@ class _Import:
         for path in song.not_unicode:
             self.report.note(path)
         if old is not None and old[4]:
-            if not self.keep_duplicates or (row["audio_hash"] == old[1] and self.known.digest(row) == old[2]):
+            if not self.keep_duplicates or (row[AUDIO_HASH] == old[1] and self.known.digest(row) == old[2]):
                 self.report.leave_out(LeftOut(item.key, "duplicate", "is named more than once; the first counts"))
                 return None
             row["source"] = next(s for n in itertools.count(2) if self._unseen(s := f"{row['source']}#{n}"))
@@ -427,16 +427,16 @@ class _Import:
             artist, title = who(song.audio, PurePosixPath(key), song.artist_folder)
             row["artist"] = song.columns.get("artist", artist)
             row["title"] = song.columns.get("title", title)
-        return {**columns, **row, "audio": song.audio, "audio_hash": audio_hash(song.audio), "source": f"{self._base}/{key}"}
+        return {**columns, **row, "audio": song.audio, AUDIO_HASH: audio_hash(song.audio), "source": f"{self._base}/{key}"}
 
     def _fault(self, row: dict[str, Any]) -> tuple[str, str] | None:
         """Why a new row cannot be added; else it has its id afterwards."""
-        twin = self.known.sounding(row["audio_hash"])
+        twin = self.known.sounding(row[AUDIO_HASH])
         if twin is not None and not self.keep_duplicates:
             return "duplicate", f"has the same audio as '{twin}'; --keep-duplicates brings in both"
         if row["id"] is not None:
             return self._id_taken(row["id"])
-        names = itertools.chain([row["audio_hash"]], (f"{row['audio_hash']}-{n}" for n in itertools.count(2)))
+        names = itertools.chain([row[AUDIO_HASH]], (f"{row[AUDIO_HASH]}-{n}" for n in itertools.count(2)))
         row["id"] = next(name for name in names if self.known.named(name) is None)
         return None
 
@@ -459,7 +459,7 @@ class _Import:
             self.report.leave_out(LeftOut(key, *fault))
             self.unchanged += 1
             return
-        same = not new_id and (row["source"], row["audio_hash"], self.known.digest(row)) == (before, audio, digest)
+        same = not new_id and (row["source"], row[AUDIO_HASH], self.known.digest(row)) == (before, audio, digest)
         if same or song.left_out:  # a song that cannot be read whole stays as it was
             self.unchanged += 1
             self.report.song("unchanged", key, identity)

@@ -18,6 +18,8 @@ from autosing.store import Dataset, TableReader
 from processing.step import Rejected
 
 INDEX = "index"
+AUDIO_HASH = "audio_hash"
+"""The column in which import tells the hash of each song's audio."""
 ID_BYTES = 512
 _TEXTS = ("lrc_lyrics", "raw_lyrics", "artist")
 

@@ -22,12 +22,10 @@ import pyarrow as pa
 
 from autosing.errors import DataError
 from autosing.store import TableInfo, TableReader, TableWriter, atomic_path, sha256_of, writing
-from processing.index import INDEX
+from processing.index import AUDIO_HASH, INDEX
 from processing.step import Rejected
 
 FORMAT = "autosing-manifest/1"
-AUDIO_HASH = "audio_hash"
-"""The column of the index in which import tells the hash of each song's audio."""
 MANIFEST_FILE = "manifest.json"
 REJECTED_TABLE = "rejected"
 REJECTED_SCHEMA = pa.schema(

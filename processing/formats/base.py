@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
+from processing.index import AUDIO_HASH
+
 TEXT_COLUMNS = ("id", "artist", "title", "lrc_lyrics", "raw_lyrics")
 """Columns of ours that a source may give."""
-TAKEN = ("audio", "audio_hash", "source")
+TAKEN = ("audio", AUDIO_HASH, "source")
 """Columns of ours that only an import makes; a user's column of such a name gets a `_` behind it."""
 
 
