@@ -58,9 +58,9 @@ def test_a_tilt_and_blocks_change_nothing(monkeypatch):
     likelihood, gates = rng.random((frames, 4)) + 0.1, rng.random((1, frames)) + 0.1
     plain = arrivals(likelihood, chain, gates)
     monkeypatch.setattr(viterbi, "_TILTS", (0.7,))
-    monkeypatch.setattr(viterbi, "_BLOCK", 7)
+    monkeypatch.setattr(viterbi, "_BLOCK", 3)
     monkeypatch.setattr(viterbi, "_KEPT_CELLS", 0)
-    monkeypatch.setattr(viterbi, "_PRUNED", 3)
+    monkeypatch.setattr(viterbi, "_STRETCH", 3)
     tilted = arrivals(likelihood, chain, gates)
     np.testing.assert_allclose(tilted.begun, plain.begun, atol=1e-6)
     assert tilted.log_likelihood == pytest.approx(plain.log_likelihood)

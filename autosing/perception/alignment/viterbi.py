@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 _SUM, _FLOOR = 1e200, 1e-300
 """What the forward probabilities of a frame are scaled to sum to, and the least of them that is kept."""
-_PRUNED = 16
-"""Frames from one dropping of what is under the floor to the next."""
-_BLOCK = 128
-_KEPT_CELLS = 24_000_000
-"""Frames x states of which the forward recursion is kept whole, 8 bytes each; of longer walks every `_BLOCK`th frame."""
+_STRETCH = 16
+"""Frames that are walked among the same states; before each stretch those under the floor are dropped."""
+_NEGLIGIBLE = 1e-20
+"""Probability, given all frames, of a state that is left out going backward: what lies before loses no more than that."""
+_BLOCK = 8
+_KEPT_CELLS = 36_000_000
+"""Frames x states of which the forward recursion is kept whole, 8 bytes each at most; of longer walks the begin of every `_BLOCK`th stretch."""
 _TILTS = (0.0, 0.3, 1.0, 3.0)
 
 
@@ -138,14 +141,15 @@ def arrivals(likelihood: np.ndarray, chain: Chain, gate_weights: np.ndarray) -> 
     """
     begun = np.zeros((len(chain.parts), len(likelihood)), dtype=np.float32)
 
-    def note(t: int, low: int, here: np.ndarray) -> None:
-        beyond = np.cumsum(here[::-1])[::-1]
+    def note(begin: int, low: int, here: np.ndarray) -> None:
+        beyond = np.cumsum(here[:, ::-1], axis=1)[:, ::-1]
         at = chain.parts - low
         passed = int(np.searchsorted(at, 0, side="right"))
-        reachable = int(np.searchsorted(at, len(here)))
-        begun[:passed, t] = 1.0
-        begun[passed:reachable, t] = beyond[at[passed:reachable]]
-        begun[reachable:, t] = 0.0
+        reachable = int(np.searchsorted(at, here.shape[1]))
+        frames = slice(begin, begin + len(here))
+        begun[:passed, frames] = 1.0
+        begun[passed:reachable, frames] = beyond[:, at[passed:reachable]].T
+        begun[reachable:, frames] = 0.0
 
     return Arrivals(begun, _over_all_paths(likelihood, chain, gate_weights, note))
 
@@ -156,10 +160,11 @@ def occupancy(likelihood: np.ndarray, chain: Chain) -> Occupancy:
     Raises:
         ValueError: see `arrivals`.
     """
-    shares = np.zeros(likelihood.shape)
+    shares, classes = np.zeros(likelihood.shape), likelihood.shape[1]
 
-    def note(t: int, low: int, here: np.ndarray) -> None:
-        shares[t] = np.bincount(chain.emits[low : low + len(here)], here, likelihood.shape[1])
+    def note(begin: int, low: int, here: np.ndarray) -> None:
+        cells = chain.emits[low : low + here.shape[1]] + classes * np.arange(len(here))[:, None]
+        shares[begin : begin + len(here)] = np.bincount(cells.ravel(), here.ravel(), here.shape[0] * classes).reshape(-1, classes)
 
     return Occupancy(shares, _over_all_paths(likelihood, chain, np.ones((0, len(likelihood))), note))
 
@@ -176,23 +181,39 @@ def _over_all_paths(
     likelihood = np.ascontiguousarray(likelihood, dtype=np.float64)
     for tilt in _TILTS:
         walk = _Walk(likelihood, chain, gate_weights, tilt)
-        for t, low, here in walk.backward():
-            note(t, low, here)
+        for begin, low, here in walk.backward():
+            note(begin, low, here)
         if walk.log_likelihood is not None:
             return walk.log_likelihood
     raise ValueError(f"the chain of {len(chain.emits)} states needs more than {len(likelihood)} frames")
 
 
 class _Front(NamedTuple):
-    """The forward recursion at a frame: probabilities of the states low, low + 1, ... that are alive; log of all scales up to here."""
+    """The forward recursion at frame `begin`: probabilities of the states low, low + 1, ... that are alive, of sum `_SUM`."""
 
-    alive: np.ndarray
+    begin: int
     low: int
-    log_scale: float
+    alive: np.ndarray
+
+
+class _Stretch(NamedTuple):
+    """The forward recursion at the frames begin, begin + 1, ...: (n, W) `probabilities` of the states low, low + 1, ..., rows of sum `_SUM`."""
+
+    begin: int
+    low: int
+    probabilities: np.ndarray
+
+    def among(self, first: int, end: int) -> "_Stretch":
+        """The same of those states alone that lie in [first, end)."""
+        skipped = max(0, first - self.low)
+        return _Stretch(self.begin, self.low + skipped, self.probabilities[:, skipped : max(skipped, end - self.low)])
 
 
 class _Walk:
-    """Both recursions over one chain with one tilt. Of a long walk the forward one is kept at every `_BLOCK`th frame and walked again when needed.
+    """Both recursions over one chain with one tilt. Of a long walk the forward one is kept at the begin of every `_BLOCK`th stretch and walked again
+    when needed.
+
+    A frame costs a dozen calls on all its states at once: those it can come from, or go to, are rows of one strided view.
 
     `log_likelihood` of all frames is known once `backward` came through; None before, and where some frame has no path that is not dropped.
     """
@@ -200,105 +221,157 @@ class _Walk:
     def __init__(self, likelihood: np.ndarray, chain: Chain, gate_weights: np.ndarray, tilt: float):
         self.likelihood, self.chain, self.gate_weights, self.tilt = likelihood, chain, gate_weights, tilt
         self.frames, self.count, self.reach = len(likelihood), len(chain.emits), len(chain.step)
-        self.stay = chain.stay.astype(np.float64)
-        self.step = chain.step * np.exp(tilt * np.arange(1, self.reach + 1))[:, None]
+        steps = chain.step * np.exp(tilt * np.arange(1, self.reach + 1))[:, None]
+        self.going = np.concatenate([chain.stay[None].astype(np.float64), steps])  # (K + 1, S) from each state to the kth after it
+        self.coming = np.zeros_like(self.going)  # (K + 1, S) to each state from the kth before it
+        for k, to in enumerate(self.going):
+            self.coming[k, k:] = to[: max(0, self.count - k)]
         self.start = chain.start * np.exp(tilt * np.arange(len(chain.start)))
-        self.block = max(1, min(_BLOCK, self.frames) if self.frames * self.count > _KEPT_CELLS else self.frames)
+        self.block = _BLOCK if self.frames * self.count > _KEPT_CELLS else self.frames
         self.log_likelihood: float | None = None
-        self._kept: list[_Front] = []
+        self._log_scale = 0.0
 
     def backward(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """For every frame from the last to the first: the frame, the lowest state that is alive, and the probabilities of it and the states after it
-        given all frames. Ends early, without a `log_likelihood`, when nothing is left alive."""
-        marks = self._marks()
-        if marks is None:
-            return
+        """For every stretch from the last to the first: its first frame, the lowest state that is not negligible there, and for each of its n frames the
+        probabilities, (n, W), of that state and those after it given all frames. Ends early, without a `log_likelihood`, when nothing is left alive."""
+        marks, kept = self._forward()
         total: float | None = None
-        behind, ahead_low = np.zeros(0), 0
-        for block, mark in reversed(list(enumerate(marks))):
-            begin = block * self.block
-            fronts = self._kept or [mark]
-            for t in range(begin + len(fronts), min(begin + self.block, self.frames)):
-                front = self._advance(fronts[-1], t)
-                assert front is not None  # the same walk came through
-                fronts.append(front)
-            for t in range(begin + len(fronts) - 1, begin - 1, -1):
-                alive, low, log_scale = fronts[t - begin]
-                if t == self.frames - 1:
-                    to_go = self.count - 1 - low - np.arange(len(alive))
-                    behind = np.where(to_go < self.chain.ends, np.exp(self.tilt * np.clip(to_go, 0, self.chain.ends)), 0.0)
-                else:
-                    behind = self._behind(behind, ahead_low, low, len(alive), t)
-                ahead_low = low
-                here = alive * behind
-                alike = float(np.add.reduce(here))
-                if not alike > 0:
+        low, ahead = self.count - self.chain.ends, np.zeros(self.chain.ends)
+        for mark in reversed(marks):
+            for stretch in reversed(kept or self._block(mark)):
+                stretch = stretch.among(low - len(stretch.probabilities) * self.reach, low + len(ahead))
+                if not stretch.probabilities.size:
+                    return
+                behind, ahead = self._behind(stretch, ahead, low)
+                here = stretch.probabilities * behind
+                alike = np.add.reduce(here, axis=1)
+                if not (alike > 0).all():
                     return
                 if total is None:
-                    total = log_scale + float(np.log(alike)) - self.tilt * (self.count - 1)
-                here /= alike
-                yield t, low, here
+                    total = self._log_scale + float(np.log(alike[-1])) - self.tilt * (self.count - 1)
+                here /= alike[:, None]
+                yield stretch.begin, stretch.low, here
+                alive = np.flatnonzero(here[0] > _NEGLIGIBLE)
+                low, ahead = stretch.low + int(alive[0]), ahead[alive[0] : alive[-1] + 1]
         self.log_likelihood = total
 
-    def _marks(self) -> list[_Front] | None:
-        """The front at the begin of every block; None when no path gets to the end. Of one block alone all fronts are kept."""
-        marks: list[_Front] = []
-        front: _Front | None = None
-        for t in range(self.frames):
-            front = self._advance(front, t)
-            if front is None:
-                return None
-            if t % self.block == 0:
+    def _forward(self) -> tuple[list[_Front], list[_Stretch]]:
+        """The front at the begin of every block; none when no path gets to the end. All stretches where there is one block alone, else none."""
+        front, marks, kept = self._first(), [], []
+        number = 0
+        while front is not None:
+            if number % self.block == 0:
                 marks.append(front)
+            found = self._advance(front)
+            if found is None:
+                return [], []
+            stretch, front, log_scale = found
+            self._log_scale += log_scale
             if self.block == self.frames:
-                self._kept.append(front)
-        if front is None or front.low + len(front.alive) <= self.count - self.chain.ends:
-            return None
-        return marks
+                kept.append(stretch)
+            number += 1
+        return marks, kept
 
-    def _advance(self, front: _Front | None, t: int) -> _Front | None:
-        """One frame on; None when nothing is left alive."""
-        low, log_scale = (0, 0.0) if front is None else (front.low, front.log_scale)
-        if front is None:
-            entering = self.start.copy()
-        else:
-            now = front.alive
-            entering = np.zeros(min(len(now) + self.reach, self.count - low))
-            for k in range(self.reach):
-                come = min(len(now), len(entering) - k - 1)
-                if come > 0:
-                    entering[k + 1 : k + 1 + come] += now[:come] * self.step[k, low : low + come]
-        if len(self.chain.gates):
-            self._pass_gates(entering, low, t)
-        if front is not None:
-            entering[: len(front.alive)] += front.alive * self.stay[low : low + len(front.alive)]
-        entering *= self.likelihood[t].take(self.chain.emits[low : low + len(entering)])
+    def _block(self, mark: _Front) -> list[_Stretch]:
+        """The stretches of a block, walked again."""
+        stretches: list[_Stretch] = []
+        front: _Front | None = mark
+        while front is not None and len(stretches) < self.block:
+            found = self._advance(front)
+            assert found is not None  # the same walk came through
+            stretches.append(found[0])
+            front = found[1]
+        return stretches
+
+    def _first(self) -> _Front | None:
+        """The front at the first frame; None when nothing is alive."""
+        entering = self.start.copy()
+        at, gates = self._gates(0, len(entering))
+        entering[at] *= self.gate_weights[gates, 0]
+        entering *= self.likelihood[0].take(self.chain.emits[: len(entering)])
         scale = float(np.add.reduce(entering)) / _SUM
         if not scale > 0:
             return None
-        entering /= scale
-        if t % _PRUNED == 0:
-            alive = np.flatnonzero(entering > _FLOOR)
-            entering, low = entering[alive[0] : alive[-1] + 1], low + int(alive[0])
-        return _Front(entering, low, log_scale + math.log(scale))
+        self._log_scale = math.log(scale)
+        return self._front(0, 0, entering / scale)
 
-    def _behind(self, behind: np.ndarray, ahead_low: int, low: int, width: int, t: int) -> np.ndarray:
-        """The backward recursion from frame t + 1, whose states begin at `ahead_low`, to the `width` states from `low` at frame t."""
-        ahead = behind * self.likelihood[t + 1].take(self.chain.emits[ahead_low : ahead_low + len(behind)])
-        offset = ahead_low - low
-        padded = np.zeros(max(width + self.reach, offset + len(ahead)))
-        padded[offset : offset + len(ahead)] = ahead
-        here = padded[:width] * self.stay[low : low + width]
-        if len(self.chain.gates):
-            self._pass_gates(padded, low, t + 1)
-        for k in range(self.reach):
-            here += padded[k + 1 : k + 1 + width] * self.step[k, low : low + width]
-        here /= np.maximum.reduce(here) or 1.0
-        return here
+    @staticmethod
+    def _front(begin: int, low: int, probabilities: np.ndarray) -> _Front:
+        """Without what is under the floor at both ends."""
+        alive = np.flatnonzero(probabilities > _FLOOR)
+        return _Front(begin, low + int(alive[0]), probabilities[alive[0] : alive[-1] + 1].copy())
 
-    def _pass_gates(self, entering: np.ndarray, low: int, t: int) -> None:
-        """Weight, in place, what enters the gated ones of the states low, low + 1, ..."""
-        gates = self.chain.gates
-        first, last = np.searchsorted(gates, (low, low + len(entering)))
-        if last > first:
-            entering[gates[first:last] - low] *= self.gate_weights[first:last, t]
+    def _advance(self, front: _Front) -> tuple[_Stretch, _Front | None, float] | None:
+        """The stretch that begins at a front, the front of the next one (None after the last frame) and the log of the scales on the way; None when
+        nothing is left alive."""
+        begin, low, alive = front
+        end = min(begin + _STRETCH, self.frames)
+        last = min(end, self.frames - 1)  # the frame of the next front
+        width = min(len(alive) + (last - begin) * self.reach, self.count - low)
+        rows = np.zeros((last - begin + 1, self.reach + width))  # in front of the states room for those that none comes from
+        rows[0, self.reach : self.reach + len(alive)] = alive
+        across, along = rows.strides
+        before = as_strided(rows[:, self.reach :], (len(rows), self.reach + 1, width), (across, -along, along))  # [t, k, s] = rows[t, s - k]
+        coming, terms = self.coming[:, low : low + width], np.empty((self.reach + 1, width))
+        emitted = self._emitted(begin + 1, last + 1, low, width)
+        at, gates = self._gates(low, width)
+        weights = self.gate_weights[gates, begin + 1 : last + 1].T
+        scales = np.empty(last - begin)
+        for t in range(last - begin):
+            np.multiply(before[t], coming, out=terms)
+            entering = rows[t + 1, self.reach :]
+            if len(at):
+                np.add.reduce(terms[1:], axis=0, out=entering)
+                entering[at] *= weights[t]
+                entering += terms[0]
+            else:
+                np.add.reduce(terms, axis=0, out=entering)
+            entering *= emitted[t]
+            scales[t] = scale = np.add.reduce(entering) / _SUM
+            if not scale > 0:
+                return None
+            entering *= 1 / scale
+        states = rows[:, self.reach :]
+        following = self._front(end, low, states[-1]) if end < self.frames else None
+        return _Stretch(begin, low, states[: end - begin]), following, float(np.log(scales).sum())
+
+    def _behind(self, stretch: _Stretch, ahead: np.ndarray, ahead_low: int) -> tuple[np.ndarray, np.ndarray]:
+        """The backward recursion through a stretch: (n, W), each frame to a scale of its own, and what the last frame of the stretch before sees `ahead`:
+        (W,) the same at the first frame times what is emitted there. `ahead` is that of the next stretch, from the state `ahead_low` on."""
+        begin, low, probabilities = stretch
+        frames, width = probabilities.shape
+        behind, padded = np.empty((frames, width)), np.zeros(width + self.reach)
+        seen = padded[ahead_low - low :][: len(ahead)]
+        seen[:] = ahead[: len(seen)]
+        at, gates = self._gates(low, len(padded))
+        entered = padded.copy() if len(at) else padded  # what is seen from outside, through the gates
+        (step,) = padded.strides
+        after = as_strided(entered, (self.reach + 1, width), (step, step))  # [k, s] = entered[s + k]
+        going, terms = self.going[:, low : low + width], np.empty((self.reach + 1, width))
+        emitted = self._emitted(begin, begin + frames, low, width)
+        for t in range(begin + frames - 1, begin - 1, -1):
+            here = behind[t - begin]
+            if t == self.frames - 1:
+                to_go = self.count - 1 - low - np.arange(width)
+                here[:] = np.where(to_go < self.chain.ends, np.exp(self.tilt * np.clip(to_go, 0, self.chain.ends)), 0.0)
+            else:
+                if len(at):
+                    entered[:] = padded
+                    entered[at] *= self.gate_weights[gates, t + 1]
+                np.multiply(after, going, out=terms)
+                if len(at):
+                    np.multiply(padded[:width], going[0], out=terms[0])
+                np.add.reduce(terms, axis=0, out=here)
+                here /= np.maximum.reduce(here) or 1.0
+            padded[width:] = 0.0
+            np.multiply(here, emitted[t - begin], out=padded[:width])
+        return behind, padded[:width]
+
+    def _emitted(self, begin: int, end: int, low: int, width: int) -> np.ndarray:
+        """(end - begin, width) likelihoods of what the states low, low + 1, ... emit at the frames from `begin` to `end`."""
+        return self.likelihood[begin:end].take(self.chain.emits[low : low + width], axis=1)
+
+    def _gates(self, low: int, width: int) -> tuple[np.ndarray, slice]:
+        """Of the states low, low + 1, ... those that are entered through a gate, counted from `low`, and which gates these are."""
+        first, last = np.searchsorted(self.chain.gates, (low, low + width))
+        return self.chain.gates[first:last] - low, slice(int(first), int(last))
