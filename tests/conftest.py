@@ -2,10 +2,15 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    import torch
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # speed is measured in benchmarks/
 settings.load_profile("any machine")
@@ -25,6 +30,20 @@ def shared() -> Path:
 def own_cache_of_references(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What `sing.py` keeps of recordings stays out of the user's cache."""
     os.environ["AUTOSING_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def other_device() -> "Iterator[torch.device]":
+    """A device that is not the CPU: CUDA's where there is one, else a pretended one."""
+    import torch
+
+    from tests.pretend_device import pretend_device
+
+    if torch.cuda.is_available():
+        yield torch.device("cuda")
+    else:
+        with pretend_device() as device:
+            yield device
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -8,7 +8,7 @@ number formats are not pretended.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -68,13 +68,18 @@ class _Mode(TorchDispatchMode):
 
 
 class _Making(TorchFunctionMode):
-    """Sees tensors made of values, which are on their device before anything is dispatched."""
+    """Sees tensors made of values, lists of indices too, which are on their device before anything is dispatched."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return function(*args, **kwargs).to(device)
+        if function is torch.Tensor.__getitem__ and isinstance(args[0], Away) and isinstance(args[1], list):
+            args = args[0], torch.tensor(args[1]).to(AWAY)
+        if function is torch.stft and isinstance(args[0], Away) and not torch.is_grad_enabled():  # its parts change strides in place, which no wrapper sees
+            own_args, own_kwargs = tree_map_only(Away, lambda value: value.own, (args, kwargs))
+            return Away(torch.stft(*own_args, **own_kwargs))
         return function(*args, **kwargs)
 
 
@@ -116,14 +121,25 @@ class _Module:
         torch.set_rng_state(state)
 
 
+class _Generator:
+    """`torch.Generator`; that of the pretended device is one of the CPU."""
+
+    _real = torch.Generator
+
+    def __new__(cls, device: Any = HERE) -> torch.Generator:  # type: ignore[misc]
+        return cls._real(HERE if torch.device(device).type == AWAY.type else device)
+
+
 @contextmanager
 def pretend_device() -> Iterator[torch.device]:
     """The device to name while it lasts."""
-    precision, enabled = torch.get_autocast_dtype, torch.is_autocast_enabled
+    precision, enabled, cast = torch.get_autocast_dtype, torch.is_autocast_enabled, torch.autocast
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, AWAY.type, _Module, raising=False)
         patch.setattr(torch, "get_autocast_dtype", lambda kind: torch.float16 if kind == AWAY.type else precision(kind))
         patch.setattr(torch, "is_autocast_enabled", lambda *kind: kind != (AWAY.type,) and enabled(*kind))
+        patch.setattr(torch, "autocast", lambda kind, *how, **more: nullcontext() if kind == AWAY.type else cast(kind, *how, **more))
+        patch.setattr(torch, "Generator", _Generator)
         with _Mode(), _Making(), torch.jit.optimized_execution(False):  # scripts are compiled for devices that are known
             yield AWAY
 

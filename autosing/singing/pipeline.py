@@ -515,7 +515,7 @@ class Singer:
                     f"nobody sings in '{request.reference}', so there is no voice to copy; name a singer's recording with --spkfile FILE, or give "
                     "--spkfile any"
                 )
-        return None if blend is None else torch.nn.functional.normalize(blend, dim=0)[None, None]
+        return None if blend is None else torch.nn.functional.normalize(blend, dim=0).to(self.device)[None, None]
 
     def _voice_of(self, song: Song) -> Tensor | None:
         """(1, 1, D) who sang so far; None where less than 2 s of it sound."""

@@ -269,6 +269,25 @@ def test_a_stopped_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_it_trains_on_another_device_as_on_the_cpu(name: str, tmp_path: Path, other_device: torch.device) -> None:
+    """Steps, average, validation and the files of a run whose model and batches are elsewhere; only what is drawn at random may differ."""
+    if name == "separator" and other_device.type != "cuda":
+        pytest.skip("the pretended device cannot follow recurrent layers, which exchange axes in place")
+    rows, losses = CASES[name].rows(), []
+    for folder, device in ("here", torch.device("cpu")), ("there", other_device):
+        task = made(name)
+        torch.manual_seed(5)
+        settings = Settings(batch_size=2, steps=1, ema=0.5, validate_every=1, log_every=1, precision="32")
+        data = TrainingData(rows, rows[:1], task.meta)
+        trained = Trainer(task, task.build_model(), task.tunables, data, settings, tmp_path / folder, device, {"task": name, "tunables": dataclasses.asdict(task.tunables)})
+        assert trained.fit().step == 1
+        losses.append([record["loss"] for record in read_metrics(tmp_path / folder / "metrics.jsonl") if "loss" in record])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    here, there = (load_file(tmp_path / folder / "last/model.safetensors") for folder in ("here", "there"))
+    assert here.keys() == there.keys() and all(value.isfinite().all() for value in there.values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_adapters_learn_on_every_layer_they_mean_and_fold_in(name: str, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="training adapters needs peft (pip install 'autosing[lora]')")
     from autosing.models.adapters import Adapter, name_base

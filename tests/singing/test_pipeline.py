@@ -18,6 +18,8 @@ from autosing.singing.request import SingRequest
 from autosing.song import audio
 from autosing.weights import weights_folder
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(scope="module")
 def singer() -> Singer:
@@ -132,3 +134,17 @@ def test_alpha_is_a_share_however_many_singers_are_asked_for(singer: Singer, ton
     assert voice is not None
     asked = torch.nn.functional.normalize(first + second, dim=0)
     torch.testing.assert_close(voice[0, 0] @ own, voice[0, 0] @ asked)
+
+
+def test_all_that_is_sung_over_a_reference_is_sung_on_another_device(other_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Separation, a blend of voices, a first window and one that goes on, repair, and the codes' way back to the CPU."""
+    monkeypatch.setattr("autosing.singing.pipeline.STREAM_SECONDS", 3.0)
+    song = ROOT / "demo/songs/Ada - Lantern.ogg"
+    request = SingRequest(
+        "la la\nla la la\nla la", song, length_seconds=5.0, candidates=1, repair=1, steps=4, stream=True,
+        speaker_files=(song,), speaker_alpha=0.5,
+    )  # fmt: skip
+    sung = Singer(device=other_device).sing(request, listening=lambda mix, rate: None)
+    assert len(sung.report["windows"]) == 2 and sung.report["device"] == str(other_device)
+    assert {tensor.device.type for tensor in (sung.mix, sung.vocals, *sung.tokens.values())} == {"cpu"}
+    assert float(sung.vocals.abs().max()) > 0.05
