@@ -17,6 +17,7 @@ import torchaudio
 from torch import Tensor
 
 from autosing.errors import AudioError
+from autosing.song.mp3 import with_length
 from autosing.tokens.specs import Seconds
 
 MAX_SECONDS: Seconds = 30 * 60.0
@@ -63,7 +64,7 @@ def decode(data: bytes, max_seconds: Seconds = MAX_SECONDS) -> Audio:
     if not data:
         raise AudioError("empty", "the audio cell holds no bytes; give the bytes of a wav, flac, mp3, ogg or opus file")
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(io.BytesIO(with_length(data))) as file:
             rate, channels, promised = file.samplerate, file.channels, file.frames
             if rate < MIN_RATE:
                 raise AudioError("not_audio", f"its header says {rate} Hz, under the {MIN_RATE} Hz of any recording of a voice; export it again")

@@ -10,6 +10,7 @@ import torch
 
 from autosing.errors import AudioError
 from autosing.song import audio
+from autosing.song.mp3 import with_length
 
 
 def tone(seconds=2.0, rate=24000, channels=1):
@@ -55,6 +56,26 @@ def code_of(data, **options):
 def test_half_a_file_is_noticed(audio_format):
     data = audio.encode(tone(20.0), 24000, audio_format)
     assert code_of(data[: len(data) // 2]) in ("truncated", "not_audio")
+
+
+def mp3_frames(bit_rate_share, wav):
+    """An mp3 of one bit rate without the first frame, which says how many follow."""
+    file = io.BytesIO()
+    soundfile.write(file, wav.T.numpy(), 44100, format="MP3", bitrate_mode="CONSTANT", compression_level=bit_rate_share)
+    data = file.getvalue()
+    return data[data.index(data[:2], 2) :]
+
+
+@pytest.mark.parametrize("begin", [0.1, 0.9], ids=["high", "low"])  # more compression is a lower bit rate
+@pytest.mark.parametrize("tag", [b"", b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)], ids=["bare", "tagged"])
+def test_an_mp3_of_variable_bit_rate_is_read_whole_whatever_its_first_frame_says(begin, tag):
+    data = tag + mp3_frames(begin, tone(3.0, 44100)) + tag + mp3_frames(1 - begin, tone(3.0, 44100))
+    assert audio.decode(data).seconds == pytest.approx(6.0, abs=0.2)
+
+
+def test_an_mp3_of_constant_bit_rate_is_left_as_it_is():
+    data = mp3_frames(0.5, tone(1.0, 44100))
+    assert with_length(data) == data and with_length(b"ID3" + data) == b"ID3" + data and with_length(data[:100]) == data[:100]
 
 
 @pytest.mark.parametrize("rate", [1, 11, 999])

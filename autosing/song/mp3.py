@@ -1,0 +1,72 @@
+"""How long an mp3 of variable bit rate is. Most say it in their first frame (a "Xing", "Info" or "VBRI" header); where it was cut off or never written,
+libsndfile goes by the first frame's bit rate: half of the song is not read, or seems to be missing. Layer III alone. Bytes in, bytes out.
+
+Frame headers: ISO/IEC 11172-3, 2.4.1.3; 13818-3; the Xing header: 4 bytes of name, 4 of flags (1 = a count follows), 4 of count.
+"""
+
+_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by the header's version
+_KILOBITS = {
+    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+"""A second, by the header's index from 1 on: of version 3 (MPEG-1), and of the others."""
+_COUNT = 1  # flag of a Xing header
+
+
+def with_length(data: bytes) -> bytes:
+    """An mp3 of variable bit rate that does not say how many frames it has, with a first frame that does; anything else as it is."""
+    begin = _next_frame(data, _after_tags(data)) if data[:3] == b"ID3" or _frame_bytes(data, 0) else len(data)
+    head = data[begin : begin + _frame_bytes(data, begin)]
+    if not head or any(name in head for name in (b"Xing", b"Info", b"VBRI")):
+        return data
+    count, position, varies = 0, begin, False
+    while size := _frame_bytes(data, position):
+        varies = varies or data[position + 2] >> 4 != head[2] >> 4
+        count, position = count + 1, position + size
+        if not _frame_bytes(data, position):  # a tag between two files that were joined, damage, or the end
+            position = _next_frame(data, position)
+    return data[:begin] + _first_frame(head, count) + data[begin:] if varies else data
+
+
+def _after_tags(data: bytes) -> int:
+    position = 0
+    while data[position : position + 3] == b"ID3" and len(data) >= position + 10:
+        has_footer = bool(data[position + 5] & 0x10)
+        size = sum(byte << shift for byte, shift in zip(data[position + 6 : position + 10], (21, 14, 7, 0), strict=True))
+        position += 10 + size + 10 * has_footer
+    return position
+
+
+def _next_frame(data: bytes, position: int) -> int:
+    """Where the next frame that another follows begins; `len(data)`: nowhere."""
+    while (position := data.find(b"\xff", position)) >= 0:
+        size = _frame_bytes(data, position)
+        if size and (_frame_bytes(data, position + size) or position + size == len(data)):
+            return position
+        position += 1
+    return len(data)
+
+
+def _frame_bytes(data: bytes, position: int) -> int:
+    """Length of the whole frame that begins there, its header included; 0: none does."""
+    head = data[position : position + 4]
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:  # 11 ones, layer III
+        return 0
+    version, kilobits, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
+    if version not in _RATES or not 0 < kilobits < 15 or rate == 3:
+        return 0
+    size = _bytes(version, kilobits, rate) + (head[2] >> 1 & 1)
+    return size if position + size <= len(data) else 0
+
+
+def _bytes(version: int, kilobits: int, rate: int) -> int:
+    return (144 if version == 3 else 72) * _KILOBITS[version == 3][kilobits - 1] * 1000 // _RATES[version][rate]
+
+
+def _first_frame(head: bytes, count: int) -> bytes:
+    """A silent frame like that of `head` which says that `count` follow."""
+    version, rate, is_mono, kilobits = head[1] >> 3 & 3, head[2] >> 2 & 3, head[3] >> 6 == 3, 9
+    header = bytes([0xFF, head[1] | 1, kilobits << 4 | rate << 2, head[3]])  # no checksum
+    side = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}[version == 3, is_mono]
+    frame = header + bytes(side) + b"Xing" + _COUNT.to_bytes(4, "big") + count.to_bytes(4, "big")
+    return frame.ljust(_bytes(version, kilobits, rate), b"\0")
