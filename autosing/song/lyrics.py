@@ -1,10 +1,11 @@
 """Lyrics as lines with optional stamps, and the LRC reader and writer.
 
-The LRC rule is the common specification: any number of stamps a line, 1-3 fraction digits after `.` or `:`, minutes of any width,
-`[offset:]` in milliseconds (positive = lyrics appear earlier), header tags, enhanced `<mm:ss.xx>` word stamps (square ones inside a
-line too); a line with word stamps alone begins at its first. A stamped line without text ends the line before it. Junk is ignored; parsing
-never raises and takes time in proportion to the text. Section tags such as `[verse]` are kept as sections; nothing else in square brackets is
-sung either. Marks that show nothing (direction, zero-width space) are dropped; the joiners that change letters are kept.
+The LRC rule is the common specification: any number of stamps a line, 1-3 fraction digits after `.`, `,` or `:`, minutes of any width, hours where
+a fraction after `.` or `,` says that they are (`[1:02:03.45]`; in `[01:02:03]` the last number is the fraction), `[offset:]` in milliseconds
+(positive = lyrics appear earlier), header tags, enhanced `<mm:ss.xx>` word stamps (square ones inside a line too); a line with word stamps alone
+begins at its first. A stamped line without text ends the line before it. Junk is ignored; parsing never raises and takes time in proportion to the
+text. Section tags such as `[verse]` are kept as sections; nothing else in square brackets is sung either. Marks that show nothing (direction,
+zero-width space) are dropped; the joiners that change letters are kept.
 """
 
 import re
@@ -50,7 +51,8 @@ class Lyrics:
 
 SIGNS = ("So", "Cs", "Co", "Cn")
 """Unicode categories of pictures and the like, which are no letters."""
-_CLOCK = r"\s*(\d+)\s*:\s*(\d{1,3})(?:\s*[.:]\s*(\d{1,3}))?\s*"
+_HOURS = r"(?:(\d+)\s*:\s*(?=\d+\s*:\s*\d+\s*[.,]))?"
+_CLOCK = rf"\s*{_HOURS}(\d+)\s*:\s*(\d{{1,3}})(?:\s*[.,:]\s*(\d{{1,3}}))?\s*"
 _STAMP = re.compile(rf"\[{_CLOCK}\]")
 _LEADING_STAMP = re.compile(rf"\s*\[{_CLOCK}\]")
 _LEADING_WORD_STAMP = re.compile(rf"\s*<{_CLOCK}>")
@@ -214,8 +216,9 @@ def _clean(text: str) -> Iterable[str]:
 
 
 def _seconds(match: re.Match[str]) -> Seconds:
-    minutes, seconds, fraction = match.groups()
-    return round(int(minutes[-9:]) * 60 + int(seconds) + (int(fraction) / 10 ** len(fraction) if fraction else 0.0), 3)
+    hours, minutes, seconds, fraction = match.groups()
+    whole = int((hours or "0")[-7:]) * 3600 + int(minutes[-9:]) * 60 + int(seconds)
+    return round(whole + (int(fraction) / 10 ** len(fraction) if fraction else 0.0), 3)
 
 
 def _leading_stamps(line: str) -> tuple[list[Seconds], str]:
