@@ -74,22 +74,24 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[bool]:
     """Hold the folder against other processes on this machine; waits for its turn, and is let go when the process dies.
 
-    Where the file system knows no locks the work goes on without: tables are committed whole and are equal whoever writes them.
+    Where the file system knows no locks the work goes on without, and False is yielded: tables are committed whole and are equal whoever writes them.
     """
     import fcntl
 
     unsupported = {errno.ENOLCK, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
     descriptor = os.open(folder, os.O_RDONLY)
     try:
+        is_held = True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in unsupported:
                 raise
-        yield
+            is_held = False
+        yield is_held
     finally:
         os.close(descriptor)
 

@@ -370,11 +370,11 @@ def _warn(report: dict) -> None:
 
 
 def _write_song(folder: Path, sung: "Sung", title: str) -> None:
-    """Write every file of a song, all or none; candidates of an earlier one do not stay."""
+    """Write every file of a song, all or none."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from autosing.singing.output import readable, together
+    from autosing.singing.output import CANDIDATES, readable, together
     from autosing.singing.picture import draw
     from autosing.singing.score import with_scores
     from autosing.song import audio
@@ -383,7 +383,7 @@ def _write_song(folder: Path, sung: "Sung", title: str) -> None:
 
     with together(folder) as draft:
         files = {"mix.wav": sung.mix, "vocals.wav": sung.vocals, "accompaniment.wav": sung.accompaniment}
-        files |= {f"candidates/{i:02d}.wav": mix for i, mix in enumerate(sung.others, start=2)}
+        files |= {f"{CANDIDATES}/{i:02d}.wav": mix for i, mix in enumerate(sung.others, start=2)}
         for name, wav in files.items():
             (draft / name).parent.mkdir(exist_ok=True)
             (draft / name).write_bytes(audio.encode(wav, sung.sample_rate, "wav"))
@@ -397,9 +397,6 @@ def _write_song(folder: Path, sung: "Sung", title: str) -> None:
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(f"song.safetensors: {error}") from error
         draw(draft / "picture.png", sung.mix, sung.vocals, sung.sample_rate, sung.alignment, readable(title))
-    for path in (folder / "candidates").glob("*.wav"):
-        if path.stem.isdecimal() and int(path.stem) > len(sung.others) + 1:
-            path.unlink()
 
 
 if __name__ == "__main__":

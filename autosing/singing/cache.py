@@ -63,7 +63,7 @@ class Cache:
     def _trim(self) -> None:
         assert self.folder is not None
         entries = []
-        for path in self.folder.glob("*.tensors"):
+        for path in (*self.folder.glob("*.tensors"), *self.folder.glob(".*.tmp")):  # what killed runs left counts too
             try:
                 status = path.stat()
             except FileNotFoundError:  # another run was here

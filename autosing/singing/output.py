@@ -12,7 +12,11 @@ from torch import Tensor
 
 from autosing.errors import ConfigError
 from autosing.song import audio
+from autosing.store import locked
 
+CANDIDATES = "candidates"
+"""The folder of the versions that were not chosen, which are called by their numbers."""
+_DRAFT, _DRAFT_END = ".sing.", ".tmp"
 HEADER_BYTES = 44  # of a plain wav file
 _UNKNOWN = 0xFFFFFFFF  # the length of a wav that is not yet known
 
@@ -24,7 +28,8 @@ def readable(text: str) -> str:
 
 @contextlib.contextmanager
 def together(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder; what is written there takes its place in `folder` at the end, or is gone if anything fails.
+    """Yield an empty folder; what is written there takes its place in `folder` at the end, or is gone if anything fails. Songs of several runs are
+    written one after the other, so that no files of two stand there together; what killed runs left, and numbered candidates of the song before, go.
 
     Raises:
         ConfigError: it cannot be written, the disk being full for one.
@@ -34,16 +39,22 @@ def together(folder: Path) -> Iterator[Path]:
     draft: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(".tmp", ".sing.", folder))
-        yield draft
-        files = sorted(p for p in draft.rglob("*") if p.is_file())
-        for path in files:
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        for path in files:
-            target = folder / path.relative_to(draft)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
+        with locked(folder) as is_held:
+            for left in folder.glob(f"{_DRAFT}*{_DRAFT_END}") if is_held else ():
+                shutil.rmtree(left, ignore_errors=True)
+            draft = Path(tempfile.mkdtemp(_DRAFT_END, _DRAFT, folder))
+            yield draft
+            files = sorted(p for p in draft.rglob("*") if p.is_file())
+            for path in files:
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            targets = [folder / path.relative_to(draft) for path in files]
+            for path, target in zip(files, targets, strict=True):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+            for path in (folder / CANDIDATES).glob("*.wav"):
+                if path.stem.isdecimal() and path not in targets:
+                    path.unlink()
     except OSError as error:
         raise ConfigError(f"cannot write into '{folder}' ({error.strerror or error}); make room, or name another --output-dir") from error
     finally:

@@ -51,6 +51,14 @@ def test_what_was_used_longest_ago_goes(tmp_path: Path) -> None:
         cache.get({"n": 1}, never)
 
 
+def test_what_killed_runs_left_counts_and_goes(tmp_path: Path) -> None:
+    left = tmp_path / ".x.tensors.1.tmp"
+    left.write_bytes(bytes(4000))
+    os.utime(left, (0, 0))
+    Cache(tmp_path, most_bytes=3600).get({}, made)
+    assert not left.exists() and torch.equal(Cache(tmp_path).get({}, never)["a"], made()["a"])
+
+
 def test_no_folder_keeps_nothing_and_a_folder_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
     cache = Cache(None)
     assert torch.equal(cache.get({}, made)["b"], torch.arange(3)) and cache.misses == 0

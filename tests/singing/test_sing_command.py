@@ -12,6 +12,7 @@ import torch
 from autosing.cli import sing as command
 from autosing.errors import AudioError
 from autosing.singing import pipeline
+from autosing.singing.output import together
 from autosing.singing.picture import draw
 from autosing.singing.request import SingRequest, Sung
 from autosing.song.alignment import Alignment, Word
@@ -49,7 +50,7 @@ def pretender(monkeypatch: pytest.MonkeyPatch) -> type[Pretender]:
 
 
 def song(folder: Path, name: str, data: bytes = b"song") -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(data)
     return folder / name
 
@@ -212,10 +213,28 @@ def test_a_damaged_file_does_not_stop_a_folder(tmp_path: Path, capsys: pytest.Ca
     assert sorted(p.name for p in out.iterdir()) == ["a", "c"]
 
 
-def test_what_a_killed_run_left_does_not_cost_the_song(tmp_path: Path) -> None:
-    (tmp_path / "out" / f".sing.{os.getpid()}.tmp").mkdir(parents=True)
+def test_what_a_killed_run_left_goes_with_the_next_song(tmp_path: Path) -> None:
+    song(tmp_path / "out" / ".sing.1.tmp" / "candidates", "02.wav")
     assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "mix.wav").exists() and len(list((tmp_path / "out").glob(".sing.*"))) == 1
+    assert (tmp_path / "out" / "mix.wav").exists() and not list((tmp_path / "out").glob(".sing.*"))
+
+
+def test_two_songs_are_written_one_after_the_other(tmp_path: Path) -> None:
+    """Else the files of both would stand in one folder, or one would take the other's draft for a dead run's."""
+
+    def write(text: str) -> None:
+        with together(tmp_path) as draft:
+            song(draft, "mix.wav", text.encode())
+            song(draft, "lyrics.lrc", text.encode())
+
+    second = threading.Thread(target=write, args=("second",))
+    with together(tmp_path) as draft:
+        second.start()
+        second.join(0.2)
+        assert second.is_alive() and draft.exists()
+        song(draft, "mix.wav", b"first")
+    second.join(10)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"mix.wav": "second", "lyrics.lrc": "second"}
 
 
 @pytest.mark.parametrize(("given", "told"), [(("--semfile", "a.wav", "--gen-semantic"), "give one of the two"), (("--device", "meta"), "'meta'")])
