@@ -184,9 +184,9 @@ def _placed(singer: Singer, text: str, begin: Seconds, end: Seconds, strict: boo
     if not lyrics.lines or (note and strict):
         raise ConfigError(f"--lyrics: {note or 'no word to sing between the times of --replace'}")
     need = need_of(singer.front_end.pronounce)
-    check_amount([line.text for line in lyrics.lines], end - begin, singer.front_end.pronounce)
+    check_amount([line.text for line in lyrics.lines], end - begin, singer.front_end.pronounce, "a longer passage")
     if lyrics.stamped:
-        plan = place_stamped(lyrics, begin, end - begin, need)
+        plan = place_stamped(lyrics, begin, end - begin, need, "or another passage")
         lines = [_later(line, begin) for line in plan.lines]
         return Lyrics(tuple(Line(line.text) for line in lines)), lines, [*plan.notes, *([note] if note else [])]
     opens = openings(text)

@@ -100,11 +100,12 @@ def openings(text: str) -> tuple[bool, ...]:
     return tuple(found)
 
 
-def place_stamped(lyrics: Lyrics, start: Seconds, seconds: Seconds | None, need: Need) -> Plan:
+def place_stamped(lyrics: Lyrics, start: Seconds, seconds: Seconds | None, need: Need, instead: str = "--start-time or --length") -> Plan:
     """Lines with stamps, for a song that begins `start` seconds into the time of the stamps.
 
     Args:
         seconds: how much there is; None = up to the end of the last line and a little more.
+        instead: what else than the stamps a person may change where none fits.
 
     Raises:
         ConfigError: no line begins in that time.
@@ -117,7 +118,7 @@ def place_stamped(lyrics: Lyrics, start: Seconds, seconds: Seconds | None, need:
     if not inside:
         raise ConfigError(
             f"--lyrics: no line begins between {start:g} and {'the end' if seconds is None else f'{start + seconds:g}'} s, the first at "
-            f"{lyrics.lines[0].start:g} s; give other stamps, --start-time or --length"
+            f"{lyrics.lines[0].start:g} s; give other stamps, {instead}"
         )
     moved = _merge([_moved(line, -start) for line in inside])
     placed, notes, wrong = [], [], []
@@ -326,8 +327,10 @@ def read_singable(text: str, pronounce: Callable[[str], Sequence[str]]) -> tuple
     return lyrics, "; ".join(filter(None, (without_sound, unread(text))))
 
 
-def check_amount(lines: Sequence[str], seconds: Seconds, pronounce: Callable[[str], Sequence[str]]) -> None:
-    """Refuse more words than the time holds.
+def check_amount(
+    lines: Sequence[str], seconds: Seconds, pronounce: Callable[[str], Sequence[str]], instead: str = "more time with --length"
+) -> None:
+    """Refuse more words than the time holds; `instead`: what a person may give instead of fewer words.
 
     Raises:
         ConfigError: says how many would fit.
@@ -340,7 +343,7 @@ def check_amount(lines: Sequence[str], seconds: Seconds, pronounce: Callable[[st
         if sounds > most:
             raise ConfigError(
                 f"--lyrics: {len(words)} words do not fit into {seconds:.1f} s, which hold about {held} of them sung fast; "
-                "give fewer words, or more time with --length"
+                f"give fewer words, or {instead}"
             )
 
 
