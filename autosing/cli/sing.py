@@ -233,9 +233,11 @@ def read_lyrics(value: str) -> str:
     """The text of --lyrics, or of the .txt or .lrc file that it names.
 
     Raises:
-        ConfigError: no such file, or no text in it.
+        ConfigError: no such file, or no text in it; or a file of another kind.
     """
     if not names_a_file(value):
+        if os.path.isfile(value):  # nobody wants its name sung
+            raise ConfigError(f"--lyrics: the file '{value}' is no .txt or .lrc; save its words as one")
         return value
     try:
         data = Path(value).read_bytes()

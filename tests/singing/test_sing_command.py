@@ -278,3 +278,10 @@ def test_lyrics_may_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("la\nla", encoding="utf-16")
     assert command.read_lyrics(str(tmp_path / "a.lrc")) == "[00:01.00]la" and command.read_lyrics(str(tmp_path / "b.txt")) == "la\nla"
     assert command.read_lyrics("la\nwords.txt") == "la\nwords.txt" and command.read_lyrics("la") == "la"
+
+
+@pytest.mark.parametrize("name", ["words", "words.srt"])
+def test_a_file_of_another_kind_is_no_text_to_sing(tmp_path: Path, capsys: pytest.CaptureFixture[str], pretender: type[Pretender], name: str) -> None:
+    words = song(tmp_path, name, b"la la")
+    assert command.main(["--tts", "--lyrics", str(words), "--output-dir", str(tmp_path / "out")]) == 2
+    assert f"'{words}' is no .txt or .lrc" in capsys.readouterr().err and pretender.made == 0

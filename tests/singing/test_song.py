@@ -186,9 +186,9 @@ def test_passages_that_are_none_are_refused(singer: Singer, folder: Path) -> Non
     again = lambda text, song=earlier: replace_passage(singer, song, 1.0, 2.0, text, candidates=1, temperature=0.7, seed=0, strict=False)  # noqa: E731
     with pytest.raises(ConfigError, match="no word to sing"):
         again("...")
-    with pytest.raises(ConfigError, match="do not fit .*, or a longer passage"):  # --replace refuses --length and --start-time
+    with pytest.raises(ConfigError, match=r"do not fit .*, or a longer passage"):  # --replace refuses --length and --start-time
         again("la " * 50)
-    with pytest.raises(ConfigError, match="no line begins .*, or another passage"):
+    with pytest.raises(ConfigError, match=r"no line begins .*, or another passage"):
         again("[00:05.00]la")
     one_by_one = Singer(sm2a_model="builtin_sm2a")
     own, earlier.report["models"]["sm2a"] = earlier.report["models"]["sm2a"], one_by_one.models["sm2a"]
