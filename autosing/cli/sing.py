@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--t2s-model", "--tm2s-model", default="builtin", help="checkpoint or adapter: a folder, a hub id, or builtin")
     p.add_argument("--sm2a-model", default="builtin", help="the same, of sm2a_parallel, which sings many tokens at a time (builtin), or of sm2a (builtin_sm2a)")
     p.add_argument("--start-time", type=float, default=0.0, metavar="SECONDS", help="where in the reference to start")
-    p.add_argument("--length", type=float, metavar="SECONDS", help="from 4; 30 for one or two plain lines, else what the lyrics take")
+    p.add_argument("--length", type=float, metavar="SECONDS", help="from 4; 30 for one or two plain lines, else what the lyrics or --semfile take")
     p.add_argument("--music-volume", type=float, default=0.8, help="factor on the instrumental in the mix")
     p.add_argument("--temp", type=float, default=0.7, help="sampling temperature of both models")
     p.add_argument("--steps", type=int, metavar="N", help="passes of an --sm2a-model of sm2a_parallel (16): fewer are faster")

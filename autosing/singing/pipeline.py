@@ -202,6 +202,12 @@ class Singer:
         available = request.most_seconds if reference is None else reference.seconds
         if request.length_seconds is not None and available < request.length_seconds - 0.01:
             notes.append(f"--length {request.length_seconds:g}: the reference ends {available:.1f} s after --start-time, and the song with it")
+        spoken = None if request.semantic_file is None else self._spoken(request.semantic_file)
+        if spoken is not None and request.length_seconds is None:
+            available = min(available, spoken.shape[-1] / self.meta.semantic.sample_rate)
+            if available < SHORTEST_SECONDS:
+                raise DataError(f"--semfile: '{request.semantic_file}' lasts {available:.1f} s, less than the {SHORTEST_SECONDS:g} s that are sung at the least; "
+                                "give a longer recording, or --length")  # fmt: skip
         in_halves = request.in_halves and available <= self.window_seconds + 0.5 and not request.stream
         plan = None
         if request.semantic_file is None:
@@ -225,7 +231,7 @@ class Singer:
         repairs: list[dict] = []
 
         if in_halves or request.semantic_file is not None:
-            song, takes, repairs = self._sing_at_once(request, lyrics, accompaniment, voice, steps, frames, generator, rounds, clock)
+            song, takes, repairs = self._sing_at_once(request, lyrics, spoken, accompaniment, voice, steps, frames, generator, rounds, clock)
         else:
             assert plan is not None
             if not self.t2s.config.pointer:
@@ -354,11 +360,11 @@ class Singer:
 
     # -- singing ---------------------------------------------------------------------------------------------------------------------
 
-    def _sing_at_once(self, request, lyrics, accompaniment, voice, steps, frames, generator, rounds, clock) -> tuple[Song, Takes, list[dict]]:
+    def _sing_at_once(self, request, lyrics, spoken, accompaniment, voice, steps, frames, generator, rounds, clock) -> tuple[Song, Takes, list[dict]]:
         """One window whose halves the lyrics share, or the words of a recording."""
         clock.begin("t2s")
-        if request.semantic_file is not None:
-            semantic, track = self._semantic_of(request.semantic_file, steps).expand(request.candidates, -1), None
+        if spoken is not None:
+            semantic, track = self._semantic_of(spoken, steps).expand(request.candidates, -1), None
         else:
             semantic, track = generate_semantic(
                 self.t2s, halves([line.text for line in lyrics.lines]), accompaniment, steps=steps, temperature=request.temperature,
@@ -484,12 +490,15 @@ class Singer:
         """(n,) vocals at the codec's rate."""
         return self.codec.decode(song.codes[None])[0, 0].cpu()
 
-    def _semantic_of(self, path: Path, steps: int) -> Tensor:
-        """(1, N) semantic tokens of the voice in a recording, as many as are sung."""
+    def _spoken(self, path: Path) -> Tensor:
+        """(n,) the voice in a recording, at the rate of the semantic tokenizer: a window of it, and a little more."""
         assert self.meta.semantic is not None
-        tokenizer = load_semantic(self.semantic, self.device)
         vocals, rate = self.hearing.vocals_of(path, self.window_seconds + 2.0)
-        wav = audio.resample(audio.mono(vocals), rate, tokenizer.spec.sample_rate)
+        return audio.resample(audio.mono(vocals), rate, self.meta.semantic.sample_rate)
+
+    def _semantic_of(self, wav: Tensor, steps: int) -> Tensor:
+        """(n,) of `_spoken` -> (1, N) semantic tokens, as many as are sung."""
+        tokenizer = load_semantic(self.semantic, self.device)
         n = steps * tokenizer.spec.sample_rate // tokenizer.spec.token_rate
         wav = torch.nn.functional.pad(wav, (0, max(0, n - wav.shape[-1])))[:n]
         return tokenizer.encode(wav[None].to(self.device))[:, :steps]

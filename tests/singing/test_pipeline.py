@@ -83,6 +83,14 @@ def test_files_are_as_long_as_is_told(singer: Singer, tone: Path) -> None:
     assert sung.report["notes"] == ["--length 8: the reference ends 5.5 s after --start-time, and the song with it"]
 
 
+def test_a_song_to_the_words_of_a_recording_lasts_as_long_as_that(singer: Singer, tone: Path, tmp_path: Path) -> None:
+    assert singer.sing(SingRequest("", tts=True, semantic_file=tone, candidates=1, repair=0, steps=4)).report["seconds"] == 10.0
+    short = tmp_path / "short.wav"
+    short.write_bytes(audio.encode(torch.sin(torch.arange(3200) * 0.1)[None] * 0.3, 16000, "wav"))
+    with pytest.raises(DataError, match=r"--semfile: '.*short\.wav' lasts 0\.2 s, less than the 4 s"):
+        singer.sing(SingRequest("", tts=True, semantic_file=short))
+
+
 def test_a_name_that_is_no_utf8_stands_readable_in_the_report(singer: Singer, tone: Path, tmp_path: Path) -> None:
     named = tmp_path / os.fsdecode(b"caf\xe9.wav")
     named.write_bytes(tone.read_bytes())
