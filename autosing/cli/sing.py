@@ -154,15 +154,16 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _recordings(folder: Path) -> list[Path]:
-    """The audio files of a --reference that is a folder, without hidden ones.
+    """The audio files of a --reference that is a folder, without hidden ones; those of kinds that cannot be decoded too, for them to be named.
 
     Raises:
         ConfigError: there are none, or it cannot be read.
     """
-    from autosing.singing.request import AUDIO_SUFFIXES
+    from processing.formats.files import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES
 
+    kinds = AUDIO_SUFFIXES + UNREADABLE_SUFFIXES
     try:
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".") and p.is_file())
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in kinds and not p.name.startswith(".") and p.is_file())
     except OSError as error:
         raise ConfigError(f"--reference: the folder '{folder}' cannot be read ({error.strerror}); name another one") from error
     if not found:

@@ -15,7 +15,6 @@ from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Lyrics
 from autosing.tokens.specs import Seconds
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga")
 SHORTEST_SECONDS: Seconds = 4.0  # less is not sung, and no shorter stretch of a reference is sung over
 DEFAULT_SECONDS: Seconds = 30.0  # of two plain lines
 LONGEST_SECONDS: Seconds = 1800.0  # what may be decoded of a recording

@@ -213,6 +213,15 @@ def test_a_damaged_file_does_not_stop_a_folder(tmp_path: Path, capsys: pytest.Ca
     assert sorted(p.name for p in out.iterdir()) == ["a", "c"]
 
 
+def test_no_recording_of_a_folder_is_passed_over_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    songs, out = tmp_path / "songs", tmp_path / "out"
+    for name, data in (("a.aiff", b"song"), ("b.AIF", b"song"), ("c.m4a", b"broken"), ("cover.jpg", b"picture")):
+        song(songs, name, data)
+    assert command.main([str(songs), "--lyrics", "la", "--output-dir", str(out)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "1 of 3 recordings could not be sung over: c.m4a"
+    assert sorted(p.name for p in out.iterdir()) == ["a", "b"]
+
+
 def test_what_a_killed_run_left_goes_with_the_next_song(tmp_path: Path) -> None:
     song(tmp_path / "out" / ".sing.1.tmp" / "candidates", "02.wav")
     assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 0
