@@ -73,6 +73,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "16-mixed": torch.float
 """What matrices are multiplied in. With "bf16" the parameters, their gradients and the optimiser's state are kept in it too."""
 VALIDATION_CACHE_BYTES = 256 << 20
 PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often
+LOCK_FILE = ".lock"  # of the process that trains in the folder
 LEAST_SCALE = 1e-4  # of a loss in fp16: a gradient that is not finite at it is so by itself
 SAVE_SECONDS = 300.0  # the state is saved at least this often, however far apart validations are
 _VALIDATION_SEED = 1
@@ -339,11 +340,16 @@ class Trainer:
         Raises:
             NotFiniteError: a loss or gradient is not finite; names the rows of the batch.
             MismatchError: `resume` with something that differs; names it.
-            ConfigError: the folder cannot be written.
+            ConfigError: the folder cannot be written, or another process trains in it.
         """
-        if self.ranks.first:
-            make_folder(self.folder)
-            self.checkpoints.clear(resume)
+        with contextlib.ExitStack() as stack:
+            if self.ranks.first:
+                make_folder(self.folder)
+                stack.enter_context(held(self.folder))
+                self.checkpoints.clear(resume)
+            return self._fit(resume, allow_changed, validate_first)
+
+    def _fit(self, resume: bool, allow_changed: bool, validate_first: bool) -> Result:
         if resume:
             self._load(allow_changed)
         if self.ranks.first and self._config_text:
@@ -829,6 +835,30 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         why = error.strerror or error
         raise ConfigError(f"a run cannot be written to '{folder}' ({why}); choose another --output-dir or --checkpoint-dir") from error
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run's folder against other processes, also on other machines where the file system tells them; let go when this process ends.
+
+    The lock is of a kind that the loader's workers do not inherit: a killed run's orphans do not keep the next one waiting.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    import fcntl
+
+    with open(folder / LOCK_FILE, "a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ConfigError(
+                f"another process trains in '{folder}'; wait until it has ended, or name another run with --name (if it went down with its machine, "
+                f"remove '{file.name}')"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def resumable(folder: Path) -> bool:

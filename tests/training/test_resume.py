@@ -12,7 +12,7 @@ from toy_task import ToyTask
 
 from autosing.cli.train import main
 from autosing.training import state as state_module
-from autosing.training.loop import Trainer
+from autosing.training.loop import Trainer, held
 from tests.train_runs import Runs, ended, environments, signalled
 
 
@@ -239,6 +239,18 @@ def test_failed_save_keeps_the_last_state(runs, monkeypatch, capsys):
     assert not list(runs.path("a").rglob("*.tmp"))
     assert runs("a", "--resume-from", "auto") == 0
     runs.same("a", "whole")
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(runs, capsys):
+    """Neither a run that begins anew nor one that would go on disturbs the one at work."""
+    assert runs("a") == 0
+    before = runs.outcome("a")
+    with held(runs.path("a")):
+        assert runs.apart("a", "--overwrite") == 2
+        assert runs.apart("a", "--resume-from", "auto") == 2
+    assert runs.said("a").count(f"error: another process trains in '{runs.path('a')}'") == 2
+    assert runs.outcome("a") == before
+    assert runs("a", "--resume-from", "auto") == 0
 
 
 def test_damaged_state_is_named(runs, capsys):
