@@ -91,6 +91,7 @@ def estimate(trainer: Trainer, validate_first: bool = False) -> Estimate:
     if steps is not None:
         validations = math.ceil(steps / settings.validate_every) + validate_first
         saves = validations if settings.save_every is None else math.ceil(steps / settings.save_every) + validate_first
+        saves += trainer.ranks.world > 1  # before the last validation
     seconds = (steps or 0) * step_seconds + validations * validation_seconds + saves * save_seconds
     if settings.minutes is not None:
         seconds = min(seconds, 60 * settings.minutes) if steps is not None else 60 * settings.minutes

@@ -577,7 +577,10 @@ class Trainer:
     # ---- validation, checkpoints, log
 
     def _validate_last(self) -> None:
-        """The validation that ends a run. A signal may announce a kill: the state is then saved before it, which begins again. A resumed run does it, too."""
+        """The validation that ends a run. A signal may announce a kill: the state is then saved before it, which begins again. Several ranks,
+        none of which can leave it alone, save before it in any case. A resumed run does it, too."""
+        if self.ranks.world > 1 and self.checkpoints.step != self.step:
+            self._save()
         try:
             self._validate_and_save(until_signal=self.ranks.world == 1)
         except _Signalled:

@@ -223,6 +223,26 @@ def test_a_signal_to_any_rank_saves_and_stops_all_after_its_step(runs, group, st
         assert_close(runs.folder / "whole", runs.folder / "a")
 
 
+def test_killed_in_the_last_validation_no_rank_trains_again(runs, group, steady, monkeypatch):
+    values = {"steps": 4, "log_every_n_steps": 3, "validate_every_n_steps": 100}
+    numbers = runs.folder / "a" / "state" / "state.json"
+
+    def deadly(self: Trainer, until_signal: bool = False) -> None:
+        deadline = time.monotonic() + 5
+        while not (numbers.exists() and '"step": 4,' in numbers.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "validate", deadly)
+        assert -signal.SIGKILL in group(lambda: run(runs, "toy", "a", **values))
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", None)  # nothing is left to train
+        assert group(lambda: run(runs, "toy", "a", resume_from="auto", **values)) == [0, 0], group.said(0)
+    assert run(runs, "toy", "whole", **values) == 0
+    assert_close(runs.folder / "whole", runs.folder / "a")
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_half_precision_scales_alike_on_all_ranks(runs, group, steady, strategy):
     values = {"precision": "16-mixed", "clip_gradient_norm": 0.5}
