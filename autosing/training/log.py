@@ -4,6 +4,7 @@ Records are flat JSON objects; training ones have `loss`, validation ones `val_l
 touches a tensor on a device: `Meter` alone gathers values there, and reads them when asked.
 """
 
+import contextlib
 import json
 import math
 import sys
@@ -88,7 +89,8 @@ class MetricsFile:
         self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # `write` has told of it
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -341,6 +341,7 @@ class Trainer:
             NotFiniteError: a loss or gradient is not finite; names the rows of the batch.
             MismatchError: `resume` with something that differs; names it.
             ConfigError: the folder cannot be written, or another process trains in it.
+            SaveError: the disk is full, ...
         """
         with contextlib.ExitStack() as stack:
             if self.ranks.first:
@@ -352,10 +353,12 @@ class Trainer:
     def _fit(self, resume: bool, allow_changed: bool, validate_first: bool) -> Result:
         if resume:
             self._load(allow_changed)
-        if self.ranks.first and self._config_text:
-            with atomic_path(self.folder / "config.yaml") as path:
-                path.write_text(self._config_text, encoding="utf-8")
-        self.metrics_file = MetricsFile(self.folder / "metrics.jsonl", self.step if resume else None) if self.ranks.first else None
+        if self.ranks.first:
+            with saving(self.step, self.folder):
+                if self._config_text:
+                    with atomic_path(self.folder / "config.yaml") as path:
+                        path.write_text(self._config_text, encoding="utf-8")
+                self.metrics_file = MetricsFile(self.folder / "metrics.jsonl", self.step if resume else None)
         self._started = time.monotonic()
         self.checkpoints.begin(self.step)
         with self._request:
@@ -807,16 +810,18 @@ class Trainer:
         return int(1000 * max(share, min(1.0, self._clock_share())))
 
     def _record(self, record: Mapping[str, Any]) -> None:
-        if self.metrics_file is not None:
-            self.metrics_file.write(record)
+        with saving(self.step, self.folder):
+            if self.metrics_file is not None:
+                self.metrics_file.write(record)
+            if self.tensorboard is not None:
+                self.tensorboard.write(record)
         self.wandb.write(record)
-        if self.tensorboard is not None:
-            self.tensorboard.write(record)
         self._faults.reach("train", "record")
 
     def _draw(self, force: bool = False) -> None:
         if self.metrics_file is not None and (force or time.monotonic() - self._drawn > PICTURE_SECONDS):
-            draw_losses(self.metrics_file.records, self.folder / "loss.png", f"{self.task.name} · {self.folder.name}")
+            with saving(self.step, self.folder):
+                draw_losses(self.metrics_file.records, self.folder / "loss.png", f"{self.task.name} · {self.folder.name}")
             self._drawn = time.monotonic()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from autosing.errors import AutoSingError
+from autosing.training.state import has_state
 
 
 class SaveError(AutoSingError):
@@ -74,4 +75,5 @@ def saving(step: int, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise SaveError(f"step {step} could not be saved in '{folder}' ({error}); make room, then go on with --resume-from '{folder}'") from error
+        onwards = f"go on with --resume-from '{folder}'" if has_state(folder / "state") else "start again"
+        raise SaveError(f"step {step} could not be saved in '{folder}' ({error}); make room, then {onwards}") from error

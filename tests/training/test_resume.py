@@ -12,6 +12,7 @@ from toy_task import ToyTask
 
 from autosing.cli.train import main
 from autosing.training import state as state_module
+from autosing.training.log import MetricsFile
 from autosing.training.loop import Trainer, held
 from tests.train_runs import Runs, ended, environments, signalled
 
@@ -237,6 +238,38 @@ def test_failed_save_keeps_the_last_state(runs, monkeypatch, capsys):
     assert "step 10 could not be saved" in capsys.readouterr().err
     assert state_module.read_numbers(runs.path("a") / "state")["step"] == 5
     assert not list(runs.path("a").rglob("*.tmp"))
+    assert runs("a", "--resume-from", "auto") == 0
+    runs.same("a", "whole")
+
+
+def test_a_first_save_that_fails_tells_to_start_again(runs, monkeypatch, capsys):
+    def full(tensors, path, metadata=None):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state_module, "save_file", full)
+        assert runs("a") == 2
+    assert capsys.readouterr().err.rstrip().endswith("make room, then start again")
+    assert runs("a") == 0
+
+
+@pytest.mark.parametrize("name, step", [("config.yaml", 0), ("metrics.jsonl", 6), ("loss.png", 5)])
+def test_a_disk_that_is_full_for_anything_else_is_one_line_too(runs, monkeypatch, capsys, name, step):
+    """Whatever is being written when the last room goes, the run ends in one line and goes on once there is room."""
+    assert runs("whole") == 0
+
+    def full(*anything: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if name == "config.yaml":
+            patch.setattr("pathlib.Path.write_text", full)
+        elif name == "metrics.jsonl":
+            patch.setattr(MetricsFile, "write", lambda self, record, plain=MetricsFile.write: full() if record["step"] == step else plain(self, record))
+        else:
+            patch.setattr("autosing.training.loop.draw_losses", full)
+        assert runs("a") == 2
+    assert f"step {step} could not be saved" in capsys.readouterr().err
     assert runs("a", "--resume-from", "auto") == 0
     runs.same("a", "whole")
 
