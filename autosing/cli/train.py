@@ -236,7 +236,7 @@ def _train(argv: Sequence[str]) -> int:
             export=export,
             faults=Faults.from_environment(),
             draw_sample=draw_sample,
-            tensorboard=TensorBoard(folder / "tensorboard", numbers.get("step")) if given.get("tensorboard") and ranks.first and not planning else None,
+            tensorboard=None if planning else _tensorboard(given, ranks, folder, numbers.get("step")),
             config_text=config_text(_resolved(identity, config, settings, begun_from, device)),
         )
         dist.require_agreement({"a run to go on with": resume, **trainer.identity}, ranks)
@@ -505,6 +505,13 @@ def _wandb(given: Mapping[str, Any], ranks: dist.Ranks, folder: Path, task: str,
         make_folder(folder)
     name = folder.name + (f"-{given['wandb_suffix']}" if "wandb_suffix" in given else "")
     return Wandb(mode, folder, name, given.get("wandb_task_name", task), config)
+
+
+def _tensorboard(given: Mapping[str, Any], ranks: dist.Ranks, folder: Path, resumed_at: int | None) -> TensorBoard | None:
+    if not given.get("tensorboard") or not ranks.first:
+        return None
+    make_folder(folder)
+    return TensorBoard(folder / "tensorboard", resumed_at)
 
 
 if __name__ == "__main__":

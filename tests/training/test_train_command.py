@@ -91,6 +91,7 @@ def test_both_spellings_of_every_flag():
         (["--tunables", '{"lr0": NaN}'], "'lr0' must be a finite number, found nan"),
         (["--tunables", '{"beta1": 2}'], "'beta1' must be at least 0 and below 1, found 2"),
         (["--output-dir", "/dev/null"], "a run cannot be written to '/dev/null/toy/a' (Not a directory)"),
+        (["--tensorboard", "--output-dir", "/dev/null"], "a run cannot be written to '/dev/null/toy/a' (Not a directory)"),
         (["--resume-from", "/nowhere"], "no run to resume"),
         (["--load-from", "/nowhere"], "no toy checkpoint at '/nowhere'"),
         (["--wandb", "offline"], "pip install 'autosing"),
