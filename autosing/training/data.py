@@ -221,8 +221,11 @@ class ParquetRows(Sequence[Row]):
         for tables in self._partitions:
             table = tables[0]
             if "id" in table.columns:
-                with pq.ParquetFile(table.path, page_checksum_verification=True) as file:
-                    found += map(str, file.read(columns=["id"], use_threads=False).column("id").to_pylist())
+                try:
+                    with pq.ParquetFile(table.path, page_checksum_verification=True) as file:
+                        found += map(str, file.read(columns=["id"], use_threads=False).column("id").to_pylist())
+                except (OSError, pa.ArrowException) as error:
+                    raise DataError(f"the ids of '{table.path}' cannot be read ({error}); make this table again") from error
             else:
                 count = int(table.group_ends[-1]) if len(table.group_ends) else 0
                 found += [f"{table.path.parent.name}/{table.path.stem}:{i}" for i in range(count)]

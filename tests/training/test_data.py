@@ -131,6 +131,22 @@ def test_damage_is_named(tmp_path):
         ParquetRows([[path]], ("x",))
 
 
+def test_damaged_ids_are_named(tmp_path):
+    path = write_songs(tmp_path / "d", partitions=1) / "0" / "songs.parquet"
+    pq.write_table(pq.read_table(path), path, write_page_checksum=True)
+    rows = ParquetRows([[path]], ("x",))
+    column = pq.read_metadata(path).row_group(0)
+    ids = next(column.column(i) for i in range(column.num_columns) if column.column(i).path_in_schema == "id")
+    damaged = bytearray(path.read_bytes())
+    damaged[(ids.dictionary_page_offset or ids.data_page_offset) + ids.total_compressed_size // 2] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"the ids of '.*songs\.parquet' cannot be read"):
+        rows.ids()
+    path.unlink()
+    with pytest.raises(DataError, match=r"the ids of '.*songs\.parquet' cannot be read"):
+        rows.ids()
+
+
 # ---- datasets
 
 
