@@ -33,7 +33,7 @@ from autosing.training.alarm import Alarm
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
 from autosing.training.estimate import describe_estimate, estimate
 from autosing.training.log import Progress, TensorBoard, Wandb
-from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, make_folder, resumable
+from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, held, make_folder, resumable
 from autosing.training.lora import attach, lora_settings
 from autosing.training.own_task import load_task
 from autosing.training.schedule import DECAYS
@@ -511,7 +511,8 @@ def _tensorboard(given: Mapping[str, Any], ranks: dist.Ranks, folder: Path, resu
     if not given.get("tensorboard") or not ranks.first:
         return None
     make_folder(folder)
-    return TensorBoard(folder / "tensorboard", resumed_at)
+    with held(folder):  # it removes what an earlier run logged
+        return TensorBoard(folder / "tensorboard", resumed_at)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import os
 import random
 import signal
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -274,13 +276,18 @@ def test_a_disk_that_is_full_for_anything_else_is_one_line_too(runs, monkeypatch
     runs.same("a", "whole")
 
 
-def test_a_folder_in_which_another_process_trains_is_left_alone(runs, capsys):
+def test_a_folder_in_which_another_process_trains_is_left_alone(runs, monkeypatch):
     """Neither a run that begins anew nor one that would go on disturbs the one at work."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=None))
     assert runs("a") == 0
     before = runs.outcome("a")
+    curves = runs.path("a") / "tensorboard" / "events.out.tfevents.1"
+    curves.parent.mkdir()
+    curves.touch()
     with held(runs.path("a")):
-        assert runs.apart("a", "--overwrite") == 2
+        assert runs.apart("a", "--overwrite", "--tensorboard") == 2
         assert runs.apart("a", "--resume-from", "auto") == 2
+    assert curves.exists()
     assert runs.said("a").count(f"error: another process trains in '{runs.path('a')}'") == 2
     assert runs.outcome("a") == before
     assert runs("a", "--resume-from", "auto") == 0
