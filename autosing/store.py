@@ -150,6 +150,30 @@ def song_tables(*folders: Path) -> list[Path]:
     return tables
 
 
+def song_places(*folders: Path) -> list[tuple[Path, int]]:
+    """(table, position of a row) of every row of the `song_tables` of folders; see `TableReader.row`.
+
+    Raises:
+        DataError: a folder without tables, or a damaged one.
+    """
+    places = []
+    for path in song_tables(*folders):
+        with TableReader(path) as table:
+            places += [(path, position) for position in range(len(table))]
+    return places
+
+
+def song_rows(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of the `song_tables` of a folder in order, with these columns.
+
+    Raises:
+        DataError: no tables there, a damaged one, or one without one of the columns.
+    """
+    for table in song_tables(folder):
+        with TableReader(table) as reader:
+            yield from reader.rows(columns)
+
+
 @dataclass(frozen=True)
 class TableInfo:
     """What was written: `rows`, `bytes` and `sha256` of the file."""
@@ -355,11 +379,24 @@ class TableReader:
     def get(self, key: str, columns: Sequence[str], by: str = "id") -> dict[str, Any] | None:
         """The first row whose column `by` equals `key`, or None."""
         positions = self._where(by).get(key)
-        return self._row(positions[0], tuple(columns)) if positions else None
+        return self.row(positions[0], columns) if positions else None
 
     def get_all(self, key: str, columns: Sequence[str], by: str = "id") -> list[dict[str, Any]]:
         """Every row whose column `by` equals `key`, in order."""
-        return [self._row(position, tuple(columns)) for position in self._where(by).get(key, ())]
+        return [self.row(position, columns) for position in self._where(by).get(key, ())]
+
+    def row(self, position: int, columns: Sequence[str]) -> dict[str, Any]:
+        """The row at `position`, from 0; its row group is kept for its neighbours."""
+        self.require(*columns)
+        names = tuple(columns)
+        group = int(np.searchsorted(self._starts, position, side="right")) - 1
+        cached = self._groups.get(names)
+        if cached is None or cached[0] != group:
+            with self._damage():
+                table = self._file.read_row_group(group, columns=list(columns), use_threads=False)
+            cached = (group, [row for batch in table.to_batches() for row in self._to_rows(batch)])
+            self._groups[names] = cached
+        return dict(cached[1][position - int(self._starts[group])])
 
     def verify(self) -> None:
         """Read everything once.
@@ -378,17 +415,6 @@ class TableReader:
                     where.setdefault(key, []).append(position)
             self._positions[by] = where
         return self._positions[by]
-
-    def _row(self, position: int, columns: tuple[str, ...]) -> dict[str, Any]:
-        self.require(*columns)
-        group = int(np.searchsorted(self._starts, position, side="right")) - 1
-        cached = self._groups.get(columns)
-        if cached is None or cached[0] != group:  # neighbours are asked for one after the other: one row group is kept
-            with self._damage():
-                table = self._file.read_row_group(group, columns=list(columns), use_threads=False)
-            cached = (group, [row for batch in table.to_batches() for row in self._to_rows(batch)])
-            self._groups[columns] = cached
-        return dict(cached[1][position - int(self._starts[group])])
 
     def _to_rows(self, batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
         with self._damage():

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autosing.errors import ConfigError, DataError
+from autosing.errors import AutoSingError, ConfigError, DataError
 from autosing.evaluation import intervals
 from autosing.perception import ALIGNERS, load_aligner, load_separator
 from autosing.perception.alignment import confidence
@@ -36,7 +36,7 @@ from autosing.perception.alignment.builtin import BuiltinAligner, Heard, read_li
 from autosing.perception.separation.base import Separator, vocals_of
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
-from autosing.store import song_tables
+from autosing.store import song_rows
 from autosing.tokens.specs import Seconds
 
 PCO_WINDOW: Seconds = 0.3
@@ -182,29 +182,27 @@ def even_spread(lyrics: Lyrics, song_seconds: Seconds) -> np.ndarray:
     return np.array(out)
 
 
-def rendered_songs(folder: Path, kinds: Sequence[str] = ("vocals", "mixture"), limit: int | None = None) -> Iterator[KnownSong]:
-    """Rendered songs of `<folder>/<i>/songs.parquet` with their true words."""
-    import pyarrow.parquet as pq
+def rendered_songs(folder: Path, limit: int | None = None) -> Iterator[KnownSong]:
+    """Rendered songs with their true words, heard alone and, where there is a band, with it.
 
+    Raises:
+        DataError: no table, or a damaged one.
+    """
     from autosing.song.audio import load, mono
 
     count = 0
-    for path in song_tables(folder):
-        file = pq.ParquetFile(path)
-        columns = ["id", "kind", "sample_rate", "vocals", "accompaniment", "words"]
-        for group in range(file.num_row_groups):
-            for row in file.read_row_group(group, columns=columns).to_pylist():
-                if limit is not None and count >= limit:
-                    return
-                words = tuple(TimedWord(w["text"], w["start"], w["end"], w["line"]) for w in row["words"] or ())
-                if not words:
-                    continue
-                count += 1
-                vocals = mono(load(row["vocals"], 24000))
-                wavs = {"vocals": vocals} if "vocals" in kinds else {}
-                if "mixture" in kinds and row["accompaniment"] is not None:
-                    wavs["mixture"] = vocals + load(row["accompaniment"], 24000)[:, : len(vocals)]
-                yield KnownSong(row["id"], wavs, 24000, words)
+    for row in song_rows(folder, ["id", "vocals", "accompaniment", "words"]):
+        if limit is not None and count >= limit:
+            return
+        words = tuple(TimedWord(w["text"], w["start"], w["end"], w["line"]) for w in row["words"] or ())
+        if not words:
+            continue
+        count += 1
+        vocals = mono(load(row["vocals"], 24000))
+        wavs = {"vocals": vocals}
+        if row["accompaniment"] is not None:
+            wavs["mixture"] = vocals + load(row["accompaniment"], 24000)[:, : len(vocals)]
+        yield KnownSong(row["id"], wavs, 24000, words)
 
 
 def with_separated(songs: Iterable[KnownSong], separator: Separator) -> Iterator[KnownSong]:
@@ -399,7 +397,7 @@ def fit_confidence(aligner: BuiltinAligner, songs: Iterable[KnownSong]) -> dict[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table a song, then one JSON object as the last line."""
+    """Print a table a song, then one JSON object as the last line; 2: a mistake in the request."""
     parser = argparse.ArgumentParser(prog="python -m autosing.evaluation.alignment", description="Judge an aligner.")
     parser.add_argument("--rendered", type=Path, help="dataset of rendered songs (<folder>/<i>/songs.parquet)")
     parser.add_argument("--real", type=Path, help="folder that holds ultrastar_cc and jamendolyrics")
@@ -409,12 +407,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="the JSON line alone")
     parser.add_argument("--fit", action="store_true", help="fit the weights of the word scores to the rendered songs instead")
     given = parser.parse_args(argv)
+    try:
+        print(json.dumps(_fitted(given) if given.fit else _judged(given)))
+    except AutoSingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _fitted(given: argparse.Namespace) -> dict[str, list[float]]:
+    if given.rendered is None:
+        raise ConfigError("--fit needs --rendered: songs whose true words are known")
     aligner = load_aligner(given.aligner)
-    if given.fit:
-        if not isinstance(aligner, BuiltinAligner):
-            raise ConfigError(f"--fit is for the builtin aligner, found --aligner {given.aligner}")
-        print(json.dumps(fit_confidence(aligner, rendered_songs(given.rendered, limit=given.limit))))
-        return 0
+    if not isinstance(aligner, BuiltinAligner):
+        raise ConfigError(f"--fit is for the builtin aligner, found --aligner {given.aligner}")
+    return fit_confidence(aligner, rendered_songs(given.rendered, limit=given.limit))
+
+
+def _judged(given: argparse.Namespace) -> dict[str, Any]:
+    if given.rendered is None and given.real is None:
+        raise ConfigError("no songs to judge it on; give --rendered, --real or both")
+    aligner = load_aligner(given.aligner)
 
     def show(row: dict[str, Any]) -> None:
         if not given.json:
@@ -435,8 +448,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result["rendered"] = summary(measure(aligner, heard(rendered_songs(given.rendered, limit=given.limit)), ("none", "starts"), show))
     if given.real:
         result["real"] = summary(measure(aligner, heard(real_songs(given.real)), ("none", "starts", "ends"), show))
-    print(json.dumps(result))
-    return 0
+    return result
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from autosing.errors import DataError
 from autosing.evaluation import intervals, soundness
 from autosing.evaluation.judge import Judge, added_error, mismatched_rate, phone_error_rate
 from autosing.evaluation.melody import Note, fitting_scales, notes_of, share_in_key
-from autosing.evaluation.separation import rendered_rows
 from autosing.evaluation.voice import area_under_curve
 from autosing.evaluation.windows import Bench, Window, best_of, validation_rows
 from autosing.models.io import load_model
@@ -34,6 +33,7 @@ from autosing.models.recogniser import SILENCE
 from autosing.perception import load_semantic, load_voice
 from autosing.singing.request import SingRequest
 from autosing.song import audio
+from autosing.store import song_rows
 from autosing.tokens.specs import Seconds
 
 STAGES = (("judge", "original"), ("codec", "codec"), ("sm2a", "sm2a"), ("t2s", "one_try"), ("choosing", "chosen"), ("repair", "chain"))
@@ -174,7 +174,7 @@ class KeyedSong(NamedTuple):
 def read_keyed(songs: Path, wanted: set[str]) -> dict[str, KeyedSong]:
     """The songs called `wanted` of a rendered dataset, by their ids."""
     found: dict[str, KeyedSong] = {}
-    for row in rendered_rows(songs, ("id", "vocals", "notes")):
+    for row in song_rows(songs, ("id", "vocals", "notes")):
         if row["id"] in wanted and row["notes"]:
             vocals = audio.decode(row["vocals"])
             notes = [Note(note["end"] - note["start"], round(note["midi"])) for note in row["notes"]]

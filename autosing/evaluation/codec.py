@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from autosing.errors import DataError
+from autosing.errors import AutoSingError, DataError
 from autosing.evaluation import intervals
 from autosing.evaluation.judge import added_error, phone_error_rate
 from autosing.perception.codec.builtin import BuiltinCodec
@@ -30,7 +29,7 @@ from autosing.perception.codec.leakage import through_mask
 from autosing.perception.codec.vocoder import hz_to_mel, mel_to_hz
 from autosing.perception.separation.base import vocals_of
 from autosing.song import audio
-from autosing.store import song_tables
+from autosing.store import song_rows
 
 F0_RATE = 200  # Hz, of the column `f0`
 LEAK_DB = 12.0
@@ -109,24 +108,21 @@ def rendered_recordings(
     """Vocals of rendered songs, whole if they are short, so that phones and audio belong together.
 
     Raises:
-        DataError: no table.
+        DataError: no table, or a damaged one.
     """
     spec, count = codec.spec, 0
-    for table in song_tables(songs):
-        file = pq.ParquetFile(table)
-        for group in range(file.num_row_groups):
-            for row in file.read_row_group(group, columns=["id", "vocals", "accompaniment", "f0", "pron"]).to_pylist():
-                wav = _mono(row["vocals"], spec.sample_rate)
-                if len(wav) > most_seconds * spec.sample_rate or row["f0"] is None:
-                    continue
-                f0 = np.frombuffer(row["f0"], np.float32)
-                centres = (np.arange(len(wav) // spec.hop) + 0.5) * spec.hop / spec.sample_rate
-                at_frames = f0[np.clip(np.round(centres * F0_RATE).astype(int), 0, len(f0) - 1)]
-                band = _channels(row["accompaniment"], spec.sample_rate)[:, : len(wav)] if row["accompaniment"] else None
-                yield Recording(row["id"], wav, at_frames, tuple(row["pron"] or ()) or None, band)
-                count += 1
-                if limit is not None and count >= limit:
-                    return
+    for row in song_rows(songs, ["id", "vocals", "accompaniment", "f0", "pron"]):
+        wav = _mono(row["vocals"], spec.sample_rate)
+        if len(wav) > most_seconds * spec.sample_rate or row["f0"] is None:
+            continue
+        f0 = np.frombuffer(row["f0"], np.float32)
+        centres = (np.arange(len(wav) // spec.hop) + 0.5) * spec.hop / spec.sample_rate
+        at_frames = f0[np.clip(np.round(centres * F0_RATE).astype(int), 0, len(f0) - 1)]
+        band = _channels(row["accompaniment"], spec.sample_rate)[:, : len(wav)] if row["accompaniment"] else None
+        yield Recording(row["id"], wav, at_frames, tuple(row["pron"] or ()) or None, band)
+        count += 1
+        if limit is not None and count >= limit:
+            return
 
 
 def separated(recordings: Iterable[Recording], codec: BuiltinCodec, separator: Any | None = None) -> Iterator[Recording]:
@@ -263,9 +259,10 @@ def evaluate_codec(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m autosing.evaluation.codec --songs <test songs> [--shared ../shared/data]`: one JSON object as the last line."""
+    """`python -m autosing.evaluation.codec --songs <test songs> [--shared ../shared/data]`: one JSON object as the last line; 2: a mistake in the request."""
     import argparse
     import json
+    import sys
 
     parser = argparse.ArgumentParser(prog="python -m autosing.evaluation.codec", description="Judge the embedded codec.")
     parser.add_argument("--songs", type=Path, required=True)
@@ -273,12 +270,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=12)
     parser.add_argument("--judge", help="a recogniser's checkpoint folder")
     options = parser.parse_args(argv)
-    judge = None
-    if options.judge:
-        from autosing.evaluation.judge import Judge
+    try:
+        judge = None
+        if options.judge:
+            from autosing.evaluation.judge import Judge
 
-        judge = Judge(options.judge)
-    print(json.dumps(evaluate_codec(options.songs, options.shared, judge, options.limit)))
+            judge = Judge(options.judge)
+        print(json.dumps(evaluate_codec(options.songs, options.shared, judge, options.limit)))
+    except AutoSingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

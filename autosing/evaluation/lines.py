@@ -30,7 +30,6 @@ from autosing.evaluation.chain import asked_voice_auc
 from autosing.evaluation.figures import bar
 from autosing.evaluation.judge import Judge
 from autosing.evaluation.result import hash_of, last_line
-from autosing.evaluation.separation import rendered_rows
 from autosing.models.recogniser import Recogniser
 from autosing.singing.mix import active_level, sounding
 from autosing.singing.pipeline import Singer
@@ -39,7 +38,7 @@ from autosing.singing.score import IN_TIME, HeardPhone, line_starts, word_edits
 from autosing.singing.seams import SeamFigures, seam_figures
 from autosing.song import audio
 from autosing.song.lyrics import parse_lrc
-from autosing.store import song_tables
+from autosing.store import song_rows, song_tables
 from autosing.tokens.edits import edit_distance
 from autosing.tokens.specs import Seconds
 from autosing.tokens.text import load_text
@@ -85,7 +84,7 @@ class Output(NamedTuple):
 def rendered_cases(songs: Path, count: int, seconds: Seconds, folder: Path) -> Iterator[Case]:
     """Rendered songs of different singers, as wav files in `folder`."""
     singers: set[str] = set()
-    for row in rendered_rows(songs, ("id", "artist", "vocals", "accompaniment", "lrc_lyrics")):
+    for row in song_rows(songs, ("id", "artist", "vocals", "accompaniment", "lrc_lyrics")):
         if len(singers) >= count:
             return
         enough = _lines_within(row["lrc_lyrics"] or "", 0.0, seconds) >= LEAST_LINES

@@ -18,7 +18,7 @@ from autosing.errors import DataError
 from autosing.evaluation import intervals
 from autosing.perception.separation.base import Separator
 from autosing.song import audio
-from autosing.store import song_tables
+from autosing.store import song_rows
 
 
 class StemPair(NamedTuple):
@@ -94,30 +94,16 @@ def rendered_pairs(dataset: Path, most_songs: int | None = None) -> Iterator[Ste
     """Songs of a rendered dataset (`<dataset>/<i>/songs.parquet`), one row at a time; rows without accompaniment are passed over.
 
     Raises:
-        DataError: no tables there.
+        DataError: no tables there, or a damaged one.
     """
     given = 0
-    for row in rendered_rows(dataset, ("id", "vocals", "accompaniment")):
+    for row in song_rows(dataset, ("id", "vocals", "accompaniment")):
         if most_songs is not None and given >= most_songs:
             return
         if row["accompaniment"]:
             given += 1
             vocals, rest = audio.decode(row["vocals"]), audio.decode(row["accompaniment"])
             yield StemPair(row["id"], vocals.samples, rest.samples, vocals.sample_rate)
-
-
-def rendered_rows(dataset: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Rows of `<dataset>/<i>/songs.parquet` in order, one row group in memory.
-
-    Raises:
-        DataError: no tables there.
-    """
-    import pyarrow.parquet as pq
-
-    for table in song_tables(dataset):
-        with pq.ParquetFile(table) as file:
-            for group in range(file.num_row_groups):
-                yield from file.read_row_group(group, columns=list(columns)).to_pylist()
 
 
 def cc0_pairs(data: Path, most_songs: int | None = None) -> Iterator[StemPair]:

@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from autosing.errors import DataError
 from autosing.evaluation.alignment import auc
-from autosing.evaluation.separation import rendered_rows
 from autosing.perception.separation.base import Separator, vocals_of
 from autosing.perception.voice.base import VoiceEmbedder
 from autosing.song import audio
+from autosing.store import song_rows
 from autosing.tokens.specs import Seconds
 
 WINDOW_SECONDS: Seconds = 10.0
@@ -38,7 +38,7 @@ def rendered_recordings(
     dataset: Path, most_songs: int | None = None, separator: Separator | None = None, sample_rate: int = 24_000, longest: Seconds = 60.0
 ) -> Iterator[Recording]:
     """The first `longest` seconds of rendered songs: their true vocals, or what `separator` takes from the mix."""
-    for number, row in enumerate(rendered_rows(dataset, ("id", "artist", "vocals", "accompaniment"))):
+    for number, row in enumerate(song_rows(dataset, ("id", "artist", "vocals", "accompaniment"))):
         if most_songs is not None and number >= most_songs:
             return
         vocals = audio.decode(row["vocals"])

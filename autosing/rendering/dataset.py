@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from autosing.errors import DataError
 from autosing.rendering.song import RenderedSong, Studio
 from autosing.rendering.voices import SAMPLE_RATE
-from autosing.store import atomic_path, song_tables
+from autosing.store import TableReader, atomic_path, song_tables
 
 _SPAN = [pa.field("start", pa.float32()), pa.field("end", pa.float32())]
 SONGS = pa.schema(
@@ -67,14 +67,13 @@ def write_excerpt(songs: Path, ids: Sequence[str], out: Path) -> int:
     """The songs called `ids` of a rendered dataset as one small partition of `out`, in that order, stems as OGG Vorbis; bytes written.
 
     Raises:
-        DataError: one of them is not there.
+        DataError: one of them is not there, or a table is damaged.
     """
     found = {}
     for table in song_tables(songs):
-        with pq.ParquetFile(table) as file:
-            for group, name in enumerate(file.read(columns=["id"]).column(0).to_pylist()):  # a row a row group
-                if name in ids:
-                    found[name] = file.read_row_group(group).to_pylist()[0]
+        with TableReader(table) as reader:
+            rows = {name: reader.get(name, reader.schema.names) for name in ids}
+            found |= {name: row for name, row in rows.items() if row is not None}
     if missing := [name for name in ids if name not in found]:
         raise DataError(f"no song '{missing[0]}' in '{songs}'; give ids of its songs")
     target = out / "0" / "songs.parquet"
@@ -168,21 +167,24 @@ def make_partitions(
 
 
 def write_index(dataset: Path) -> int:
-    """Write `<dataset>/<i>/index.parquet` beside every songs.parquet (rows with accompaniment only); returns the number of songs."""
+    """Write `<dataset>/<i>/index.parquet` beside every songs.parquet (rows with accompaniment only); returns the number of songs.
+
+    Raises:
+        DataError: no tables there, or a damaged one.
+    """
     total = 0
     for path in song_tables(dataset):
         with (
             atomic_path(path.with_name("index.parquet")) as temporary,
             pq.ParquetWriter(temporary, INDEX, compression="none") as writer,
+            TableReader(path) as reader,
         ):
-            file = pq.ParquetFile(path)
-            for group in range(file.num_row_groups):
-                for row in file.read_row_group(group).to_pylist():
-                    if row["accompaniment"] is None:
-                        continue
-                    row["audio"] = encode(decode(row["vocals"])[0] + decode(row["accompaniment"]), "FLAC")
-                    writer.write_table(pa.Table.from_pylist([{name: row[name] for name in INDEX.names}], schema=INDEX))
-                    total += 1
+            for row in reader.rows(["vocals", "accompaniment", *(name for name in INDEX.names if name != "audio")]):
+                if row["accompaniment"] is None:
+                    continue
+                row["audio"] = encode(decode(row["vocals"])[0] + decode(row["accompaniment"]), "FLAC")
+                writer.write_table(pa.Table.from_pylist([{name: row[name] for name in INDEX.names}], schema=INDEX))
+                total += 1
     return total
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from autosing.perception import load_codec, load_semantic, load_voice
 from autosing.song import audio
 from autosing.song.alignment import ALIGNMENT_TYPE, Alignment, Token, Word
-from autosing.store import atomic_path, sha256_of, song_tables
+from autosing.store import TableReader, atomic_path, sha256_of, song_tables
 from autosing.tokens.specs import Seconds
 
 WINDOW_SECONDS: Seconds = 30.0
@@ -119,7 +119,7 @@ def altered_speed(song_id: str, copy: int) -> float:
 
 
 def write_tokens(
-    songs: Path | None, out: Path, validation: Path | None, device: str = "cpu", share: tuple[int, int] = (0, 1), altered: int = 0
+    songs: Path | None, out: Path, validation: Path | None, share: tuple[int, int] = (0, 1), altered: int = 0
 ) -> Iterator[str]:
     """Tokenise every partition of `songs` and of `validation` into the training set `out`; yields a line of progress a partition.
 
@@ -127,11 +127,14 @@ def write_tokens(
         altered: how often every training song comes once more, at another speed each time; at most `len(SPEEDS)`.
         share: (i, k): make only every k-th partition from i on, so that k processes share the work; the last to finish writes
             dataset.json, when every partition is there.
+
+    Raises:
+        DataError: no song tables there, or a damaged one.
     """
     sources = [(source, copy) for copy in range(altered + 1) for source in (song_tables(songs) if songs else [])]
     train = len(sources)
     sources += [(source, 0) for source in (song_tables(validation) if validation else [])]
-    tokeniser = Tokeniser(device)
+    tokeniser = Tokeniser()
     for number, (source, copy) in enumerate(sources):
         target = out / str(number) / "main.parquet"
         if number % share[1] != share[0] or target.is_file():
@@ -159,10 +162,8 @@ def write_tokens(
 
 
 def _songs(path: Path) -> Iterator[dict[str, Any]]:
-    file = pq.ParquetFile(path)
-    columns = ["id", "artist", "kind", "vocals", "accompaniment", "words", "phones"]
-    for group in range(file.num_row_groups):
-        for row in file.read_row_group(group, columns=columns).to_pylist():
+    with TableReader(path) as reader:
+        for row in reader.rows(["id", "artist", "kind", "vocals", "accompaniment", "words", "phones"]):
             if row["accompaniment"] is not None and row["words"]:
                 yield row
 

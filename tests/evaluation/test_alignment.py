@@ -15,6 +15,7 @@ from autosing.evaluation.alignment import (
     correct_segments,
     errors,
     even_spread,
+    main,
     measure,
     real_songs,
     summary,
@@ -130,3 +131,17 @@ def test_separated_vocals_are_a_further_input():
     (found,) = with_separated([song], BuiltinSeparator(mask_floor=1.0))
     torch.testing.assert_close(found.wavs["separated"], mixture[None], atol=1e-5, rtol=1e-4)
     assert set(found.wavs) == {"mixture", "separated"} and found.words == song.words
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "songs.parquet").write_bytes(b"PAR1 cut off")
+    for flags, said in (
+        ([], "give --rendered, --real or both"),
+        (["--fit"], "--fit needs --rendered"),
+        (["--rendered", str(tmp_path)], "songs.parquet' is damaged"),
+        (["--rendered", str(tmp_path), "--aligner", "biultin"], "builtin"),
+    ):
+        assert main(flags) == 2
+        said_line = capsys.readouterr().err.splitlines()
+        assert len(said_line) == 1 and said_line[0].startswith("error: ") and said in said_line[0]

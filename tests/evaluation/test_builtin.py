@@ -12,9 +12,9 @@ from autosing.errors import DataError
 from autosing.evaluation import builtin
 from autosing.evaluation.chain import added_by_stage, asked_voice_auc
 from autosing.evaluation.figures import Figure
-from autosing.evaluation.separation import rendered_rows
 from autosing.evaluation.windows import LEAST_PHONES, validation_rows
 from autosing.rendering.tokens import MAIN
+from autosing.store import song_rows
 from tests.sequence_rows import toy_meta, toy_row
 
 
@@ -57,7 +57,7 @@ def test_fast_takes_few_songs_full_many_and_flags_go_before_both(songs, capsys, 
 
 
 def test_the_fast_look_needs_no_songs_of_its_own(tmp_path, capsys, monkeypatch, figures):
-    monkeypatch.setattr(builtin, "SECTIONS", {"good": lambda m: {"x": len(list(rendered_rows(m.songs, ("id",))))}})
+    monkeypatch.setattr(builtin, "SECTIONS", {"good": lambda m: {"x": len(list(song_rows(m.songs, ("id",))))}})
     code = builtin.main(["--work", str(tmp_path), "--shared", "nowhere", "--threads", "1", "--only", "good"])
     said = capsys.readouterr()
     assert code == 0 and json.loads(said.out.splitlines()[-1])["figures"]["good"]["x"] == 4

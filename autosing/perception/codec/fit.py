@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 import soundfile
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ from autosing.perception.codec.postfilter import PostFilter, PostFilterConfig
 from autosing.perception.codec.quantise import kmeans, named_alike, nearest
 from autosing.perception.codec.vocoder import Frames, Vocoder
 from autosing.song import audio
-from autosing.store import song_tables
+from autosing.store import TableReader, song_places
 from autosing.tokens.specs import Seconds
 
 CROP_SECONDS: Seconds = 24.0
@@ -57,32 +56,32 @@ def songs(folders: Sequence[Path], seconds: Seconds, seed: int) -> Iterator[Song
     """Crops of songs from anywhere in the tables, in an order drawn from `seed`, until `seconds` are reached or every song came once.
 
     Raises:
-        DataError: no table.
+        DataError: no table, or a damaged one.
     """
-    files = [pq.ParquetFile(path) for path in song_tables(*folders)]
-    places = [(file, group) for file in files for group in range(file.num_row_groups)]
+    places = song_places(*folders)
     total = 0.0
     for index in np.random.default_rng(seed).permutation(len(places)):
-        file, group = places[index]
-        for row in file.read_row_group(group, columns=["id", "vocals", "accompaniment"]).to_pylist():
-            if row["vocals"] is None:
-                continue
-            rng = np.random.default_rng([seed, zlib.crc32(row["id"].encode())])
-            with soundfile.SoundFile(io.BytesIO(row["vocals"])) as source:
-                length = min(source.frames, int(CROP_SECONDS * source.samplerate))
-                first = int(rng.integers(0, source.frames - length + 1))
-                source.seek(first)
-                vocals = source.read(length, dtype="float32", always_2d=True).mean(1)
-                total += length / source.samplerate
-            band = None
-            if row["accompaniment"] is not None:
-                with soundfile.SoundFile(io.BytesIO(row["accompaniment"])) as source:
-                    source.seek(min(first, source.frames))
-                    part = source.read(length, dtype="float32", always_2d=True).mean(1)
-                    band = np.pad(part, (0, length - len(part)))
-            yield Song(row["id"], vocals, band)
-            if total >= seconds:
-                return
+        path, position = places[index]
+        with TableReader(path) as table:
+            row = table.row(position, ["id", "vocals", "accompaniment"])
+        if row["vocals"] is None:
+            continue
+        rng = np.random.default_rng([seed, zlib.crc32(row["id"].encode())])
+        with soundfile.SoundFile(io.BytesIO(row["vocals"])) as source:
+            length = min(source.frames, int(CROP_SECONDS * source.samplerate))
+            first = int(rng.integers(0, source.frames - length + 1))
+            source.seek(first)
+            vocals = source.read(length, dtype="float32", always_2d=True).mean(1)
+            total += length / source.samplerate
+        band = None
+        if row["accompaniment"] is not None:
+            with soundfile.SoundFile(io.BytesIO(row["accompaniment"])) as source:
+                source.seek(min(first, source.frames))
+                part = source.read(length, dtype="float32", always_2d=True).mean(1)
+                band = np.pad(part, (0, length - len(part)))
+        yield Song(row["id"], vocals, band)
+        if total >= seconds:
+            return
 
 
 def heard(song: Song, seed: int) -> Tensor:

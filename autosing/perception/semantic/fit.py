@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
@@ -33,7 +31,7 @@ from autosing.models.recogniser import CLASS_OF, CLASSES, SILENCE, Recogniser
 from autosing.models.semantic import SemanticCodebook, SemanticConfig, nearest_code, neighbourhood
 from autosing.perception.semantic.builtin import BuiltinSemantic, checksum, recogniser_blocks
 from autosing.perception.separation.base import Separator
-from autosing.store import song_tables
+from autosing.store import TableReader, song_places
 
 RUN_TOKENS = 100
 """Length of the pieces that the read-out is fitted to, two a song."""
@@ -66,36 +64,28 @@ class LabelledSong(NamedTuple):
 
 
 def list_songs(folder: Path, limit: int | None = None, seed: int = 0) -> list[tuple[Path, int]]:
-    """(table, row group) of up to `limit` groups of `<folder>/<i>/songs.parquet`, drawn by `seed`, in the order they are stored.
+    """(table, position of a row) of up to `limit` songs of `<folder>/<i>/songs.parquet`, drawn by `seed`, in the order they are stored.
 
     Raises:
         DataError: no tables, or a damaged one.
     """
-    groups = []
-    for path in song_tables(folder):
-        try:
-            groups += [(path, group) for group in range(pq.read_metadata(path).num_row_groups)]
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"'{path}' is damaged ({error}); render it again") from error
-    if limit is not None and limit < len(groups):
-        groups = [groups[i] for i in np.sort(np.random.default_rng(seed).permutation(len(groups))[:limit])]
-    return groups
+    places = song_places(folder)
+    if limit is not None and limit < len(places):
+        places = [places[i] for i in np.sort(np.random.default_rng(seed).permutation(len(places))[:limit])]
+    return places
 
 
-def read_songs(groups: Iterable[tuple[Path, int]]) -> Iterator[LabelledSong]:
-    """The songs of row groups, one held at a time; rows without vocals or phones are passed over.
+def read_songs(places: Iterable[tuple[Path, int]]) -> Iterator[LabelledSong]:
+    """The songs of `list_songs`, one held at a time; rows without vocals or phones are passed over.
 
     Raises:
         DataError: a damaged table.
     """
-    for path, group in groups:
-        try:
-            with pq.ParquetFile(path) as file:
-                f0 = [F0] if F0 in file.schema_arrow.names else []
-                rows = file.read_row_group(group, columns=[*COLUMNS, *f0]).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"'{path}' is damaged ({error}); render it again") from error
-        yield from (_song(row) for row in rows if row["vocals"] is not None and row["phones"])
+    for path, position in places:
+        with TableReader(path) as table:
+            row = table.row(position, [*COLUMNS, *([F0] if F0 in table.schema.names else [])])
+        if row["vocals"] is not None and row["phones"]:
+            yield _song(row)
 
 
 def _song(row: dict) -> LabelledSong:
