@@ -24,9 +24,9 @@ from torch import Tensor
 from autosing.errors import AutoSingError, DataError
 from autosing.evaluation import intervals
 from autosing.evaluation.judge import added_error, phone_error_rate
+from autosing.nn.spectra import mel_triangles
 from autosing.perception.codec.builtin import BuiltinCodec
 from autosing.perception.codec.leakage import through_mask
-from autosing.perception.codec.vocoder import hz_to_mel, mel_to_hz
 from autosing.perception.separation.base import vocals_of
 from autosing.song import audio
 from autosing.store import song_rows
@@ -59,17 +59,6 @@ class Recording(NamedTuple):
     band: Tensor | None = None
 
 
-def mel_matrix(
-    sample_rate: int = 24_000, fft_size: int = 1024, bands: int = 80, low_hz: float = 40, high_hz: float = 11_000
-) -> Tensor:
-    """(bands, F) triangles of height 1, even on the mel scale."""
-    ends = hz_to_mel(torch.tensor([low_hz, high_hz], dtype=torch.float64)).tolist()
-    edges = mel_to_hz(torch.linspace(ends[0], ends[1], bands + 2, dtype=torch.float64))[:, None]
-    hz = torch.arange(fft_size // 2 + 1, dtype=torch.float64) * sample_rate / fft_size
-    rise, fall = (hz - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - hz) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rise, fall).clamp(min=0).float()
-
-
 def log_mel(wav: Tensor, matrix: Tensor) -> Tensor:
     """(n,) -> (bands, frames) natural log of amplitude, floored at e^-7."""
     spectrum = torch.stft(wav, 1024, 240, window=torch.hann_window(1024), return_complex=True)
@@ -78,7 +67,7 @@ def log_mel(wav: Tensor, matrix: Tensor) -> Tensor:
 
 def log_mel_distance(original: Tensor, other: Tensor) -> float:
     """dB; see the module. Both (n,)."""
-    matrix = mel_matrix()
+    matrix = mel_triangles(24_000, 1024, 80, 40.0, 11_000.0)
     size = min(len(original), len(other))
     a, b = log_mel(original[:size], matrix), log_mel(other[:size], matrix)
     sounding = a.mean(0) > -6.5

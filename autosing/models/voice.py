@@ -5,13 +5,14 @@ only for training (`classes` 0 = none, as shipped). Letters: B batch, n samples,
 Pooling: Okabe, Koshinaka, Shinoda, "Attentive Statistics Pooling for Deep Speaker Embedding" (2018), equations 3 to 6.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from autosing.nn.spectra import mel_triangles
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,6 @@ class VoiceConfig:
 
 
 SIZES = {"tiny": VoiceConfig(mels=32, widths=(8, 8, 16, 16), blocks=(1, 1, 1, 1)), "base": VoiceConfig()}
-
-
-def mel_bank(config: VoiceConfig) -> Tensor:
-    """Triangular filters of height 1: (M, window // 2 + 1). mel = 2595 log10(1 + f / 700)."""
-
-    def to_mel(hz: float) -> float:
-        return 2595 * math.log10(1 + hz / 700)
-
-    edges = torch.linspace(to_mel(config.low_hz), to_mel(config.high_hz), config.mels + 2, dtype=torch.float64)
-    edges_hz = 700 * (10 ** (edges / 2595) - 1)
-    bins_hz = torch.arange(config.window // 2 + 1, dtype=torch.float64) * config.sample_rate / config.window
-    low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    rise, fall = (bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)
-    return torch.minimum(rise, fall).clamp_min(0).float()
 
 
 class _Block(nn.Module):
@@ -85,8 +72,8 @@ class VoiceNet(nn.Module):
 
     def __init__(self, config: VoiceConfig):
         super().__init__()
-        self.config = config
-        self.register_buffer("mels", mel_bank(config), persistent=False)
+        self.config = c = config
+        self.register_buffer("mels", mel_triangles(c.sample_rate, c.window, c.mels, c.low_hz, c.high_hz), persistent=False)
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
         widths = config.widths
         self.stem = nn.Sequential(nn.Conv2d(1, widths[0], 3, (1, 2), 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))

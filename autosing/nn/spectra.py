@@ -15,17 +15,34 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 
-def mel_from_hz(hz: float) -> float:
-    return 2595.0 * math.log10(1.0 + hz / 700.0)
+def hz_to_mel(hz: Tensor) -> Tensor:
+    return 2595.0 * torch.log10(1.0 + hz / 700.0)
+
+
+def mel_to_hz(mel: Tensor) -> Tensor:
+    return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+
+
+def mel_edges(bands: int, low_hz: float, high_hz: float) -> Tensor:
+    """(bands + 2,) float64 Hz: where triangles even in mel begin, peak and end; each peaks where the one before ends."""
+    low, high = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in (low_hz, high_hz))
+    return mel_to_hz(torch.linspace(low, high, bands + 2, dtype=torch.float64))
+
+
+def mel_triangles(sample_rate: int, n_fft: int, bands: int, low_hz: float, high_hz: float) -> Tensor:
+    """Triangles of height 1, even in mel -> (bands, n_fft // 2 + 1)."""
+    edges_hz = mel_edges(bands, low_hz, high_hz)[:, None]
+    bins_hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * sample_rate / n_fft
+    left, centre, right = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
+    return torch.minimum((bins_hz - left) / (centre - left), (right - bins_hz) / (right - centre)).clamp(min=0.0).float()
 
 
 def mel_filterbank(sample_rate: int, n_fft: int, bands: int, low_hz: float, high_hz: float) -> Tensor:
-    """Triangles spaced evenly in mel, each of unit area in Hz times the bin width -> (bands, n_fft // 2 + 1).
+    """Triangles even in mel -> (bands, n_fft // 2 + 1), rows of unit sum.
 
     A triangle narrower than a bin is widened to reach the nearest bin on each side, so that no band is empty.
     """
-    edges_mel = torch.linspace(mel_from_hz(low_hz), mel_from_hz(high_hz), bands + 2, dtype=torch.float64)
-    edges_hz = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    edges_hz = mel_edges(bands, low_hz, high_hz)
     bin_hz = sample_rate / n_fft
     bins_hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * bin_hz
     left, centre, right = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]

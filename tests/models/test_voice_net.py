@@ -11,7 +11,7 @@ import torch
 from autosing.cli.train import main as train
 from autosing.models.io import load_model, save_model
 from autosing.models.ship import main
-from autosing.models.voice import SIZES, VoiceConfig, VoiceNet, mel_bank
+from autosing.models.voice import SIZES, VoiceConfig, VoiceNet
 from autosing.training.task import DatasetMeta
 from tasks.voice import VoiceArgs, VoiceTask, VoiceTunables, singer_class
 
@@ -39,8 +39,8 @@ def test_a_start_from_a_checkpoint_needs_its_head(tmp_path: Path, capsys: pytest
     assert VoiceTask.args_of(own) == {"size": "tiny", "speeds": [1.0, 1.0, 0.9, 1.11], "classes": 64}
 
 
-def test_mel_bank_covers_the_band_without_holes() -> None:
-    bank = mel_bank(VoiceConfig())
+def test_mel_bands_cover_the_band_without_holes() -> None:
+    bank = VoiceNet(VoiceConfig()).mels
     bins_hz = torch.arange(bank.shape[1]) * RATE / 1024
     inside = (bins_hz > 150) & (bins_hz < 9500)
     assert bank.shape == (64, 513) and float(bank.sum(0)[inside].min()) > 0.3 and bool((bank.sum(1) > 0).all())

@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autosing.nn.spectra import mel_filterbank
 from autosing.perception.codec.builtin import STRIDES, check_wave, join_levels, load_books, split_levels, whole_grains
 from autosing.perception.codec.quantise import nearest
-from autosing.perception.codec.vocoder import frames_of, hz_to_mel, mel_to_hz
+from autosing.perception.codec.vocoder import frames_of
 from autosing.tokens.specs import CodecSpec
 
 FRAMES_A_BLOCK = 256
@@ -114,17 +115,9 @@ class BandEars:
 
     @cached_property
     def mel_matrix(self) -> Tensor:
-        """(F, P) triangles of unit area on the mel scale of `vocoder.hz_to_mel`, 30 Hz to 11.5 kHz."""
+        """(F, P): the triangles of `mel_filterbank` from 30 Hz to 11.5 kHz."""
         c = self.config
-        low, high = hz_to_mel(torch.tensor([30.0, 11_500.0], dtype=torch.float64)).tolist()
-        edges = mel_to_hz(torch.linspace(low, high, c.mel_bands + 2, dtype=torch.float64))
-        hz = torch.arange(c.fft_size // 2 + 1, dtype=torch.float64) * c.sample_rate / c.fft_size
-        step = c.sample_rate / c.fft_size
-        left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-        left, right = torch.minimum(left, centre - step), torch.maximum(right, centre + step)
-        rise, fall = (hz[:, None] - left) / (centre - left), (right - hz[:, None]) / (right - centre)
-        triangles = torch.minimum(rise, fall).clamp(min=0)
-        return (triangles / triangles.sum(0)).float().to(self.device)
+        return mel_filterbank(c.sample_rate, c.fft_size, c.mel_bands, 30.0, 11_500.0).T.contiguous().to(self.device)
 
     @cached_property
     def class_matrices(self) -> tuple[Tensor, Tensor]:

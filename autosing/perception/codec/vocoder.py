@@ -17,6 +17,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from autosing.nn.spectra import hz_to_mel, mel_to_hz
+
 
 @dataclass(frozen=True)
 class VocoderConfig:
@@ -92,15 +94,6 @@ _LAG_STEPS = 9  # fractional lags tried around one period
 _LAG_SPREAD = 0.012  # of a period, each way
 _FLOOR_MARGIN = 1.3  # times the floor: quantised silence is not exactly the floor
 _Q1 = -0.15  # CheapTrick's compensation, its default
-
-
-def hz_to_mel(hz: Tensor) -> Tensor:
-    """Mel scale of O'Shaughnessy, 2595 log10(1 + f / 700)."""
-    return 2595.0 * torch.log10(1.0 + hz / 700.0)
-
-
-def mel_to_hz(mel: Tensor) -> Tensor:
-    return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
 
 
 def interpolation(positions: Tensor, points: int) -> Tensor:
