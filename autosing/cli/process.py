@@ -188,7 +188,7 @@ def _choose(dataset: Dataset, options: argparse.Namespace) -> tuple[int, ...]:
     if options.partitions is not None and (options.partition is not None or options.num_partitions is not None):
         raise ConfigError("give --partitions, or a first partition and --num-partitions, not both")
     if options.partitions is not None:
-        pieces = _read_ranges(options.partitions)
+        pieces = parse_ranges(options.partitions)
     elif options.partition is not None or options.num_partitions is not None:
         first = options.partition if options.partition is not None else there[0]
         count = options.num_partitions if options.num_partitions is not None else 1
@@ -207,16 +207,12 @@ def _choose(dataset: Dataset, options: argparse.Namespace) -> tuple[int, ...]:
     return tuple(wanted)
 
 
-def parse_ranges(text: str) -> list[int]:
-    """`0-7,9` -> [0, ..., 7, 9].
+def parse_ranges(text: str) -> list[tuple[int, int]]:
+    """`0-7,9` -> [(0, 7), (9, 9)].
 
     Raises:
         ConfigError: not of that form.
     """
-    return sorted({number for first, last in _read_ranges(text) for number in range(first, last + 1)})
-
-
-def _read_ranges(text: str) -> list[tuple[int, int]]:
     pieces = []
     for piece in text.split(","):
         found = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", piece, re.ASCII)

@@ -82,27 +82,6 @@ def errors(reference: Sequence[Seconds] | np.ndarray, estimate: Sequence[Seconds
     return Errors(float(away.mean()), float(np.median(away)), float((away <= PCO_WINDOW).mean()))
 
 
-def correct_segments(
-    reference: Sequence[Seconds] | np.ndarray, estimate: Sequence[Seconds] | np.ndarray, seconds: Seconds | None = None
-) -> float:
-    """Share of the time in which reference and estimate name the same word (Fujihara et al. 2011).
-
-    Args:
-        reference, estimate: begins; a word lasts to the next begin.
-        seconds: length of the recording; None compares from the first reference begin to the last alone.
-    """
-    reference, estimate = np.asarray(reference, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
-    validate(reference, estimate)
-    if seconds is None:
-        length = float(reference[-1] - reference[0])
-    else:
-        length = float(seconds)
-        reference = np.concatenate([[0.0], reference, [length]])
-        estimate = np.concatenate([[0.0], estimate, [length]])
-    shared = np.minimum(reference[1:], estimate[1:]) - np.maximum(reference[:-1], estimate[:-1])
-    return float(shared.clip(min=0).sum() / length)
-
-
 def auc(scores: Sequence[float] | np.ndarray, good: Sequence[bool] | np.ndarray) -> float:
     """Probability that a good item scores higher than a bad one (ties count half); NaN where all are good or all bad."""
     good = np.asarray(good, dtype=bool)

@@ -161,7 +161,7 @@ def codec(m: Material) -> Figures:
 def chain(m: Material) -> Figures:
     from autosing.evaluation.chain import chain_figures
 
-    return chain_figures(m.tokens(), m.mode.windows, sm2a_model=m.sm2a_model, seed=SEED, keep=m.work / "chain", songs=m.songs)
+    return chain_figures(m.tokens(), m.mode.windows, m.sm2a_model, SEED, keep=m.work / "chain", songs=m.songs)
 
 
 _SING = """

@@ -44,30 +44,26 @@ COSTS = ("t2s", "sm2a", "decode", "listen")
 
 def chain_figures(
     tokens: Path,
-    count: int = 40,
-    t2s_model: str = "builtin",
-    sm2a_model: str = "builtin",
-    judge: Judge | None = None,
-    seed: int = 0,
-    temperature: float = 0.7,
-    candidates: int = SingRequest.candidates,
-    rounds: int | None = SingRequest.repair,
+    count: int,
+    sm2a_model: str,
+    seed: int,
     keep: Path | None = None,
     songs: Path | None = None,
 ) -> dict[str, Any]:
-    """Phone error of the chain and of its stages on `count` windows.
+    """Phone error of the chain and of its stages on `count` windows, sung as `sing.py` sings unless told otherwise.
 
     Args:
-        candidates: how many are sung of each window to choose from.
-        rounds: in which wrong words are sung again; None = as many as are usual for the sm2a model.
         songs: the rendered songs of the token set; without them originals and keys are not known, and their figures are left out.
         keep: folder to write the first eight sung windows to, as wav.
+
+    Raises:
+        DataError: no token set, or one with windows of fewer than two songs.
     """
-    judge = judge or Judge()
+    judge, candidates = Judge(), SingRequest.candidates
     rows, meta = validation_rows(tokens, count)
     if len({row["song"] for row in rows}) < 2:
         raise DataError(f"'{tokens}' has fewer than two validation songs with words; render more songs")
-    bench = Bench(t2s_model, sm2a_model, meta, rounds, temperature=temperature)
+    bench = Bench(sm2a_model, meta, SingRequest.repair)
     assert meta.semantic and meta.voice
     codec, voice_embedder = bench.codec, load_voice(meta.voice.name)
     melody, known = Melody(), read_keyed(songs, {row["song"] for row in rows}) if songs else {}
@@ -128,7 +124,7 @@ def chain_figures(
         "songs": len({row["song"] for row in rows}),
         "singers": len({row["artist"] for row in rows}),
         "phones": sum(map(len, written)),
-        "temperature": temperature,
+        "temperature": bench.temperature,
         "candidates": candidates,
         "rounds": bench.rounds,
         "seed": seed,

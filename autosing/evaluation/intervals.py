@@ -13,9 +13,9 @@ DRAWS = 1000
 Interval = tuple[float, float]
 
 
-def draws(count: int, seed: int = 0) -> np.ndarray:
+def draws(count: int) -> np.ndarray:
     """(DRAWS, count) indices, each row `count` of `count` with repetition."""
-    return np.random.default_rng(seed).integers(0, count, (DRAWS, count))
+    return np.random.default_rng(0).integers(0, count, (DRAWS, count))
 
 
 def spread(values: np.ndarray) -> Interval:
@@ -27,22 +27,22 @@ def spread(values: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
-def of_mean(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
+def of_mean(values: Sequence[float] | np.ndarray) -> Interval:
     """Of the mean of (M,) values."""
     values = np.asarray(values, dtype=np.float64)
-    return spread(values[draws(len(values), seed)].mean(1))
+    return spread(values[draws(len(values))].mean(1))
 
 
-def of_rate(parts: Sequence[float] | np.ndarray, wholes: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
+def of_rate(parts: Sequence[float] | np.ndarray, wholes: Sequence[float] | np.ndarray) -> Interval:
     """Of sum(parts) / sum(wholes): a rate counted over all recordings together."""
     parts, wholes = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
-    drawn = draws(len(parts), seed)
+    drawn = draws(len(parts))
     return spread(parts[drawn].sum(1) / np.maximum(1e-9, wholes[drawn].sum(1)))
 
 
-def of_statistic(count: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> Interval:
+def of_statistic(count: int, statistic: Callable[[np.ndarray], float]) -> Interval:
     """Of anything reckoned from (M,) indices of recordings, of which there are `count`."""
-    return spread(np.array([statistic(drawn) for drawn in draws(count, seed)]))
+    return spread(np.array([statistic(drawn) for drawn in draws(count)]))
 
 
 def means(rows: Iterable[Mapping[str, float]], names: Sequence[str], digits: int = 4) -> dict[str, Any]:

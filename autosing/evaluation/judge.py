@@ -44,29 +44,25 @@ class ErrorRate(NamedTuple):
         return {k: round(v, 4) for k, v in self._asdict().items()}
 
 
-def phone_error_rate(heard: Sequence[Sequence[str]], written: Sequence[Sequence[str]], seed: int = 0) -> ErrorRate:
+def phone_error_rate(heard: Sequence[Sequence[str]], written: Sequence[Sequence[str]]) -> ErrorRate:
     """Phone error of what was heard against what was written, one pair a recording."""
     wrong, length = _wrong(heard, written), _lengths(written)
-    return ErrorRate(float(wrong.sum() / max(1.0, length.sum())), *intervals.of_rate(wrong, length, seed), len(wrong))
+    return ErrorRate(float(wrong.sum() / max(1.0, length.sum())), *intervals.of_rate(wrong, length), len(wrong))
 
 
-def added_error(
-    before: Sequence[Sequence[str]], after: Sequence[Sequence[str]], written: Sequence[Sequence[str]], seed: int = 0
-) -> ErrorRate:
+def added_error(before: Sequence[Sequence[str]], after: Sequence[Sequence[str]], written: Sequence[Sequence[str]]) -> ErrorRate:
     """How much more of what was written is wrong in `after` than in `before`, both of the same recordings, whose draws are shared."""
     more, length = _wrong(after, written) - _wrong(before, written), _lengths(written)
-    return ErrorRate(float(more.sum() / max(1.0, length.sum())), *intervals.of_rate(more, length, seed), len(more))
+    return ErrorRate(float(more.sum() / max(1.0, length.sum())), *intervals.of_rate(more, length), len(more))
 
 
-def mismatched_rate(
-    heard: Sequence[Sequence[str]], written: Sequence[Sequence[str]], songs: Sequence[str], seed: int = 0
-) -> ErrorRate:
+def mismatched_rate(heard: Sequence[Sequence[str]], written: Sequence[Sequence[str]], songs: Sequence[str]) -> ErrorRate:
     """Phone error of what was heard of each recording against what was written of every recording of another song."""
     wrong, length = np.zeros(len(heard)), np.zeros(len(heard))
     for index, song in enumerate(songs):
         others = [text for text, other in zip(written, songs, strict=True) if other != song]
         wrong[index], length[index] = _wrong([heard[index]] * len(others), others).sum(), _lengths(others).sum()
-    return ErrorRate(float(wrong.sum() / max(1.0, length.sum())), *intervals.of_rate(wrong, length, seed), len(heard))
+    return ErrorRate(float(wrong.sum() / max(1.0, length.sum())), *intervals.of_rate(wrong, length), len(heard))
 
 
 def _wrong(heard: Sequence[Sequence[str]], written: Sequence[Sequence[str]]) -> np.ndarray:

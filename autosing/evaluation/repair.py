@@ -74,8 +74,7 @@ class Way:
 
 @torch.inference_mode()
 def repair_figures(
-    tokens: Path, sm2a_model: str, windows: int, candidates: int, more: int, rounds: int, steps: int | None = None,
-    temperature: float = 0.7, seed: int = 0,
+    tokens: Path, sm2a_model: str, windows: int, candidates: int, more: int, rounds: int, steps: int | None, seed: int
 ) -> dict[str, Any]:  # fmt: skip
     """Phone error by the judge after each turn of both ways.
 
@@ -89,7 +88,7 @@ def repair_figures(
         ConfigError: the model cannot sing between given codes.
     """
     rows, meta = validation_rows(tokens, windows)
-    bench, judge = Bench("builtin", sm2a_model, meta, rounds, steps, temperature), Judge()
+    bench, judge = Bench(sm2a_model, meta, rounds, steps), Judge()
     one_more, mended = Way.of(more), Way.of(rounds)
     written: list[tuple[str, ...]] = []
     lines = 0
@@ -141,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError("--windows, --candidates, --more and --rounds must be 1 or more, and --more no less than --candidates")
         figures = repair_figures(
             options.tokens, options.sm2a_model, options.windows, options.candidates, options.more, options.rounds, options.steps,
-            seed=options.seed,
+            options.seed,
         )  # fmt: skip
         tokens_hash = hash_of([options.tokens / "dataset.json"])
     except AutoSingError as error:

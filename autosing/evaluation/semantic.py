@@ -10,7 +10,7 @@ Measured on rendered songs with known truth, by song, never on the songs that a 
   the true pitch within a song, mean over songs. Beside it, the same from log-mel spectra. Lower is better: what sings chooses the melody.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from autosing.perception.semantic.fit import (
     read_songs,
     with_leakage,
 )
-from autosing.perception.separation.base import Separator
 from autosing.song.runs import runs_of
 from autosing.tokens.edits import error_rate
 
@@ -212,24 +211,21 @@ def usage(heard: Sequence[TokenisedSong], num_codes: int) -> dict[str, float]:
     return {"used": int((counts > 0).sum()), "bits": float(-(shares * shares.log2()).sum()), "repeats": float(np.mean(same))}
 
 
-def evaluate(
-    tokenizer: SemanticTokenizer, songs: Iterable[LabelledSong], separator: Separator | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """All figures of a tokenizer on unseen rendered songs.
+def evaluate_folder(tokenizer: SemanticTokenizer, folder: Path, limit: int | None = None) -> dict[str, Any]:
+    """All figures of a tokenizer on unseen rendered songs, on their vocals and on these with some of the band left in.
 
     Args:
         tokenizer: any; its own read-out is scored too where it has one (`phones`).
-        songs: with truth; at least two.
-        separator: its vocals are the second take; without one, vocals with some band left in.
-        seed: of the leakage.
+        folder: of song tables.
+        limit: songs at most.
 
     Raises:
         DataError: fewer than two songs.
     """
-    takes: dict[str, list[TokenisedSong]] = {"clean": [], "separated" if separator else "leaking": []}
-    for number, song in enumerate(songs):
-        rng = np.random.default_rng([seed, number])
-        for name, wav in zip(takes, (song.vocals, with_leakage(song, separator, rng)), strict=True):
+    takes: dict[str, list[TokenisedSong]] = {"clean": [], "leaking": []}
+    for number, song in enumerate(read_songs(list_songs(folder, limit))):
+        leaking = with_leakage(song, None, np.random.default_rng([0, number]))
+        for name, wav in zip(takes, (song.vocals, leaking), strict=True):
             takes[name].append(hear(tokenizer, song, wav))
     if len(takes["clean"]) < 2:
         raise DataError("a tokenizer is evaluated on two songs or more; give more songs")
@@ -252,10 +248,3 @@ def evaluate(
         "log_mel": melody_correlation(takes["clean"], lambda song: song.mel),
     }
     return figures
-
-
-def evaluate_folder(
-    tokenizer: SemanticTokenizer, folder: Path, limit: int | None = None, separator: Separator | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """`evaluate` on up to `limit` songs of a folder of song tables."""
-    return evaluate(tokenizer, read_songs(list_songs(folder, limit, seed)), separator, seed)

@@ -23,6 +23,7 @@ from autosing.singing.codes import check_settings, find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
 from autosing.singing.reading import Reader
 from autosing.singing.repair import Version, repair
+from autosing.singing.request import SingRequest
 from autosing.singing.score import Listener
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Line, Lyrics
@@ -102,9 +103,9 @@ class Passes:
 class Bench:
     """All that sings and listens, and what it costs."""
 
-    def __init__(
-        self, t2s_model: str, sm2a_model: str, meta: DatasetMeta, rounds: int | None, steps: int | None = None, temperature: float = 0.7
-    ):
+    temperature = SingRequest.temperature
+
+    def __init__(self, sm2a_model: str, meta: DatasetMeta, rounds: int | None, steps: int | None = None):
         """
         Args:
             meta: of the token set.
@@ -115,8 +116,8 @@ class Bench:
             ConfigError: the sm2a model has no passes, or cannot sing between given codes.
         """
         assert meta.codec and meta.semantic
-        self.meta, self.steps, self.temperature = meta, steps, temperature
-        self.t2s, _ = load_model(t2s_model, "t2s")
+        self.meta, self.steps = meta, steps
+        self.t2s, _ = load_model("builtin", "t2s")
         self.sm2a, _ = load_model(*find_code_singer(sm2a_model))
         self.rounds = check_settings(self.sm2a, steps, rounds)
         self.codec, self.listener = load_codec(meta.codec.name), Listener(load_aligner("builtin", adapt_steps=0))

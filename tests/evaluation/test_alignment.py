@@ -12,7 +12,6 @@ from autosing.evaluation.alignment import (
     TimedWord,
     activity_f1,
     auc,
-    correct_segments,
     errors,
     even_spread,
     main,
@@ -38,7 +37,6 @@ def test_equals_mir_eval(shared, case):
     assert found.pco == pytest.approx(expected["pc"])
     assert found.mae == pytest.approx(expected["mae"])
     assert found.aae == pytest.approx(expected["aae"])
-    assert correct_segments(reference, estimate) == pytest.approx(expected["pcs"])
 
 
 @pytest.mark.parametrize(
