@@ -621,11 +621,8 @@ class _Spool:
         for bucket, rows in self._waiting.items():
             path = self._folder / f"{bucket}.{self._chunks[bucket]}.arrow"
             self._chunks[bucket] += 1
-            try:
-                with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, self._schema) as writer:
-                    writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
-            except OSError as error:
-                raise DataError(f"cannot write '{path}' ({error}); make room, then run again") from error
+            with writing(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, self._schema) as writer:
+                writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
         self._waiting, self._bytes = {}, 0
 
     def ordered(self) -> Iterator[dict[str, Any]]:

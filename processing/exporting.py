@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from autosing.errors import DataError
-from autosing.store import Dataset, atomic_path, sha256_of
+from autosing.store import Dataset, atomic_path, sha256_of, writing
 from processing.formats import WRITERS
 from processing.formats.base import TAKEN, TEXT_COLUMNS, Outgoing, Writer
 from processing.formats.columns import plain
@@ -59,12 +59,10 @@ def export_songs(
             total += len(reader)
         mark["tables"][str(number)] = sha256_of(dataset.table(number, INDEX))
     work = _Export(dataset, total, seen)
-    try:
+    with writing(folder):
         _claim(folder, mark)
         writer(((number, work.rows(number)) for number in numbers), folder)
         _write_mark(folder, {**mark, "done": True})
-    except OSError as error:
-        raise DataError(f"cannot write '{folder}' ({error}); make room or choose another folder, then run again") from error
     return Exported(total - work.without_audio, work.without_audio, tuple(sorted(work.dropped.items())))
 
 

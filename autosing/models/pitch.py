@@ -241,7 +241,7 @@ def without_short_runs(flags: np.ndarray, shortest: int) -> np.ndarray:
 
 
 def bridge(values: np.ndarray, known: np.ndarray, otherwise: float = 54.0) -> np.ndarray:
-    """`values` with what is not known interpolated between its neighbours, the ends held."""
+    """(T,) `values` with what is not known interpolated between its neighbours, the ends held; `otherwise` where nothing is known."""
     if not known.any():
         return np.full(len(values), otherwise)
     where = np.flatnonzero(known)
