@@ -246,7 +246,11 @@ class TableWriter:
             self._flush()
 
     def finish(self) -> TableInfo:
-        """Close the temporary file, sync it to disk and read it back: its footer and its number of rows."""
+        """Close the temporary file, sync it to disk and read it back: its footer and its number of rows.
+
+        Raises:
+            DataError: the disk is full, or lost rows.
+        """
         self._flush()
         with writing(self.path):
             self._reached("close")

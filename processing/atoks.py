@@ -44,6 +44,10 @@ class AcousticTokens:
         return {"codec": identity(CODECS, self._name), "source": self._source}
 
     def setup(self, device: torch.device) -> None:
+        """
+        Raises:
+            ConfigError: the codec has more codes than tables hold.
+        """
         self._codec = load_codec(self._name, device)
         if self._source == "no_vocals" and self._codec.accompaniment != split_choice(self._name)[0]:
             self._codec = load_codec(self._codec.accompaniment, device)

@@ -109,6 +109,10 @@ class TASK:
     columns = ("id", "atoks", "artist")
 
     def __init__(self, args: ArtistArgs, tunables: ArtistTunables, meta: DatasetMeta):
+        """
+        Raises:
+            DataError: the dataset does not tell its codec. ConfigError: 'crop_seconds' is shorter than a block of codes.
+        """
         need(meta, self.name, "codec")
         assert meta.codec is not None
         self.args, self.tunables, self.meta, self.codec = args, tunables, meta, meta.codec

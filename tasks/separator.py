@@ -223,6 +223,10 @@ class MusicLibrary:
     """Recordings of a folder as int16 stereo in memory (about 5.8 MB a minute at 24 kHz), drawn from by length."""
 
     def __init__(self, folder: Path, skip: tuple[str, ...], sample_rate: int):
+        """
+        Raises:
+            ConfigError: no recording in the folder.
+        """
         import soundfile
 
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".opus", ".ogg", ".flac", ".wav", ".mp3"})

@@ -132,6 +132,11 @@ class TASK:
     columns = ("id", "stoks", "atoks", "mtoks", "embs")
 
     def __init__(self, args: SM2AArgs, tunables: SM2ATunables, meta: DatasetMeta):
+        """
+        Raises:
+            DataError: the dataset does not tell codec and semantic tokens.
+            ConfigError: 'crop_seconds' is shorter than a block of codes, or there is not one of 'level_temperatures' for each level.
+        """
         need(meta, self.name, "codec", "semantic")
         assert meta.codec is not None and meta.semantic is not None
         self.args, self.tunables, self.meta = args, tunables, meta

@@ -92,6 +92,10 @@ class TASK(tasks.sm2a.TASK):
     Tunables: ClassVar[type] = SM2AParallelTunables
 
     def __init__(self, args: SM2AParallelArgs, tunables: SM2AParallelTunables, meta: DatasetMeta):
+        """
+        Raises:
+            DataError, ConfigError: as `tasks.sm2a.TASK`; or there is not one of 'pass_shares' for each level.
+        """
         super().__init__(args, tunables, meta)  # type: ignore[arg-type] - of its args only those are read that these have too
         if len(args.pass_shares) not in (0, self.codec.levels):
             raise ConfigError(

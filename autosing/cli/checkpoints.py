@@ -48,7 +48,12 @@ An adapter folded into its base: W + alpha / r * B A for {layers} layers. Writte
 
 
 def merge(argv: Sequence[str]) -> int:
-    """Fold an adapter into its base and write the whole model."""
+    """Fold an adapter into its base and write the whole model.
+
+    Raises:
+        ConfigError: the folder holds no adapter, or `out` is there already.
+        WeightsError: missing or damaged files. DataError: `out` cannot be written.
+    """
     parser = argparse.ArgumentParser(prog="autosing-train merge", description="Fold an adapter into its base and write the whole model.")
     parser.add_argument("adapter", help="folder written by a run with --lora, or a hub id")
     parser.add_argument("out", type=Path, help="folder to write")
@@ -68,7 +73,12 @@ def merge(argv: Sequence[str]) -> int:
 
 
 def convert(argv: Sequence[str]) -> int:
-    """Read a `.model` file in a process of its own and write it as a checkpoint."""
+    """Read a `.model` file in a process of its own and write it as a checkpoint.
+
+    Raises:
+        ConfigError: no such file, no --whisper for a tokenizer, or `out` is there already.
+        WeightsError, MismatchError: what cannot be read or converted. DataError: `out` cannot be written.
+    """
     parser = argparse.ArgumentParser(
         prog="autosing-train convert", description="A pickled checkpoint -> our format (AutoSing, WhisperSpeech), or safetensors (all others)."
     )

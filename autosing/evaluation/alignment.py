@@ -147,7 +147,11 @@ class KnownSong:
 
 
 def even_spread(lyrics: Lyrics, song_seconds: Seconds) -> np.ndarray:
-    """(words,) begins: each line's words by their letters, from its start to its end where known, else to the next line's start."""
+    """(words,) begins: each line's words by their letters, from its start to its end where known, else to the next line's start.
+
+    Raises:
+        DataError: a line without a stamp.
+    """
     starts = [line.start for line in lyrics.lines]
     out: list[float] = []
     for number, line in enumerate(lyrics.lines):

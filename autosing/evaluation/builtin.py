@@ -174,7 +174,11 @@ sys.exit(code)
 
 
 def sing(m: Material) -> Figures:
-    """`sing.py` as a person starts it: whole process, model loading and separation included."""
+    """`sing.py` as a person starts it: whole process, model loading and separation included.
+
+    Raises:
+        ConfigError: `sing.py` failed.
+    """
     from autosing.evaluation.separation import rendered_pairs
     from autosing.song import audio
 

@@ -164,6 +164,9 @@ def measure(codec: BuiltinCodec, recordings: Iterable[Recording], judge: Listene
         codec: the codec of voices.
         recordings: what is coded.
         judge: a recogniser; None leaves phone errors out.
+
+    Raises:
+        DataError: no recording.
     """
     rows: list[dict[str, Any]] = []
     heard: dict[str, list[tuple[str, ...]]] = {"original": [], "uncoded": [], "coded": []}

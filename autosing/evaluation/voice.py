@@ -103,6 +103,9 @@ def voice_figures(embedder: VoiceEmbedder, recordings: Iterable[Recording]) -> d
     Returns: `auc_windows_across_songs` (10 s windows, same singer in another song against other singers), `auc_windows_within_song` (two
     windows of one song against other singers), `auc_halves` (the two halves of a song, each the mean of its windows, against halves of songs
     by others), and counts. An AUC without pairs of both kinds is None.
+
+    Raises:
+        DataError: no recording.
     """
     rows: list[tuple[str, str, Tensor]] = []
     halves: list[tuple[str, str, Tensor]] = []

@@ -105,7 +105,12 @@ def _restored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def read_config(name: str | Path, kind: str) -> dict[str, Any]:
-    """`{"kind", "config", "meta"}` of a checkpoint without loading its weights."""
+    """`{"kind", "config", "meta"}` of a checkpoint without loading its weights.
+
+    Raises:
+        WeightsError: missing or damaged files.
+        MismatchError: another kind of model.
+    """
     folder = resolve(name, kind)
     values = _read_json(folder)
     if values["kind"] != kind:
@@ -114,7 +119,11 @@ def read_config(name: str | Path, kind: str) -> dict[str, Any]:
 
 
 def read_kind(folder: Path) -> str:
-    """The kind of model that a checkpoint's folder holds."""
+    """The kind of model that a checkpoint's folder holds.
+
+    Raises:
+        WeightsError: damaged files.
+    """
     return _read_json(folder)["kind"]
 
 

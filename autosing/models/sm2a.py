@@ -187,6 +187,9 @@ class SM2A(ListeningModel):
             voice: (B, W, D) one singer embedding each 10 s (the last serves what follows), or None = any singer.
             pattern, steps, first_step: the decoder steps [first_step, first_step + steps) to prepare for.
             absent_voice: (B,) bool rows that are to go without a singer.
+
+        Raises:
+            ValueError: no grid for a model that reads an accompaniment.
         """
         c = self.config
         device = semantic.device

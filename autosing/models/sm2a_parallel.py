@@ -137,6 +137,9 @@ class SM2AParallel(ListeningModel):
 
         Returns:
             (B, S, D)
+
+        Raises:
+            ValueError: no grid for a model that reads an accompaniment.
         """
         c, device = self.config, semantic.device
         times = (torch.arange(steps * self.readings, device=device) + 0.5) / (self.step_rate * self.readings)

@@ -201,6 +201,9 @@ class T2S(ListeningModel):
             language: (B,) indices into `config.languages`.
             music: (B, R, M) accompaniment grid (see `music_grid`), or None.
             steps: N of the window.
+
+        Raises:
+            ValueError: no grid for a model that reads an accompaniment.
         """
         c = self.config
         device = text.device

@@ -101,7 +101,11 @@ def music_artist(path: Path) -> str:
 
 
 def music_files(folder: Path, split: str) -> list[Path]:
-    """The real instrumentals a split may use; artists are divided by a seeded shuffle, MUSIC_HELD_OUT of them for the test split."""
+    """The real instrumentals a split may use; artists are divided by a seeded shuffle, MUSIC_HELD_OUT of them for the test split.
+
+    Raises:
+        DataError: no instrumental in the folder.
+    """
     files = sorted(file for file in Path(folder).rglob("*") if file.suffix in (".opus", ".ogg", ".flac", ".mp3", ".wav"))
     files = [file for file in files if not file.stem.startswith(NOT_FOR_TRAINING)]
     if not files:

@@ -116,6 +116,10 @@ class SpeechSinger:
     """Turns speech into singing with WORLD (extra ``render``)."""
 
     def __init__(self) -> None:
+        """
+        Raises:
+            ConfigError: WORLD is not installed.
+        """
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

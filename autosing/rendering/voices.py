@@ -115,6 +115,10 @@ class WordBank:
     """Words as WORLD frames, analysed on first use and kept under `folder`. Needs espeakng-loader and pyworld (extra ``render``)."""
 
     def __init__(self, folder: Path):
+        """
+        Raises:
+            ConfigError: WORLD is not installed.
+        """
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pyworld imports the deprecated pkg_resources
@@ -160,7 +164,11 @@ class WordBank:
         return frames
 
     def analyse(self, voice: str, word: str) -> WordFrames:
-        """Speak and analyse a word now, without the cache."""
+        """Speak and analyse a word now, without the cache.
+
+        Raises:
+            ConfigError: espeak gives no sound or no phones for it.
+        """
         self._espeak = self._espeak or Espeak()
         utterance = self._espeak.say(word, voice)
         if len(utterance.samples) < 0.05 * utterance.sample_rate:

@@ -112,6 +112,9 @@ def encode(samples: Tensor, sample_rate: int, audio_format: str = "flac") -> byt
     """Samples (C, n) or (n,) -> bytes of `audio_format`: "wav" and "flac" (16 bit), "ogg" (Vorbis), "opus", "mp3".
 
     Samples are clipped to [-1, 1]; they are resampled to 48 kHz where the format cannot hold the rate.
+
+    Raises:
+        AudioError: code `format`: no such format.
     """
     subtypes = {
         "wav": ("WAV", "PCM_16"),

@@ -88,6 +88,9 @@ class TokenPattern:
 
         Args:
             frames: T; None = all frames that fit in S steps (`TokenPattern.frames`).
+
+        Raises:
+            DataError: S steps hold fewer than `frames`.
         """
         frames = self.frames(grid.shape[-1], spec) if frames is None else frames
         if self.steps(frames) > grid.shape[-1]:

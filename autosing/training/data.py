@@ -289,6 +289,7 @@ def read_meta(config: DatasetConfig) -> DatasetMeta:
     Raises:
         DataError: no dataset there, a damaged `dataset.json`, or datasets of several kinds to be put together.
         MismatchError: datasets to be put together, or validated on, that were made with different specs or windows.
+        ConfigError: no 'path'.
     """
     paths = _paths(config.path)
     if not paths:

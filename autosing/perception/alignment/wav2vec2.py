@@ -131,7 +131,11 @@ def find(what: str, model: str | None, weights: str | None) -> tuple[Path, ...]:
 
 
 def load(what: str, device: torch.device | str, model: str | None = None, weights: str | None = None) -> LetterNet:
-    """The network of `find`; raises as it does."""
+    """The network of `find`.
+
+    Raises:
+        ConfigError: see `find`. WeightsError: see `find`, or the network has the letters of several languages.
+    """
     device, files = torch.device(device), find(what, model, weights)
     if len(files) == 1:
         return _load_bundle(_bundle(what, model or DEFAULT_BUNDLE), files[0], device)

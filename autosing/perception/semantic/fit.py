@@ -125,7 +125,11 @@ class Pairs:
 
 @torch.inference_mode()
 def listen(recogniser: Recogniser, wav: np.ndarray, song: LabelledSong, device: torch.device) -> Pairs:
-    """What the recogniser makes of `wav`, beside the truth of `song`."""
+    """What the recogniser makes of `wav`, beside the truth of `song`.
+
+    Raises:
+        DataError: the song is shorter than a token.
+    """
     blocks = recogniser_blocks(recogniser, torch.from_numpy(np.ascontiguousarray(wav)).to(device))
     if not blocks:
         raise DataError(f"song '{song.id}' is shorter than a token (40 ms); leave it out")
