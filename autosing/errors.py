@@ -30,17 +30,20 @@ class WeightsError(AutoSingError):
     """A weight file is missing or damaged; the message names the file, where it was looked for and how to get it."""
 
 
-class AudioError(AutoSingError):
-    """Audio cannot be used. `code` is the machine-readable reason written to `rejected.parquet`."""
+class SongError(AutoSingError):
+    """A song cannot be used. `code` is the machine-readable reason written to `rejected.parquet`."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.code, str(self))  # a worker process hands it over with its code
 
-class AlignmentError(AutoSingError):
-    """Lyrics cannot be aligned with a recording. `code` is the reason written to `rejected.parquet`."""
 
-    def __init__(self, code: str, message: str):
-        super().__init__(message)
-        self.code = code
+class AudioError(SongError):
+    """Audio cannot be used."""
+
+
+class AlignmentError(SongError):
+    """Lyrics cannot be aligned with a recording."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import torch
 
-from autosing.errors import AlignmentError, AudioError
+from autosing.errors import SongError
 from autosing.store import Row
 
 
@@ -91,7 +91,7 @@ def each(songs: Iterator[Song], work: Callable[[Song], Done]) -> Iterator[Done |
     for song in songs:
         try:
             yield work(song)
-        except (AudioError, AlignmentError) as error:
+        except SongError as error:
             yield Rejected(song.id, error.code, str(error))
         except Exception as error:
             error.add_note(f"while working on song '{song.id}'")

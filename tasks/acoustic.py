@@ -10,13 +10,11 @@ result (autosing/nn/disturb.py). Letters: B rows, R crops a row, N = B R crops, 
     python train.py --task_name acoustic --dataset-config '{"path": ["<songs>", "<speech>"]}' --batch-size 4
 """
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import soundfile
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
@@ -26,6 +24,7 @@ from autosing.errors import ConfigError
 from autosing.models.recogniser import BLANK, CLASS_OF, SILENCE, SIZES, Recogniser, RecogniserOutput
 from autosing.nn.disturb import Disturbance, mix_batch, warp_formants
 from autosing.perception.alignment.viterbi import best_path
+from autosing.song import audio
 from autosing.training import augment
 from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row
 
@@ -125,7 +124,7 @@ class Acoustic:
     def _crop(self, row: Row, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
         phones = row.get("phones") or ()
         speed = float(np.exp(rng.uniform(-np.log(MAX_SPEED), np.log(MAX_SPEED))))  # > 1: faster, higher, a smaller head
-        with soundfile.SoundFile(io.BytesIO(row["vocals"])) as file:
+        with audio.opened(row["vocals"]) as file:
             total = file.frames
             if not phones:  # the whole utterance must fit
                 speed = max(speed, total / self.samples)
@@ -167,7 +166,7 @@ class Acoustic:
             return np.zeros((channels, self.samples), dtype=np.float32)
         widest = np.log(self.tunables.band_speed)
         needed = self.samples if not widest else round(self.samples * float(np.exp(rng.uniform(-widest, widest))))
-        with soundfile.SoundFile(io.BytesIO(row["accompaniment"])) as file:
+        with audio.opened(row["accompaniment"]) as file:
             file.seek(min(start, max(0, file.frames - needed)))
             sound = file.read(needed, dtype="float32", always_2d=True).T
         if not self.args.stereo:

@@ -5,14 +5,12 @@ leakage, or by way of a soft mask on their mixture, which leaves the holes and t
 (`autosing.rendering separated`) have both already and get no more. Speed (and so pitch and formants), equaliser, reverb, noise and level vary too.
 """
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from autosing.config import require_at_least, require_fields, require_shares
 from autosing.models.pitch import PitchConfig, PitchNet
 from autosing.perception.codec.leakage import through_mask
+from autosing.song import audio
 from autosing.store import SEPARATED
 from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row
 
@@ -96,14 +95,14 @@ class PitchTask:
         samples = round(self.args.seconds * config.sample_rate) // config.hop * config.hop
         speed = float(np.exp(rng.uniform(-1, 1) * math.log(self.args.speed))) if rng.random() < 0.6 else 1.0
         source = int(samples * speed) + 2
-        vocals = soundfile.SoundFile(io.BytesIO(row["vocals"]))
-        if vocals.frames < source + config.hop:
-            return None
-        starts = rng.integers(0, vocals.frames - source, 3).tolist()
-        crops = [(first, self._frame_f0(f0, first, samples, speed)) for first in starts]
-        first, hz = next((crop for crop in crops if (crop[1] > 0).mean() >= self.args.min_voiced), crops[-1])
-        vocals.seek(first)
-        wave = vocals.read(source, dtype="float32", always_2d=True).mean(1)
+        with audio.opened(row["vocals"]) as vocals:
+            if vocals.frames < source + config.hop:
+                return None
+            starts = rng.integers(0, vocals.frames - source, 3).tolist()
+            crops = [(first, self._frame_f0(f0, first, samples, speed)) for first in starts]
+            first, hz = next((crop for crop in crops if (crop[1] > 0).mean() >= self.args.min_voiced), crops[-1])
+            vocals.seek(first)
+            wave = vocals.read(source, dtype="float32", always_2d=True).mean(1)
         wave = np.interp(np.arange(samples) * speed, np.arange(len(wave)), wave).astype(np.float32)
         return {
             "vocals": torch.from_numpy(wave),
@@ -129,11 +128,11 @@ class PitchTask:
         """(samples,) of the accompaniment from anywhere in the song; silence where there is none."""
         if data is None:
             return np.zeros(samples, np.float32)
-        file = soundfile.SoundFile(io.BytesIO(data))
-        if file.frames <= samples:
-            return np.zeros(samples, np.float32)
-        file.seek(int(rng.integers(0, file.frames - samples)))
-        return file.read(samples, dtype="float32", always_2d=True).mean(1).astype(np.float32)
+        with audio.opened(data) as file:
+            if file.frames <= samples:
+                return np.zeros(samples, np.float32)
+            file.seek(int(rng.integers(0, file.frames - samples)))
+            return file.read(samples, dtype="float32", always_2d=True).mean(1).astype(np.float32)
 
     def build_model(self) -> nn.Module:
         return PitchNet(self.config)

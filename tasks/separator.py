@@ -7,7 +7,6 @@ magnitudes of both stems. Letters: B batch, P crops a row, n samples.
 """
 
 import functools
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -226,16 +225,16 @@ class MusicLibrary:
         """
         Raises:
             ConfigError: no recording in the folder.
+            AudioError: code `not_audio`: one that cannot be decoded; names it.
         """
-        import soundfile
-
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".opus", ".ogg", ".flac", ".wav", ".mp3"})
         files = [file for file in files if not file.name.startswith(skip)]
         if not files:
             raise ConfigError(f"music_dir '{folder}' holds no instrumental (.opus, .ogg, .flac, .wav, .mp3) beyond those of music_skip")
         self.pieces: list[np.ndarray] = []
         for file in files:
-            wav, rate = soundfile.read(file, dtype="float32", always_2d=True)
+            with audio.opened(file) as source:
+                wav, rate = source.read(dtype="float32", always_2d=True), source.samplerate
             wav = audio.resample(torch.from_numpy(wav.T[:2].copy()), rate, sample_rate).numpy().T
             wav = np.broadcast_to(wav, (len(wav), 2))
             self.pieces.append((wav.T.clip(-1, 1) * 32767).astype(np.int16))
@@ -256,15 +255,13 @@ class MusicLibrary:
         return piece[:, start : start + samples].astype(np.float32) / 32768
 
 
-def read_crop(audio: bytes, start: int, samples: int, sample_rate: int) -> np.ndarray:
+def read_crop(data: bytes, start: int, samples: int, sample_rate: int) -> np.ndarray:
     """`samples` samples from `start` of an encoded file, padded with zeros after its end: float32 (C, samples).
 
     Raises:
-        DataError: another sample rate.
+        DataError: another sample rate. AudioError: code `not_audio`: it cannot be decoded.
     """
-    import soundfile
-
-    with soundfile.SoundFile(io.BytesIO(audio)) as file:
+    with audio.opened(data) as file:
         if file.samplerate != sample_rate:
             raise DataError(f"a song is at {file.samplerate} Hz where {sample_rate} Hz is needed; render it again")
         file.seek(min(start, file.frames))
@@ -272,20 +269,23 @@ def read_crop(audio: bytes, start: int, samples: int, sample_rate: int) -> np.nd
     return np.pad(wav, ((0, 0), (0, samples - wav.shape[1])))
 
 
-def stored_frames(audio: bytes) -> int:
-    """Samples a channel of an encoded file, by its header."""
-    import soundfile
+def stored_frames(data: bytes) -> int:
+    """Samples a channel of an encoded file, by its header.
 
-    return soundfile.info(io.BytesIO(audio)).frames
+    Raises:
+        AudioError: code `not_audio`: it cannot be decoded.
+    """
+    with audio.opened(data) as file:
+        return file.frames
 
 
-def loud_crop(audio: bytes, samples: int, sample_rate: int, rng: np.random.Generator, tries: int = 4) -> tuple[np.ndarray, int]:
+def loud_crop(data: bytes, samples: int, sample_rate: int, rng: np.random.Generator, tries: int = 4) -> tuple[np.ndarray, int]:
     """A random crop of an encoded file that is not silence (best of `tries`), float32 (C, samples), and where it starts."""
-    frames = stored_frames(audio)
+    frames = stored_frames(data)
     best: tuple[np.ndarray, int] | None = None
     for _ in range(tries):
         start = int(rng.integers(max(1, frames - samples + 1)))
-        crop = read_crop(audio, start, samples, sample_rate)
+        crop = read_crop(data, start, samples, sample_rate)
         if best is None or crop.std() > best[0].std():
             best = crop, start
         if (np.abs(crop[0]) > 0.01).mean() > 0.3:

@@ -457,12 +457,16 @@ TRANSPOSITIONS = ((1, 1), (18, 17), (9, 8), (17, 18), (8, 9))  # speed ratios of
 
 
 def real_stretch(path: Path, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """(2, n) float32: a random stretch of a recording at 24 kHz, transposed by up to 2 semitones with its tempo; short files loop."""
-    import soundfile
+    """(2, n) float32: a random stretch of a recording at 24 kHz, transposed by up to 2 semitones with its tempo; short files loop.
+
+    Raises:
+        AudioError: code `not_audio`: it cannot be decoded; names it.
+    """
+    from autosing.song import audio  # which imports torch
 
     up, down = TRANSPOSITIONS[int(rng.integers(len(TRANSPOSITIONS)))]
     n = round(seconds * SAMPLE_RATE)
-    with soundfile.SoundFile(str(path)) as file:
+    with audio.opened(path) as file:
         wanted = int(seconds * up / down * file.samplerate) + file.samplerate
         if file.frames > wanted:
             file.seek(int(rng.integers(file.frames - wanted)))

@@ -4,10 +4,12 @@ Reads wav, flac, mp3, ogg and opus from bytes with libsndfile (inside the soundf
 `AudioError` with a code, found by comparing what the header promises with what was decoded: half a file mostly decodes silently.
 """
 
+import contextlib
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +97,21 @@ def decode(data: bytes, max_seconds: Seconds = MAX_SECONDS) -> Audio:
     if not torch.isfinite(samples).all():
         raise AudioError("non_finite", "the samples hold NaN or infinity; export the file again")
     return Audio(samples, rate)
+
+
+@contextlib.contextmanager
+def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
+    """A file, or the bytes of one, to read parts of; nothing is checked but that it can be decoded.
+
+    Raises:
+        AudioError: code `not_audio`; a file is named.
+    """
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as data, soundfile.SoundFile(data) as file:
+            yield file
+    except soundfile.LibsndfileError as error:
+        what = "the audio" if isinstance(source, bytes) else f"'{source}'"
+        raise AudioError("not_audio", f"{what} cannot be decoded as wav, flac, mp3, ogg or opus ({error.error_string}); convert it") from error
 
 
 def require_sound(audio: Audio) -> Audio:

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from autosing.errors import ConfigError, DataError
+from autosing.errors import AudioError, ConfigError, DataError
 from autosing.models.separator import SIZES, SeparatorConfig, SeparatorNet, _warped, active_rms, spectrum, waveform
 from autosing.training import augment
 from autosing.training.task import DatasetMeta
@@ -77,6 +77,9 @@ def test_a_row_without_band_needs_music(tmp_path) -> None:
     assert example is not None and float(example["band"].std()) > 0.1
     with pytest.raises(ConfigError, match="music_dir"):
         MusicLibrary(tmp_path / "none", (), RATE)
+    (tmp_path / "damaged.mp3").write_bytes(bytes(range(256)))
+    with pytest.raises(AudioError, match=r"damaged.mp3' cannot be decoded"):
+        MusicLibrary(tmp_path, (), RATE)
 
 
 def test_crops_are_padded_and_avoid_silence() -> None:

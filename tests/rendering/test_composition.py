@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from autosing.errors import AudioError
 from autosing.rendering import band, mixing
 from autosing.rendering.lyrics import FUNCTION, HELD_OUT, is_held_out, vocabulary, write_line
 from autosing.rendering.melody import SCALES, Composer, Key
@@ -77,6 +78,9 @@ def test_real_stretch_loops_a_short_file(tmp_path):
     music = band.real_stretch(tmp_path / "a.wav", 3.5, np.random.default_rng(1))
     assert music.shape == (2, 84_000) and music.dtype == np.float32
     assert np.sqrt((music[:, -24_000:] ** 2).mean()) > 0.02
+    (tmp_path / "b.mp3").write_bytes(bytes(range(256)))
+    with pytest.raises(AudioError, match=r"b.mp3' cannot be decoded"):
+        band.real_stretch(tmp_path / "b.mp3", 3.5, np.random.default_rng(1))
 
 
 def test_balance_sets_the_ratio_and_the_peak():

@@ -2,6 +2,8 @@
 
 import io
 import math
+import pickle
+import re
 
 import numpy as np
 import pytest
@@ -106,6 +108,15 @@ def test_many_channels_and_odd_rates():
     assert audio.resample(out.samples, 192000, 24000).shape == (1, 24000)
     low = audio.resample(tone(1.0, 8000), 8000, 24000)
     assert low.shape == (1, 24000) and float(low.abs().max()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_recording_that_is_none_is_named_and_so_it_is_across_processes(tmp_path):
+    (tmp_path / "a.mp3").write_bytes(bytes(range(256)) * 8)
+    for source, said in ((tmp_path / "a.mp3", f"'{tmp_path / 'a.mp3'}' cannot be decoded"), (b"no audio", "the audio cannot be decoded")):
+        with pytest.raises(AudioError, match=re.escape(said)) as raised, audio.opened(source):
+            pass
+        again = pickle.loads(pickle.dumps(raised.value))
+        assert (type(again), again.code, str(again)) == (AudioError, "not_audio", str(raised.value))
 
 
 def test_real_songs_decode(shared):

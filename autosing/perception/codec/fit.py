@@ -12,7 +12,6 @@ voices: codes stay what they are.
 """
 
 import argparse
-import io
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
@@ -67,7 +65,7 @@ def songs(folders: Sequence[Path], seconds: Seconds, seed: int) -> Iterator[Song
         if row["vocals"] is None:
             continue
         rng = np.random.default_rng([seed, zlib.crc32(row["id"].encode())])
-        with soundfile.SoundFile(io.BytesIO(row["vocals"])) as source:
+        with audio.opened(row["vocals"]) as source:
             length = min(source.frames, int(CROP_SECONDS * source.samplerate))
             first = int(rng.integers(0, source.frames - length + 1))
             source.seek(first)
@@ -75,7 +73,7 @@ def songs(folders: Sequence[Path], seconds: Seconds, seed: int) -> Iterator[Song
             total += length / source.samplerate
         band = None
         if row["accompaniment"] is not None:
-            with soundfile.SoundFile(io.BytesIO(row["accompaniment"])) as source:
+            with audio.opened(row["accompaniment"]) as source:
                 source.seek(min(first, source.frames))
                 part = source.read(length, dtype="float32", always_2d=True).mean(1)
                 band = np.pad(part, (0, length - len(part)))
@@ -284,12 +282,13 @@ def music(folder: Path, seconds: Seconds, sample_rate: int, seed: int) -> Iterat
 
     Raises:
         DataError: no recording.
+        AudioError: code `not_audio`: one that cannot be decoded; names it.
     """
     paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in (".opus", ".ogg", ".flac", ".wav", ".mp3"))
     if not paths:
         raise DataError(f"no recordings under '{folder}'; leave --music out to fit on rendered bands alone")
     for number, path in enumerate(paths):
-        with soundfile.SoundFile(path) as source:
+        with audio.opened(path) as source:
             length = min(source.frames, int(seconds / len(paths) * source.samplerate))
             rng = np.random.default_rng([seed, number])
             source.seek(int(rng.integers(0, source.frames - length + 1)))
