@@ -9,7 +9,7 @@ from typing import Any
 
 from autosing.errors import ConfigError, DataError
 from autosing.store import Dataset, atomic_path
-from autosing.training.log import Progress
+from autosing.training.log import progress_of
 from processing.page import page
 from processing.report import gather
 
@@ -34,14 +34,7 @@ def run(options: argparse.Namespace) -> int:
     if options.lines < 0:
         raise ConfigError(f"--lines must be at least 0, found {options.lines}")
     dataset = Dataset(options.dataset)
-    progress: list[Progress] = []
-
-    def seen(done: int, total: int) -> None:
-        if not progress:
-            progress.append(Progress(total))
-        progress[0].update(done, "partitions read, lines cut out")
-
-    report = gather(dataset, options.lines, seen)
+    report = gather(dataset, options.lines, progress_of("partitions read, lines cut out"))
     path = options.output or dataset.path / "report.html"
     try:
         with atomic_path(path) as temporary:

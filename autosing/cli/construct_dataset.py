@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autosing.cli.arguments import run_command, underscores_too
-from autosing.training.log import Progress
+from autosing.training.log import progress_of
 from processing.dataset import SPLIT_BY, Plan, construct
 from processing.filtering import Counted
 
@@ -58,14 +58,7 @@ def _main(argv: Sequence[str]) -> int:
         split_by=options.split_by,
         filter=options.filter,
     )
-    progress: list[Progress] = []
-
-    def seen(done: int, total: int) -> None:
-        if not progress:
-            progress.append(Progress(total))
-        progress[0].update(done, "windows joined")
-
-    made = construct(plan, seen)
+    made = construct(plan, progress_of("windows joined"))
     for note in made.notes:
         print(f"note: {note}")
     for reason, count in made.lost.items():

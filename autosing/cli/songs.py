@@ -2,13 +2,12 @@
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from autosing.cli.arguments import ranges_text
 from autosing.errors import ConfigError
 from autosing.store import Dataset
-from autosing.training.log import Progress
+from autosing.training.log import progress_of
 from processing.exporting import export_songs
 from processing.formats import READERS, WRITERS
 from processing.formats.base import Options
@@ -42,7 +41,7 @@ def run_import(options: argparse.Namespace) -> int:
         Dataset(options.dataset),
         options.partition_size,
         Options(options.lyrics_folder, options.lyrics_encoding, options.audio_folder, _meanings(options.columns)),
-        _bar("songs read"),
+        progress_of("songs read"),
         moved=options.moved,
         file_format=options.format,
         keep_duplicates=options.keep_duplicates,
@@ -70,7 +69,7 @@ def run_import(options: argparse.Namespace) -> int:
 
 def run_export(options: argparse.Namespace) -> int:
     """Export, and say what could not go along."""
-    report = export_songs(Dataset(options.dataset), options.to, options.folder, _bar("songs written"))
+    report = export_songs(Dataset(options.dataset), options.to, options.folder, progress_of("songs written"))
     for name, kind in report.dropped:
         print(f"note: the column '{name}' did not go along: {kind} cannot be written as JSON")
     if report.without_audio:
@@ -87,14 +86,3 @@ def _meanings(text: str) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(meaning, str) for meaning in found.values()):
         raise ConfigError(f"""--columns must look like '{{"transcription": "lyrics"}}', found {text[:80]!r}""")
     return found
-
-
-def _bar(text: str) -> Callable[[int, int], None]:
-    bars: list[Progress] = []
-
-    def seen(done: int, total: int) -> None:
-        if not bars:
-            bars.append(Progress(total))
-        bars[0].update(done, text)
-
-    return seen

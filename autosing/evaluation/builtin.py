@@ -12,7 +12,6 @@ machine, protocol, hashes of data and weights, figures, bars.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -164,21 +163,13 @@ def chain(m: Material) -> Figures:
     return chain_figures(m.tokens(), m.mode.windows, m.sm2a_model, SEED, keep=m.work / "chain", songs=m.songs)
 
 
-_SING = """
-import sys
-from autosing.cli.sing import main
-code = main(sys.argv[1:])
-print("peak", next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
-sys.exit(code)
-"""
-
-
 def sing(m: Material) -> Figures:
     """`sing.py` as a person starts it: whole process, model loading and separation included.
 
     Raises:
         ConfigError: `sing.py` failed.
     """
+    from autosing.evaluation.lines import TWO_LINES, run_sing
     from autosing.evaluation.separation import rendered_pairs
     from autosing.song import audio
 
@@ -187,18 +178,11 @@ def sing(m: Material) -> Figures:
     if not real:
         pair = next(rendered_pairs(m.songs, 1))
         reference.write_bytes(audio.encode(pair.vocals + pair.accompaniment, pair.sample_rate, "wav"))
-    command = [sys.executable, "-c", _SING, "--reference", str(real or reference), "--start-time", "0" if not real else "20"]
-    command += ["--lyrics", "we are singing in the morning light\nand the river carries every song", "--output-dir", str(m.work / "sung"), "--no-cache"]
-    begin = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - begin
-    if done.returncode:
-        raise ConfigError(f"sing.py ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}")
-    report = json.loads((m.work / "sung" / "request.json").read_text(encoding="utf-8"))
+    over = ("--reference", str(real or reference), "--start-time", "20" if real else "0")
+    run = run_sing(m.work / "sung", m.work / "none", *over, "--lyrics", TWO_LINES, "--no-cache")
     return {
-        "seconds": round(seconds, 2), "song_seconds": report["seconds"], "stage_seconds": report["stage_seconds"],
-        "real_time_factor": round(seconds / report["seconds"], 4),
-        "peak_memory_gb": round(int(done.stdout.split("peak")[-1]) * 1024 / 1e9, 3),
+        "seconds": round(run.seconds, 2), "song_seconds": run.report["seconds"], "stage_seconds": run.report["stage_seconds"],
+        "real_time_factor": round(run.seconds / run.report["seconds"], 4), "peak_memory_gb": round(run.peak_gb, 3),
     }  # fmt: skip
 
 

@@ -260,7 +260,11 @@ class Run(NamedTuple):
 
 
 def run_sing(folder: Path, cache: Path, *arguments: str) -> Run:
-    """
+    """`sing.py` as a person starts it: a whole process, which writes into `folder`.
+
+    Args:
+        cache: what is heard in recordings is kept there.
+
     Raises:
         ConfigError: it failed.
     """

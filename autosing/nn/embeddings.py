@@ -137,7 +137,20 @@ def same_fit(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool((one - other).square().mean() <= SAME_FIT * other.square().mean())
 
 
-class CodeGeometry(nn.Module):
+class _KnownCodes(nn.Module):
+    """Holds what is known of each level's codes, a (num_codes, columns) buffer `features<level>`, of which weights keep a copy."""
+
+    def features(self, level: int) -> Tensor:
+        """(num_codes, columns) what is known of the codes of a level."""
+        return getattr(self, f"features{level}")
+
+    def load(self, features: Sequence[Tensor]) -> None:
+        """Take over the features of each level."""
+        for level, values in enumerate(features):
+            self.features(level).copy_(values)
+
+
+class CodeGeometry(_KnownCodes):
     """What the codes of each level stand for, beside the learned tables: similar codes are heard, and expected, alike from the first step.
 
     Args:
@@ -153,15 +166,6 @@ class CodeGeometry(nn.Module):
             self.register_buffer(f"features{level}", torch.zeros(num_codes, columns))
         self.into = init_linear(nn.Linear(sum(widths[level] for level in levels), width), mup)
         self.out = nn.ModuleList(init_linear(nn.Linear(width, widths[level]), mup) for level in levels) if heads else None
-
-    def features(self, level: int) -> Tensor:
-        """(num_codes, columns)"""
-        return getattr(self, f"features{level}")
-
-    def load(self, features: Sequence[Tensor]) -> None:
-        """Take over the features of each level."""
-        for level, values in enumerate(features):
-            self.features(level).copy_(values)
 
     def embed(self, grid: Tensor) -> Tensor:
         """(B, R, S) codes, -1 = hole -> (B, S, D); a hole says nothing."""
@@ -187,7 +191,7 @@ class CodeGeometry(nn.Module):
         return self.mup.scaled(F.linear(self.out[lane](hidden), features) * features.shape[1] ** -0.5)
 
 
-class CodeTables(nn.Module):
+class CodeTables(_KnownCodes):
     """Codes of a grid in and out through one table a level, which the level's lanes share; each lane has matrices of its own around it.
 
     A row of a table is what is known of the code (`code_features`, frozen) and `learned` numbers more. A grid has many lanes where its
@@ -218,15 +222,6 @@ class CodeTables(nn.Module):
         self.into = nn.ModuleList(into)
         self.out = nn.ModuleList(init_linear(nn.Linear(width, columns[level]), mup) for level in levels) if heads else None
         self.register_buffer("offsets", torch.arange(len(levels))[:, None] * (num_codes + 1), persistent=False)
-
-    def features(self, level: int) -> Tensor:
-        """(num_codes, columns) what is known."""
-        return getattr(self, f"features{level}")
-
-    def load(self, features: Sequence[Tensor]) -> None:
-        """Take over the known features of each level."""
-        for level, values in enumerate(features):
-            self.features(level).copy_(values)
 
     def table(self, level: int) -> Tensor:
         """(num_codes, columns) known and learned."""

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ from autosing.song import audio
 from autosing.song.lyrics import Line, Lyrics
 from autosing.store import sha256_of
 from autosing.tokens.specs import CodecSpec, Seconds, require_same
-from autosing.tokens.text import LINE, load_text
+from autosing.tokens.text import LINE, TextFrontEnd, load_text
 from autosing.training.task import DatasetMeta
 
 FADE_SECONDS: Seconds = 0.01
@@ -307,14 +308,10 @@ class Singer:
 
     # -- what is sung when -----------------------------------------------------------------------------------------------------------
 
-    @property
-    def front_end(self):
+    @cached_property
+    def front_end(self) -> TextFrontEnd:
         """How the t2s model reads text."""
-        if self._front_end is None:
-            self._front_end = load_text(self.t2s.config.text)
-        return self._front_end
-
-    _front_end = None
+        return load_text(self.t2s.config.text)
 
     def _lyrics(self, request: SingRequest) -> tuple[Lyrics, str]:
         """What of the lyrics can be sung, and what cannot."""

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -143,6 +143,18 @@ class Progress:
             return
         self._out.write(self._erase + text + "\n")
         self._out.flush()
+
+
+def progress_of(text: str) -> Callable[[int, int], None]:
+    """A `Progress` for whoever tells (done, total): made when the total is first told, with `text` beside it."""
+    bars: list[Progress] = []
+
+    def seen(done: int, total: int) -> None:
+        if not bars:
+            bars.append(Progress(total))
+        bars[0].update(done, text)
+
+    return seen
 
 
 def draw_losses(records: list[dict[str, Any]], path: Path, title: str) -> None:

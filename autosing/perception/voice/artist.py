@@ -17,6 +17,7 @@ from autosing.errors import ConfigError
 from autosing.models.artist import ArtistNet
 from autosing.models.io import load_model
 from autosing.perception.outside import Weights
+from autosing.perception.voice.base import as_vocals
 from autosing.registry import split_choice
 from autosing.tokens.specs import Seconds, VoiceSpec, require_same
 
@@ -65,9 +66,7 @@ class ArtistVoice:
         Raises:
             ValueError: another shape.
         """
-        if vocals.dim() != 2:
-            raise ValueError(f"the vocals must be (B, n), found {tuple(vocals.shape)}")
-        pieces = vocals.detach().float().split(int(self._seconds * self.spec.sample_rate), dim=1)
+        pieces = as_vocals(vocals).split(int(self._seconds * self.spec.sample_rate), dim=1)
         kept = [piece for piece in pieces if piece.shape[1] >= SHORTEST_SECONDS * self.spec.sample_rate] or [pieces[0]]
         return normalize(torch.stack([self._passage(piece) for piece in kept]).mean(0), dim=1)
 

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from autosing.models.io import load_model
 from autosing.models.voice import VoiceNet
+from autosing.perception.voice.base import as_vocals
 from autosing.tokens.specs import Seconds, VoiceSpec
 
 SHORTEST_SECONDS: Seconds = 0.2
@@ -31,8 +32,7 @@ class BuiltinVoice:
         Raises:
             ValueError: another shape.
         """
-        if vocals.dim() != 2:
-            raise ValueError(f"the vocals must be (B, n), found {tuple(vocals.shape)}")
+        vocals = as_vocals(vocals)
         shortest = int(SHORTEST_SECONDS * self.spec.sample_rate)
-        padded = functional.pad(vocals.detach().float(), (0, max(0, shortest - vocals.shape[1])))
+        padded = functional.pad(vocals, (0, max(0, shortest - vocals.shape[1])))
         return self.net(padded.to(self.device)).cpu()

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize, pad
 
 from autosing.errors import WeightsError
 from autosing.perception.outside import WEIGHTS_FILE, Weights, load_package
+from autosing.perception.voice.base import as_vocals
 from autosing.tokens.specs import Seconds, VoiceSpec
 
 SAMPLE_RATE, MELS = 16_000, 80
@@ -63,9 +64,8 @@ class EcapaVoice:
         Raises:
             ValueError: another shape.
         """
-        if vocals.dim() != 2:
-            raise ValueError(f"the vocals must be (B, n), found {tuple(vocals.shape)}")
-        wav = pad(vocals.detach().float(), (0, max(0, int(SHORTEST_SECONDS * SAMPLE_RATE) - vocals.shape[1])))
+        vocals = as_vocals(vocals)
+        wav = pad(vocals, (0, max(0, int(SHORTEST_SECONDS * SAMPLE_RATE) - vocals.shape[1])))
         rms = wav.square().mean(1, keepdim=True).sqrt()
         wav = (wav * torch.where(rms > SILENCE, LEVEL / rms.clamp(min=SILENCE), 1.0)).to(self.device)
         rows = []
