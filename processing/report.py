@@ -7,6 +7,7 @@ model is loaded: a table that is not there leaves its part empty and is named in
 import heapq
 import io
 import itertools
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,6 +147,7 @@ def gather(dataset: Dataset, lines: int = 20, seen: Callable[[int, int], None] =
     rows: list[Mapping[str, Any]] = []
     candidates: list[_Candidate] = []
     rejected: list[tuple[str, Rejected]] = []
+    known: set[str] = set()
     for done, partition in enumerate(partitions):
         seen(done, total)
         manifest = Manifest(dataset.folder(partition), partition, FileHashes())
@@ -159,10 +161,10 @@ def gather(dataset: Dataset, lines: int = 20, seen: Callable[[int, int], None] =
         rows += found
         aligned = dict(_alignments(dataset, partition))
         by_song = {song: list(group) for song, group in itertools.groupby(found, key=lambda row: row["song"])}
-        known: set[str] = set()
         for facts in _indexed(dataset, partition):
-            first = facts["id"] not in known
-            known.add(facts["id"])
+            folded = unicodedata.normalize("NFC", facts["id"])
+            first = not folded or folded not in known
+            known.add(folded)
             alignment = aligned.get(facts["id"], Alignment(()))
             mine = by_song.get(facts["id"], [])
             if not first:  # a row that repeats an id: the tables are of the first

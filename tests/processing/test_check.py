@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_songs import audio_bytes, read, tone, write_index
+from small_songs import SMALL, audio_bytes, read, tone, write_index
 
 from autosing.cli.process import main
 from autosing.song.audio import decode
@@ -118,8 +118,6 @@ def test_rejected_songs_are_listed_by_code_and_names_are_only_text(tmp_path: Pat
         {"id": "whole", "audio": audio_bytes(tone(5))},
     ]
     write_index(tmp_path / "ds" / "0", rows)
-    from small_songs import SMALL
-
     assert main(["run", str(tmp_path / "ds"), *SMALL]) == 0
     text = checked(tmp_path / "ds")
     Tags(text)
@@ -127,6 +125,15 @@ def test_rejected_songs_are_listed_by_code_and_names_are_only_text(tmp_path: Pat
     for code in ("not_audio", "empty", "duplicate_id"):
         assert f"<code>{code}</code> 1 song</summary>" in text
     assert "<dt>songs accepted</dt><dd>1</dd>" in text and "<dt>songs rejected</dt><dd>3</dd>" in text
+
+
+def test_an_id_of_an_earlier_partition_is_counted_as_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        write_index(tmp_path / "ds" / str(number), [{"id": "caf\u00e9" if number else "cafe\u0301", "audio": audio_bytes(tone(8 + number))}])
+    assert main(["run", str(tmp_path / "ds"), *SMALL]) == 0
+    assert "accepted 1 songs (2 windows), rejected 1 (duplicate_id 1)" in capsys.readouterr().out
+    checked(tmp_path / "ds")
+    assert "checked 2 songs: 1 accepted, 1 rejected, 2 windows" in capsys.readouterr().out
 
 
 def test_what_is_not_done_is_named_with_its_command(processed: Path, songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
