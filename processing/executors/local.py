@@ -1,10 +1,14 @@
 """Processes of this machine, each with its own models; one process means none is started.
 
 A worker that dies (killed, out of memory) does not lose its partition: it is given to a fresh worker, up to `ATTEMPTS` times, and the retry is
-shown. Nothing half-written survives it, since every table is committed whole.
+shown. Nothing half-written survives it, since every table is committed whole. Ctrl-C is the parent's, which ends its workers; one whose parent is
+gone ends after its song, without a word.
 """
 
+import contextlib
 import multiprocessing
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -57,7 +61,8 @@ def _spread(job: Job, partitions: Sequence[int], listener: Listener, workers: in
     def start() -> None:
         here, there = context.Pipe()
         process = context.Process(target=_work, args=(there, job), daemon=True)
-        process.start()
+        with _deaf_to_interrupts():
+            process.start()
         there.close()
         give(here, process)
 
@@ -98,6 +103,19 @@ def _spread(job: Job, partitions: Sequence[int], listener: Listener, workers: in
             process.join()
 
 
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started inside ignore SIGINT, which a terminal sends to all of them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Sender:
     """A `Listener` that passes everything on to the parent."""
 
@@ -116,9 +134,10 @@ class _Sender:
 
 def _work(connection: Connection, job: Job) -> None:
     runner = Runner(job, _Sender(connection), Faults.from_environment())
-    while (partition := connection.recv()) is not None:
-        try:
-            connection.send(("report", runner.run(partition)))
-        except AutoSingError as error:
-            connection.send(("error", error))
-            return
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+        while (partition := connection.recv()) is not None:
+            try:
+                connection.send(("report", runner.run(partition)))
+            except AutoSingError as error:
+                connection.send(("error", error))
+                return

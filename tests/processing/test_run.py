@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import re
 from pathlib import Path
@@ -198,7 +199,7 @@ def test_a_folder_without_an_index_yet_is_left_alone(songs: Path, capsys: pytest
     assert (songs / "1" / "vocals.parquet").exists()
 
 
-def test_a_worker_that_dies_is_replaced(processed: Path) -> None:
+def test_a_worker_that_dies_is_replaced_and_ctrl_c_is_its_parents(processed: Path) -> None:
     from steps_for_workers import DieOnce
 
     from processing.executors.local import run_partitions
@@ -216,6 +217,22 @@ def test_a_worker_that_dies_is_replaced(processed: Path) -> None:
     assert listener.seen == 1 and not list(processed.glob("*/.*.tmp"))
     for partition in ("0", "1"):
         assert [row["bytes"] > 0 for row in read(processed / partition / "counted.parquet")] == [True, True]
+
+
+def test_a_worker_whose_parent_is_gone_ends_without_a_word(processed: Path) -> None:
+    from steps_for_workers import CountBytes
+
+    from processing.executors.local import _work
+    from processing.run import Job
+
+    job = Job(processed, (CountBytes(),), "cpu")
+    for partition in (None, 0):
+        parent, worker = multiprocessing.Pipe()
+        if partition is not None:
+            parent.send(partition)
+        parent.close()
+        _work(worker, job)
+    assert not list(processed.glob("*/.*.tmp")) and not (processed / "0" / "counted.parquet").exists()
 
 
 @pytest.mark.parametrize(("cores", "asked", "threads"), [(6, 0, 3), (1, 0, 1), (6, 2, 2)])
