@@ -3,7 +3,7 @@
 One entry a step (by `Step.key`): its version, the hash of its settings, the hashes of the tables it read, and the hash and rows of
 those it wrote. Of the index, which its owner goes on changing, only the columns that the step reads count, as `id,audio:<hash>`; where import
 told the hash of each song's audio, that stands for it, so that terabytes are not read to see that nothing changed. Entries made before that was so
-hold the hash of the whole file, and hold while it does. A step is done when its entry verifies against the files as they are now; "the file exists"
+hold the hash of the whole file, and hold while it does; `renew` gives them the hash of the columns. A step is done when its entry verifies against the files as they are now; "the file exists"
 means nothing. The entry is written last, so a step that died anywhere before is simply due again. Neither file holds a time, a host or a path:
 working twice gives the same bytes.
 
@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +226,24 @@ class Manifest:
         )
         self.entries[key] = made
         reached("manifest")
+        self._write(order)
+        reached("done")
+        return made
+
+    def renew(self, key: str, inputs: Mapping[str, str], order: Callable[[str], Any]) -> None:
+        """Write the inputs of an entry that holds as they are hashed today, so that the whole index is read for it no more.
+
+        Args:
+            order: sorts step keys in the manifest.
+        """
+        if self.entries[key].inputs != inputs:
+            self.entries[key] = replace(self.entries[key], inputs=dict(inputs))
+            self._write(order)
+
+    def _write(self, order: Callable[[str], Any]) -> None:
         with writing(self.folder / MANIFEST_FILE), atomic_path(self.folder / MANIFEST_FILE) as path:
             steps = {name: asdict(self.entries[name]) for name in sorted(self.entries, key=order)}
             path.write_text(json.dumps({"format": FORMAT, "steps": steps}, indent=1) + "\n", encoding="utf-8")
-        reached("done")
-        return made
 
     def _path(self, table: str) -> Path:
         return self.folder / f"{table}.parquet"

@@ -164,7 +164,9 @@ class Runner:
         refused = refused_ids(self._dataset, partition, self._ledger)
         settings = settings_hash({"refused": list(refused)})
         inputs = manifest.inputs({INDEX: ()})
-        if not manifest.holds(INDEX, "1", settings, inputs):
+        if manifest.holds(INDEX, "1", settings, inputs):
+            manifest.renew(INDEX, inputs, sort_key)
+        else:
             entry = {"step": INDEX, "version": "1", "settings": settings, "inputs": inputs, "songs": 0}
             manifest.commit(INDEX, entry, {}, list(refused.values()), sort_key, functools.partial(self._faults.reach, INDEX))
         return refused
@@ -179,6 +181,7 @@ class Runner:
         left_out = refused if first == INDEX else {}
         settings = settings_hash({**step.settings(), "limit": self._job.limit, "refused": list(left_out)})
         if manifest.holds(step.key, step.version, settings, inputs):
+            manifest.renew(step.key, inputs, sort_key)
             made = manifest.entries[step.key]
             there = {table: info["rows"] for table, info in made.tables.items()}
             return StepReport(partition, step.key, "current", made.songs, made.rejected, there, made.notes)
