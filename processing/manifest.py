@@ -3,9 +3,9 @@
 One entry a step (by `Step.key`): its version, the hash of its settings, the hashes of the tables it read, and the hash and rows of
 those it wrote. Of the index, which its owner goes on changing, only the columns that the step reads count, as `id,audio:<hash>`; where import
 told the hash of each song's audio, that stands for it, so that terabytes are not read to see that nothing changed. Entries made before that was so
-hold the hash of the whole file, and hold while it does; `renew` gives them the hash of the columns. A step is done when its entry verifies against the files as they are now; "the file exists"
-means nothing. The entry is written last, so a step that died anywhere before is simply due again. Neither file holds a time, a host or a path:
-working twice gives the same bytes.
+hold the hash of the whole file, and hold while it does; `renew` gives them the hash of the columns. A step is done when its entry verifies
+against the files as they are now; "the file exists" means nothing. The entry is written last, so a step that died anywhere before is simply
+due again. Neither file holds a time, a host or a path: working twice gives the same bytes.
 
 `rejected.parquet` holds the rejected rows of all steps (id, step, code, reason, partition); an entry knows the hash of its own.
 """

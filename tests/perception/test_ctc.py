@@ -49,6 +49,16 @@ def test_trust_is_the_share_of_lines_that_agree(aligner: CtcAligner) -> None:
     assert vote([1.0], [None]) == (0.0, None) and vote([50.0], [1.0]) == (0.0, 0.0)
 
 
+def test_stamps_of_another_edit_are_moved_by_up_to_a_minute(aligner: CtcAligner) -> None:
+    words = [("silver", 2.0), ("river", 6.0), ("morning", 10.0), ("light", 14.0)]
+    found = aligner.align(written(words, 20), Lyrics(tuple(Line(text, start + 30.0) for text, start in words)))
+    assert found.trust == 1.0 and found.offset == pytest.approx(-30.0, abs=0.2)
+    assert [word.start for word in found.words] == pytest.approx([start for _, start in words], abs=0.1)
+    assert vote([1.0, 5.0, 9.0, 13.0], [71.0, 75.0, 79.0, 83.0]) == (0.0, 0.0)
+    assert vote([1.0, 5.0, 9.0], [31.0, 35.0, 39.0]) == (0.0, 0.0)  # three lines may be one refrain taken for another
+    assert vote([1.0, 5.0, 9.0, 13.0, *range(20, 140, 20)], [31.0, 35.0, 39.0, 43.0, *range(20, 140, 20)]) == (0.0, 0.6)
+
+
 def test_a_line_that_the_recording_lacks_has_no_span() -> None:
     lyrics = Lyrics((Line("gone", 0.0, 3.0), Line("here", 8.0), Line("later", 70.0)))
     gone, here, later = spans(lyrics, -6.0, 60.0)

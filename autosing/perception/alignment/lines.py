@@ -1,6 +1,6 @@
 """Lyric lines and the stamps of an LRC, for aligners that hear letters: words in order, the vote on the stamps' offset, and trust.
 
-An aligner finds the lines once without looking at the stamps. Where most lines then agree on an offset, that is the offset; the share of lines within a
+An aligner finds the lines once without looking at the stamps. The offset on which most of them then agree is the stamps'; the share of lines within a
 second of their stamps is the song's trust. Words that nobody sings (a dash, a note sign) stand where the word before them ends.
 """
 
@@ -16,7 +16,11 @@ from autosing.tokens.specs import Seconds
 
 AGREE_SECONDS: Seconds = 1.0
 VOTE_SECONDS: Seconds = 0.5
-MAX_OFFSET: Seconds = 8.0
+NEAR_OFFSET: Seconds = 8.0
+"""So far away two lines that agree move the stamps."""
+MAX_OFFSET: Seconds = 60.0
+FAR_LINES, FAR_SHARE = 4, 0.4
+"""Beyond `NEAR_OFFSET`, so many lines, and this share of those with stamps, must agree: stamps of another edit of the song."""
 SLACK: Seconds = 0.5
 """How far a line may begin before its stamp, and end behind that of the next line."""
 
@@ -55,12 +59,12 @@ def vote(starts: Sequence[Seconds | None], stamps: Sequence[Seconds | None]) -> 
     if not stamped:
         return 0.0, None
     away = np.array([heard - stamp for heard, stamp in stamped if heard is not None])
-    near = away[np.abs(away) <= MAX_OFFSET]
-    if not len(near):
-        return 0.0, 0.0
-    votes = (np.abs(near[:, None] - near) <= VOTE_SECONDS).sum(1)
-    most = near[int(votes.argmax())]
-    offset = float(near[np.abs(near - most) <= VOTE_SECONDS].mean()) if votes.max() > 1 else 0.0
+    votes = (np.abs(away[:, None] - away) <= VOTE_SECONDS).sum(1)
+    near = np.abs(away) <= NEAR_OFFSET
+    needed = np.where(near, 2, max(FAR_LINES, FAR_SHARE * len(stamped)))
+    agreed = np.flatnonzero((votes >= needed) & (np.abs(away) <= MAX_OFFSET))
+    most = max(agreed, key=lambda i: (votes[i], near[i]), default=None)
+    offset = 0.0 if most is None else float(away[np.abs(away - away[most]) <= VOTE_SECONDS].mean())
     return offset, float((np.abs(away - offset) <= AGREE_SECONDS).sum() / len(stamped))
 
 
