@@ -165,7 +165,8 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
     there = source.partitions()
     missing = [i for i in range(plan.num_in) if i not in there]
     if missing:
-        raise DataError(f"'{plan.data_dir}' has no partition {missing[0]}; it has {len(there)}, num_in says {plan.num_in}")
+        advice = f"its partitions are 0 to num_in - 1: rename the folder {there[-1]} to {missing[0]}" if there[-1] > missing[0] else f"give {len(there)}"
+        raise DataError(f"'{plan.data_dir}' has no partition {missing[0]}; it has {len(there)}, num_in says {plan.num_in}; {advice}")
     notes = []
     if len(there) > plan.num_in:
         notes.append(f"{len(there) - plan.num_in} partitions of '{plan.data_dir}' are not used (num_in {plan.num_in} of {len(there)})")
@@ -200,7 +201,8 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
     if not keys:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in lost.items()) or "no window was found in any song"
         raise DataError(f"no row is left to construct a dataset from ({reasons}); run autosing-process run first")
-    validation = _validation_groups({key.group for key in keys}, plan.seed, plan.validation_share)
+    group_sizes = Counter(group for _, group in {(key.song, key.group) for key in keys})
+    validation = _validation_groups(group_sizes, plan.seed, plan.validation_share)
     if not validation and plan.validation_share > 0:
         notes.append(f"all rows come from one {plan.split_by}: everything is in train, the validation partition is empty")
     notes += [f"the index column '{name}' is not carried over: {reason}" for name, reason in refused.items()]
@@ -420,13 +422,14 @@ def _unit(seed: int, text: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _validation_groups(groups: set[str], seed: int, share: float) -> set[str]:
-    """The groups held out: those whose hash falls below `share`; at least one and never all where there are two or more."""
-    if share == 0 or len(groups) < 2:
+def _validation_groups(sizes: Mapping[str, int], seed: int, share: float) -> set[str]:
+    """The groups held out, of the songs in each: those whose hash falls below `share`, never all; where none does and there are two or more, one of the
+    smallest, so that most songs are trained on."""
+    if share == 0 or len(sizes) < 2:
         return set()
-    ordered = sorted(groups, key=lambda group: (_unit(seed, f"split/{group}"), group))
+    ordered = sorted(sizes, key=lambda group: (_unit(seed, f"split/{group}"), group))
     count = sum(_unit(seed, f"split/{group}") < share for group in ordered)
-    return set(ordered[: min(max(1, count), len(ordered) - 1)])
+    return set(ordered[: min(count, len(ordered) - 1)]) or {min(ordered, key=lambda group: sizes[group])}
 
 
 def _extra_columns(parts: Sequence[_Partition]) -> tuple[list[pa.Field], dict[str, str]]:

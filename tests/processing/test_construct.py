@@ -186,7 +186,7 @@ def test_windows_of_another_length_are_refused(processed: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["3"], "has no partition 2; it has 2"),
+        (["3"], "has no partition 2; it has 2, num_in says 3; give 2"),
         (["0"], "num_in must be at least 1"),
         (["2", "--num-out-partitions", "0"], "--num-out-partitions must be at least 1"),
         (["2", "--validation-share", "1"], "--validation-share must be in [0, 1)"),
@@ -263,11 +263,21 @@ def test_shares_are_even() -> None:
 
 
 def test_the_held_out_share() -> None:
-    groups = {f"song/{i}" for i in range(2000)}
+    groups = {f"song/{i}": 1 for i in range(2000)}
     assert 60 <= len(_validation_groups(groups, 0, 0.05)) <= 140
-    assert _validation_groups(groups, 0, 0.0) == set() and len(_validation_groups({"a", "b"}, 3, 0.99)) == 1
-    more = groups | {f"song/{i}" for i in range(2000, 3000)}
+    assert _validation_groups(groups, 0, 0.0) == set() and len(_validation_groups({"a": 1, "b": 1}, 3, 0.99)) == 1
+    more = groups | {f"song/{i}": 1 for i in range(2000, 3000)}
     assert _validation_groups(groups, 0, 0.05) <= _validation_groups(more, 0, 0.05)  # a song never changes sides
+    for seed in range(8):  # where the share takes none, an artist of most songs is not the one held out
+        assert _validation_groups({"a": 50, "b": 3, "c": 2, "d": 2}, seed, 1e-9) < {"c", "d"}
+
+
+def test_numbers_with_a_gap_say_what_to_rename(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (processed / "1").rename(processed / "4")
+    assert main([str(processed), "2", str(tmp_path / "out")]) == 2
+    assert "has no partition 1; it has 2, num_in says 2; its partitions are 0 to num_in - 1: rename the folder 4 to 1" in capsys.readouterr().err
+    (processed / "4").rename(processed / "1")
+    construct(processed, tmp_path / "out", "--num-out-partitions", "1")
 
 
 def test_tables_older_than_their_songs_are_refused(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
