@@ -11,6 +11,7 @@ counted. Copies of a song are on its side.
 Memory: one row group a table, plus the rows of one output bucket; rows wait on disk in `BUCKETS` Arrow files while they are shuffled.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -245,6 +246,8 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
             path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         for number in before - set(range(plan.num_out + 1)):  # partitions of an earlier, larger dataset
             (plan.output_dir / str(number) / f"{plan.name}.parquet").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # is not there, or holds something else
+                (plan.output_dir / str(number)).rmdir()
     counted = wanted.counts() if wanted is not None else ()
     shown = unfiltered if wanted is not None else 0
     return Constructed(

@@ -231,6 +231,7 @@ def test_a_smaller_dataset_leaves_nothing_of_a_larger_one(processed: Path, tmp_p
     construct(processed, tmp_path / "out", "--num-out-partitions", "9")
     construct(processed, tmp_path / "out", "--num-out-partitions", "2")
     assert sorted(p.parent.name for p in (tmp_path / "out").glob("*/main.parquet")) == ["0", "1", "2"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0", "1", "2", "dataset.json"]
     assert not list((tmp_path / "out").rglob(".*"))
 
 
