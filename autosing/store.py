@@ -74,10 +74,13 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[bool]:
     """Hold the folder against other processes on this machine; waits for its turn, and is let go when the process dies.
 
     Where the file system knows no locks the work goes on without, and False is yielded: tables are committed whole and are equal whoever writes them.
+
+    Args:
+        waiting: told that another process holds it.
     """
     import fcntl
 
@@ -86,7 +89,11 @@ def locked(folder: Path) -> Iterator[bool]:
     try:
         is_held = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in unsupported:
                 raise

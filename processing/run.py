@@ -51,7 +51,8 @@ class Job:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What became of one step on one partition: state "done" (computed now), "current" (verified) or "failed" (with `error`)."""
+    """What became of one step on one partition: state "done" (computed now), "current" (verified) or "failed" (with `error`); to a listener also
+    "retried" and "waiting", which end no step."""
 
     partition: int
     step: str
@@ -130,7 +131,8 @@ class Runner:
         if not folder.is_dir():
             error = f"'{self._dataset.path}' has no partition {partition}"
             return PartitionReport(partition, 0, {}, 0, (StepReport(partition, INDEX, "failed", error=error),))
-        with locked(folder):
+        held = StepReport(partition, INDEX, "waiting", error="another process works on it; waiting until it is done")
+        with locked(folder, lambda: self._listener.end(held)):
             if not any(folder.glob("*.parquet")):
                 error = f"'{folder}' holds no index.parquet yet; wait for the import that makes it, or delete the folder if none is running"
                 reports.append(StepReport(partition, INDEX, "failed", error=error))

@@ -251,7 +251,7 @@ class _Screen:
 
     def end(self, report: StepReport) -> None:
         self._within.pop((report.partition, report.step), None)
-        if report.state == "retried":
+        if report.state in ("retried", "waiting"):
             self._progress.line(f"partition {report.partition}: {report.error}")
             return
         self._behind += self._rows.get(report.partition, 0)

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from small_songs import SMALL, audio_bytes, read, tables, tone, write_index
 
 from autosing.cli.process import main, parse_ranges
 from autosing.errors import ConfigError
-from autosing.store import sha256_of
+from autosing.store import locked, sha256_of
 from autosing.tokens.specs import CodecSpec, spec_from_json
 from processing.manifest import FileHashes
 
@@ -199,6 +201,20 @@ def test_a_folder_without_an_index_yet_is_left_alone(songs: Path, capsys: pytest
     said = capsys.readouterr().err
     assert f"'{songs / '2'}' holds no index.parquet yet; wait for the import" in said and waiting.exists()
     assert (songs / "1" / "vocals.parquet").exists()
+
+
+def test_a_partition_that_another_process_holds_is_waited_for_with_a_line(processed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = "partition 0: another process works on it; waiting until it is done"
+    with ThreadPoolExecutor(1) as pool:
+        with locked(processed / "0"):
+            run = pool.submit(main, ["run", str(processed), "--partitions", "0", *SMALL])
+            out, until = "", time.monotonic() + 30
+            while said not in out and not run.done() and time.monotonic() < until:
+                time.sleep(0.01)
+                out += "".join(capsys.readouterr())
+            assert said in out and not run.done()
+        assert run.result() == 0
+    assert "accepted 2 songs" in capsys.readouterr().out
 
 
 def test_a_worker_that_dies_is_replaced_and_ctrl_c_is_its_parents(processed: Path) -> None:
