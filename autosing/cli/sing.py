@@ -32,7 +32,7 @@ STANDARD_OUTPUT = "-"
 SONG_FILES = ("mix.wav", "vocals.wav", "accompaniment.wav", "lyrics.lrc", "picture.png", "request.json", "song.safetensors")
 OF_A_NEW_SONG = (
     "reference", "reference_path", "t2s_model", "sm2a_model", "start_time", "length", "music_volume", "spkfile", "spk_alpha", "semfile", "gen_semantic",
-    "tts", "stream",
+    "tts", "stream", "language",
 )  # fmt: skip
 """Options that --replace has no use for: the song has all of them."""
 
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--aligner", default="builtin", metavar="NAME[:WEIGHTS]", help="builtin, ctc, whisperx")
     for part in ("codec", "semantic", "voice"):
         p.add_argument(f"--{part}", metavar="NAME:WEIGHTS", help="where the weights lie of the one that the models were trained on")
+    p.add_argument("--language", metavar="NAME", help="of those that the t2s model was trained with, the one to sing in (its first)")
     p.add_argument("--output-dir", default="out", metavar="DIR")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
@@ -137,7 +138,7 @@ def _main(argv: Sequence[str]) -> int:
     from autosing.singing.pipeline import Singer
 
     check_writable(output)
-    singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device), ears, cache, options.int8)
+    singer = Singer(options.t2s_model, options.sm2a_model, pick_device(options.device), ears, cache, options.int8, options.language)
     left_out: list[str] = []
     for folder, request in zip(folders, requests, strict=True):
         try:
@@ -201,7 +202,7 @@ def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears
     begin, end = _passage(options.replace)
     earlier.check(begin, end)
     check_writable(folder)
-    singer = Singer(*earlier.models, pick_device(options.device), ears, cache, options.int8)
+    singer = Singer(*earlier.models, pick_device(options.device), ears, cache, options.int8, earlier.report.get("language"))
     changed = replace_passage(
         singer, earlier, begin, end, lyrics, candidates=options.batch_size, temperature=options.temp, seed=options.seed,
         strict=options.strict, repair=options.repair, passes=options.steps,

@@ -113,6 +113,7 @@ class Singer:
         ears: Ears | None = None,
         cache: Path | None = None,
         int8: bool = False,
+        language: str | None = None,
     ):
         """
         Args:
@@ -120,15 +121,21 @@ class Singer:
             ears: backends; None = the embedded ones, and those the models were trained on.
             cache: folder that keeps what the embedded backends hear in recordings; None = nothing is kept.
             int8: the decoders take their steps in int8: faster on a CPU, and other songs than without.
+            language: of those that the t2s model knows, the one to sing in; None = its first.
 
         Raises:
             WeightsError: a checkpoint is missing or damaged.
-            ConfigError: `ears` names another codec, tokenizer or voice embedder than the models were trained on; `int8` on another processor.
+            ConfigError: `ears` names another codec, tokenizer or voice embedder than the models were trained on; `int8` on another processor; the
+                t2s model does not know the language.
             MismatchError: the two models were trained with different tokenizers; both are named.
         """
         self.device = torch.device(device)
         self.ears = ears = ears or Ears()
         self.t2s, self.t2s_meta = load_model(t2s_model, "t2s", self.device)
+        languages = self.t2s.config.languages
+        if language is not None and language not in languages:
+            raise ConfigError(f"--language: the t2s model '{t2s_model}' does not know '{language}'; it knows {', '.join(languages)}")
+        self.language = languages[0] if language is None else language
         place, kind = find_code_singer(sm2a_model)
         self.sm2a, self.sm2a_meta = load_model(place, kind, self.device)
         self.int8 = int8
@@ -292,6 +299,7 @@ class Singer:
             "gains": _plain(best.gains._asdict()),
             "cache": {"hits": self.hearing.cache.hits, "misses": self.hearing.cache.misses},
             "models": self.models,
+            "language": self.language,
             "ears": _plain(self.ears._asdict()),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
@@ -365,7 +373,7 @@ class Singer:
         else:
             semantic, track = generate_semantic(
                 self.t2s, halves([line.text for line in lyrics.lines]), accompaniment, steps=steps, temperature=request.temperature,
-                generator=generator, batch=request.candidates, reader=self.reader, progress=clock.within,
+                generator=generator, language=self.language, batch=request.candidates, reader=self.reader, progress=clock.within,
             )  # fmt: skip
         sing = self._code_singer(request.temperature, request.steps, semantic, accompaniment, voice, frames, generator)
         codes = self._codes(sing, None, clock)
@@ -404,7 +412,7 @@ class Singer:
         clock.begin("t2s")
         semantic, track = generate_semantic(
             self.t2s, told.text, band, steps=window.end - window.start, temperature=temperature, generator=generator,
-            batch=candidates, prompt=song.semantic[None, window.start : window.fresh], prompt_pointer=told.known,
+            language=self.language, batch=candidates, prompt=song.semantic[None, window.start : window.fresh], prompt_pointer=told.known,
             schedule=told.schedule, reader=self.reader, progress=clock.within,
         )  # fmt: skip
         template = None

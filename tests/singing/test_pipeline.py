@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from autosing.errors import AudioError, DataError, MismatchError
+from autosing.errors import AudioError, ConfigError, DataError, MismatchError
 from autosing.models.io import load_model, save_model
 from autosing.singing.parallel import PASSES
 from autosing.singing.pipeline import SHARES, Singer
@@ -43,6 +44,20 @@ def test_models_of_another_fit_of_a_tokenizer_are_refused_by_name(kind: str, tab
     save_model(model, tmp_path / kind, meta)
     with pytest.raises(MismatchError, match=told):
         Singer(**{f"{kind}_model": str(tmp_path / kind)})
+
+
+def test_a_model_of_several_languages_sings_in_the_one_asked_for(tmp_path: Path) -> None:
+    model, meta = load_model("builtin", "t2s")
+    wider = type(model)(replace(model.config, languages=("en", "de")))
+    other = model.embedding_language.flip(1)
+    wider.load_state_dict({**model.state_dict(), "embedding_language": torch.cat([model.embedding_language, other]).detach()})
+    save_model(wider, tmp_path / "t2s", meta)
+    request = SingRequest("la la\nla la", tts=True, length_seconds=4.0, candidates=1, repair=0, steps=4)
+    sung = {name: Singer(str(tmp_path / "t2s"), language=name).sing(request) for name in (None, "en", "de")}
+    assert [sung[name].report["language"] for name in sung] == ["en", "en", "de"]
+    assert torch.equal(sung[None].vocals, sung["en"].vocals) and not torch.equal(sung["de"].tokens["semantic"], sung["en"].tokens["semantic"])
+    with pytest.raises(ConfigError, match=r"--language: the t2s model .* does not know 'fr'; it knows en, de"):
+        Singer(str(tmp_path / "t2s"), language="fr")
 
 
 def test_progress_goes_through_every_stage_to_the_end(singer: Singer) -> None:
