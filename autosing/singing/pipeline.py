@@ -58,6 +58,7 @@ from autosing.tokens.text import LINE, TextFrontEnd, load_text
 from autosing.training.task import DatasetMeta
 
 FADE_SECONDS: Seconds = 0.01
+SPARSE_SHARE = 0.25  # of its time; a song of which less is sung comes with a note
 STREAM_SECONDS: Seconds = 8.0  # of the first window when the audio is waited for
 STREAM_MARGIN: Seconds = 0.6  # the end of what was decoded may still change with what follows
 SHARES = {"separate": 0.1, "condition": 0.02, "t2s": 0.37, "sm2a": 0.05, "decode": 0.06, "align": 0.04, "repair": 0.36}
@@ -273,6 +274,11 @@ class Singer:
         if stream is not None and not stream.done:
             stream.feed(takes.vocals[chosen], last=True)
         rate = self.codec.spec.sample_rate
+        share = float(sounding(takes.vocals[chosen]).float().mean())
+        if plan is not None and share < SPARSE_SHARE:
+            notes.append(
+                f"{share * length:.1f} of {length:g} s are sung; more lines fill them, --length shortens the song, --start-time passes over an introduction"
+            )
         for figures in told[1:]:
             figures["seam"] = seam_figures(takes.vocals[chosen], rate, figures["start"], self._embed)._asdict()
         mixes = [self._mix(takes.vocals[i][None], reference, request, length) for i in order]

@@ -68,6 +68,13 @@ def test_progress_goes_through_every_stage_to_the_end(singer: Singer) -> None:
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(1) and max(shares) <= 1
     assert list(dict.fromkeys(stage for _, stage in told)) == list(SHARES) == list(sung.report["stage_seconds"])
     assert sum(stage == "t2s" for _, stage in told) > 50 and sum(stage == "sm2a" for _, stage in told) >= PASSES
+    assert sung.report["notes"] == []
+
+
+def test_a_song_that_is_mostly_rest_says_what_fills_it(singer: Singer) -> None:
+    sung = singer.sing(SingRequest("la", tts=True, length_seconds=12.0, candidates=1, repair=0, steps=4))
+    (note,) = sung.report["notes"]
+    assert "of 12 s are sung; more lines fill them, --length shortens the song" in note
 
 
 @pytest.fixture(scope="module")
