@@ -32,13 +32,13 @@ from autosing.singing.output import readable
 from autosing.singing.plan import (
     LyricLine,
     Need,
-    PlacedLine,
     Plan,
     check_amount,
     need_of,
     openings,
     phrases_of,
     place_evenly,
+    place_in_halves,
     place_on_phrases,
     place_stamped,
     read_singable,
@@ -217,7 +217,7 @@ class Singer:
             if available < SHORTEST_SECONDS:
                 raise DataError(f"--semfile: '{request.semantic_file}' lasts {available:.1f} s, less than the {SHORTEST_SECONDS:g} s that are sung at the least; "
                                 "give a longer recording, or --length")  # fmt: skip
-        in_halves = request.in_halves and available <= self.window_seconds + 0.5 and not request.stream
+        in_halves = request.in_halves and available <= self.window_seconds + 0.5 and not request.stream and not self.t2s.config.pointer
         plan = None
         if request.semantic_file is None:
             plan = self._plan(request, lyrics, reference, available, need)
@@ -262,6 +262,8 @@ class Singer:
                     singer = self._voice_of(song)
             if len(windows) > 1:
                 takes = None
+            else:
+                repairs = told[0]["repairs"]
         if takes is None:
             clock.begin("decode")
             vocals = stream.vocals[None] if stream is not None else self._decode(song)[None]
@@ -360,7 +362,8 @@ class Singer:
         lines = [LyricLine(line.text, line.section, opening) for line, opening in zip(lyrics.lines, opens, strict=False)]
         phrases = phrases_of(reference.activity) if reference is not None and reference.has_voice else []
         if request.in_halves:
-            return Plan(_in_halves(lines, phrases, available, need), available)
+            loudness = _loudness(reference, 4.0) if reference is not None else lambda _: 0.0
+            return Plan(place_in_halves(lines, phrases, available, need, loudness), available)
         if phrases:
             assert reference is not None
             placed = place_on_phrases(lines, phrases, available, need, _loudness(reference), fill=given)
@@ -372,7 +375,7 @@ class Singer:
     # -- singing ---------------------------------------------------------------------------------------------------------------------
 
     def _sing_at_once(self, request, lyrics, spoken, accompaniment, voice, steps, frames, generator, rounds, clock) -> tuple[Song, Takes, list[dict]]:
-        """One window whose halves the lyrics share, or the words of a recording."""
+        """One window whose halves the lyrics share, by a t2s model that cannot be held to their times; or the words of a recording."""
         clock.begin("t2s")
         if spoken is not None:
             semantic, track = self._semantic_of(spoken, steps).expand(request.candidates, -1), None
@@ -664,20 +667,6 @@ class _Stages:
         self.within(1, 1)
         self._before += self._share()
         self._name = ""
-
-
-def _in_halves(
-    lines: Sequence[LyricLine], phrases: Sequence[tuple[Seconds, Seconds]], seconds: Seconds, need: Need
-) -> tuple[PlacedLine, ...]:
-    """One or two lines over more than a window: each is sung when its share of the time begins to be sung in the reference."""
-    share = seconds / len(lines)
-    placed = []
-    for number, line in enumerate(lines):
-        begin, end = number * share, (number + 1) * share
-        starts = [max(begin, a) for a, b in phrases if min(b, end) - max(a, begin) > 1.0]
-        start = min(starts[0] if starts else begin, end - min(share, need(line.text))) + (0.0 if starts else 0.3)
-        placed.append(PlacedLine(line.text, start, min(end, start + 1.3 * need(line.text)), line.section))
-    return tuple(placed)
 
 
 def _loudness(reference: Reference, span: Seconds = 8.0) -> Callable[[Seconds], float]:

@@ -1,8 +1,9 @@
 """When each line is sung: lyrics of any number of lines, laid over the time that is there. Pure values; no model, no audio.
 
-Lines with stamps stay where their stamps say. Lines without are laid over the phrases that are sung in the reference: a line takes one or
-several phrases in a row, such that their length fits what its sounds take, verses begin after rests, and a chorus goes where the music is
-loud. Where nothing is sung, lines follow each other at an easy pace. Times are seconds from where the song that is sung begins.
+Lines with stamps stay where their stamps say. One or two lines without govern a share of the time each. More are laid over the phrases that are
+sung in the reference: a line takes one or several phrases in a row, such that their length fits what its sounds take, verses begin after rests,
+and a chorus goes where the music is loud. Where nothing is sung, lines follow each other at an easy pace. Times are seconds from where the song
+that is sung begins.
 """
 
 import math
@@ -249,6 +250,36 @@ def place_on_phrases(
         PlacedLine(line.text, float(starts[first]), float(min(until, max(ends[last], starts[first] + wanted / USUAL_PACE))), line.section)
         for line, (first, last), until, wanted in zip(lines, spans, following, needs, strict=True)
     )
+
+
+def place_in_halves(
+    lines: Sequence[LyricLine],
+    phrases: Sequence[tuple[Seconds, Seconds]],
+    seconds: Seconds,
+    need: Need,
+    loudness: Callable[[Seconds], float] = lambda _: 0.0,
+) -> tuple[PlacedLine, ...]:
+    """Lay one or two lines, each in its share of the time: over the phrase there whose length fits it best, or where nothing is sung, over the
+    loudest music. A phrase that a border cuts serves where there is no whole one.
+
+    Args:
+        phrases, loudness: as in `place_on_phrases`.
+    """
+    share = seconds / len(lines)
+    placed = []
+    for number, line in enumerate(lines):
+        begin, end, needed = number * share, (number + 1) * share, min(share, need(line.text))
+        cut = [(max(begin, a), min(b, end)) for a, b in phrases if min(b, end) - max(a, begin) > 1.0]
+        sung = [phrase for phrase in cut if phrase in phrases] or cut
+        if sung:
+            start, until = min(sung, key=lambda phrase: abs(math.log((phrase[1] - phrase[0]) / needed)))
+        else:
+            times = np.arange(begin + 0.3, max(begin + 0.3, end - 1.5 * needed) + 1e-6, 0.5).tolist()
+            start = max(times, key=loudness)
+            until = start
+        start = min(start, end - needed)
+        placed.append(PlacedLine(line.text, start, min(end, max(start + 1.3 * needed, min(until, start + 2 * needed))), line.section))
+    return tuple(placed)
 
 
 def _opening(line: LyricLine, rest: Seconds, loud: float) -> float:

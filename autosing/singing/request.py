@@ -73,7 +73,8 @@ class SingRequest:
     Attributes:
         reference: recording whose instrumental is sung over; None only with `tts`.
         lyrics: the words, as LRC or as plain lines. Of two plain lines the first governs the first half of the time and the other the
-            rest; more of them are laid over the reference's phrases (`plan.py`), stamped ones stay where their stamps say.
+            rest, each on a phrase that is sung there in the reference; more of them are laid over its phrases (`plan.py`), stamped ones stay
+            where their stamps say.
         start_seconds, length_seconds: which stretch of the reference; length None = 30 s for two plain lines, else what the lyrics, or the
             voice in `semantic_file`, take.
         music_volume: factor on the instrumental in the mix.

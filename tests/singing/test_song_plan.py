@@ -13,6 +13,7 @@ from autosing.singing.plan import (
     openings,
     phrases_of,
     place_evenly,
+    place_in_halves,
     place_on_phrases,
     place_stamped,
     read_lyrics,
@@ -156,3 +157,24 @@ def test_more_words_than_the_time_holds_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"10000 words do not fit into 15\.0 s, which hold about \d+"):
         check_amount(["la la la la"] * 2500, 15.0, spell)
     check_amount(["la la la la"] * 10, 15.0, spell)
+
+
+def test_each_of_two_lines_is_sung_on_a_phrase_of_its_half() -> None:
+    two, takes = lines("one", "two"), {"one": 2.0, "two": 4.0}.__getitem__
+    first, second = place_in_halves(two, [(1.0, 4.0), (6.0, 8.2), (13.0, 19.0), (22.0, 30.0)], 30.0, takes)
+    assert (first.start, first.end) == (6.0, pytest.approx(8.6)), "the phrase that fits best"
+    assert (second.start, second.end) == (22.0, pytest.approx(30.0)), "a whole phrase, not the rest of the one that the middle cuts"
+    first, second = place_in_halves(two, [(20.0, 26.0)], 30.0, takes, lambda seconds: float(seconds > 9.0))
+    assert 9.0 < first.start < 10.0 and second.start == 20.0, "where nothing is sung, where it is loud"
+    (only,) = place_in_halves(two[:1], [(13.0, 19.0)], 30.0, takes)
+    assert (only.start, only.end) == (13.0, 17.0)
+
+
+@pytest.mark.parametrize("takes", [(14.9, 40.0), (0.4, 15.0), (3.0, 3.0)])
+@pytest.mark.parametrize("phrases", [[], [(0.0, 30.0)], [(14.5, 15.5)], [(1.0, 4.0), (13.0, 19.0)]])
+def test_no_line_leaves_its_half_or_has_less_time_than_it_takes(takes: tuple[float, float], phrases: list[tuple[float, float]]) -> None:
+    wanted = dict(zip(("one", "two"), takes, strict=True))
+    first, second = place_in_halves(lines("one", "two"), phrases, 30.0, wanted.__getitem__)
+    assert first.start >= 0 and first.end <= 15.0 + 1e-9 and second.start >= 15.0 - 1e-9 and second.end <= 30.0
+    for line in (first, second):
+        assert line.end - line.start >= min(15.0, wanted[line.text]) - 1e-9
