@@ -260,7 +260,7 @@ def place_in_halves(
     loudness: Callable[[Seconds], float] = lambda _: 0.0,
 ) -> tuple[PlacedLine, ...]:
     """Lay one or two lines, each in its share of the time: over the phrase there whose length fits it best, or where nothing is sung, over the
-    loudest music. A phrase that a border cuts serves where there is no whole one.
+    loudest music. A phrase that a border, or the end, cuts serves where there is no whole one and enough of it is left.
 
     Args:
         phrases, loudness: as in `place_on_phrases`.
@@ -269,15 +269,16 @@ def place_in_halves(
     placed = []
     for number, line in enumerate(lines):
         begin, end, needed = number * share, (number + 1) * share, min(share, need(line.text))
-        cut = [(max(begin, a), min(b, end)) for a, b in phrases if min(b, end) - max(a, begin) > 1.0]
-        sung = [phrase for phrase in cut if phrase in phrases] or cut
+        cut = [(max(begin, a), min(b, end)) for a, b in phrases if a <= end - needed]  # the line fits in behind its begin
+        whole = [phrase for phrase in cut if phrase in phrases and phrase[1] < seconds and phrase[1] - phrase[0] > 1.0]
+        sung = whole or [phrase for phrase in cut if phrase[1] - phrase[0] > 1.3 * needed]
         if sung:
             start, until = min(sung, key=lambda phrase: abs(math.log((phrase[1] - phrase[0]) / needed)))
         else:
-            times = np.arange(begin + 0.3, max(begin + 0.3, end - 1.5 * needed) + 1e-6, 0.5).tolist()
+            first = min(begin + 0.3, end - needed)
+            times = np.arange(first, max(first, end - 1.5 * needed) + 1e-6, 0.5).tolist()
             start = max(times, key=loudness)
             until = start
-        start = min(start, end - needed)
         placed.append(PlacedLine(line.text, start, min(end, max(start + 1.3 * needed, min(until, start + 2 * needed))), line.section))
     return tuple(placed)
 
