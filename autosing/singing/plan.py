@@ -260,7 +260,7 @@ def place_in_halves(
     loudness: Callable[[Seconds], float] = lambda _: 0.0,
 ) -> tuple[PlacedLine, ...]:
     """Lay one or two lines, each in its share of the time: over the phrase there whose length fits it best, or where nothing is sung, over the
-    loudest music. A phrase that a border, or the end, cuts serves where there is no whole one and enough of it is left.
+    loudest music. One that began before serves where none begins there.
 
     Args:
         phrases, loudness: as in `place_on_phrases`.
@@ -269,9 +269,8 @@ def place_in_halves(
     placed = []
     for number, line in enumerate(lines):
         begin, end, needed = number * share, (number + 1) * share, min(share, need(line.text))
-        cut = [(max(begin, a), min(b, end)) for a, b in phrases if a <= end - needed]  # the line fits in behind its begin
-        whole = [phrase for phrase in cut if phrase in phrases and phrase[1] < seconds and phrase[1] - phrase[0] > 1.0]
-        sung = whole or [phrase for phrase in cut if phrase[1] - phrase[0] > 1.3 * needed]
+        begun = [(a, b) for a, b in phrases if begin <= a <= end - needed and b - a > 1.0]  # with room for the line behind their begin
+        sung = begun or [(begin, b) for a, b in phrases if a < begin and b - begin > 1.3 * needed]
         if sung:
             start, until = min(sung, key=lambda phrase: abs(math.log((phrase[1] - phrase[0]) / needed)))
         else:

@@ -163,7 +163,7 @@ def test_each_of_two_lines_is_sung_on_a_phrase_of_its_half() -> None:
     two, takes = lines("one", "two"), {"one": 2.0, "two": 4.0}.__getitem__
     first, second = place_in_halves(two, [(1.0, 4.0), (6.0, 8.2), (13.0, 19.0), (20.0, 26.0), (27.0, 30.0)], 30.0, takes)
     assert (first.start, first.end) == (6.0, pytest.approx(8.6)), "the phrase that fits best"
-    assert (second.start, second.end) == (20.0, pytest.approx(26.0)), "a whole phrase, not what is left of one that the middle or the end cuts"
+    assert (second.start, second.end) == (20.0, pytest.approx(26.0)), "not on what is left of a phrase that began before, nor where the line has no room"
     first, second = place_in_halves(two, [(20.0, 26.0)], 30.0, takes, lambda seconds: float(seconds > 9.0))
     assert 9.0 < first.start < 10.0 and second.start == 20.0, "where nothing is sung, where it is loud"
     (only,) = place_in_halves(two[:1], [(13.0, 19.0)], 30.0, takes)
