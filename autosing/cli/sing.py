@@ -263,12 +263,13 @@ def check_outputs(folders: Sequence[Path], inputs: Sequence[tuple[str, Path]]) -
     Raises:
         ConfigError: one of the `inputs` is a file of a song in one of the `folders`, which would be written over.
     """
+    from autosing.singing.output import CANDIDATES, is_candidate
+
     real = lambda path: Path(os.path.realpath(path))  # noqa: E731
-    places = {real(place) for folder in folders for place in (folder, folder / "candidates")}
+    places = {real(place) for folder in folders for place in (folder, folder / CANDIDATES)}
     for flag, file in inputs:
         for path in (real(file), real(file.parent) / file.name):
-            is_candidate = path.parent.name == "candidates" and path.stem.isdecimal() and path.suffix == ".wav"
-            if path.parent in places and (path.name in SONG_FILES or is_candidate):
+            if path.parent in places and (path.name in SONG_FILES or is_candidate(path)):
                 raise ConfigError(f"{flag}: '{file}' would be written over by the song; give another file, or another --output-dir")
 
 

@@ -21,6 +21,11 @@ HEADER_BYTES = 44  # of a plain wav file
 _UNKNOWN = 0xFFFFFFFF  # the length of a wav that is not yet known
 
 
+def is_candidate(path: Path) -> bool:
+    """Whether a path is that of a numbered version, or would be."""
+    return path.parent.name == CANDIDATES and path.suffix == ".wav" and path.stem.isdecimal()
+
+
 def readable(text: str) -> str:
     """`text` as UTF-8 can hold it: the bytes of a file's name that are none become replacement characters."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -53,7 +58,7 @@ def together(folder: Path) -> Iterator[Path]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)
             for path in (folder / CANDIDATES).glob("*.wav"):
-                if path.stem.isdecimal() and path not in targets:
+                if is_candidate(path) and path not in targets:
                     path.unlink()
     except OSError as error:
         raise ConfigError(f"cannot write into '{folder}' ({error.strerror or error}); make room, or name another --output-dir") from error
