@@ -25,6 +25,7 @@ from autosing.models.io import load_model
 from autosing.models.recogniser import CLASS_OF, SILENCE, Recogniser
 from autosing.perception.alignment import confidence
 from autosing.perception.alignment.adaptation import STEPS, adapted, can_adapt
+from autosing.perception.alignment.lines import MAX_OFFSET
 from autosing.perception.alignment.spelling import pronouncer_for
 from autosing.perception.alignment.timing import Sounds, SpokenWord, Timing, TimingModel, find_times
 from autosing.song.alignment import Alignment, Token, Word
@@ -34,8 +35,6 @@ from autosing.tokens.specs import Seconds
 _PIECE_FRAMES, _MARGIN_FRAMES = 3000, 200
 _AGREE_SECONDS: Seconds = 0.5
 """A line agrees with its stamp when both, offset taken away, differ by less."""
-_MAX_OFFSET: Seconds = 60.0
-"""Farther than this the stamps of a whole song are not moved."""
 _NATS_A_STAMP = 7.0
 """What stamps that belong to a recording cost at most, on the average, in the log likelihood of its words at the pace they give (real songs: 1 to 4)."""
 _BEFORE = 0.2
@@ -362,7 +361,7 @@ def _vote(free: Timing, lines: Lines) -> Seconds:
     def support(offset: Seconds) -> float:
         return float((weights * np.exp(-np.abs(late - offset) / 0.15)).sum())
 
-    best = max(late[np.abs(late) <= _MAX_OFFSET], key=support, default=0.0)
+    best = max(late[np.abs(late) <= MAX_OFFSET], key=support, default=0.0)
     near = np.abs(late - best) < _AGREE_SECONDS
     offset = float(np.median(late[near])) if near.any() else 0.0
     trusted = weights[near].sum() >= 0.4 and near.sum() >= 4 and support(offset) > 1.5 * support(0.0)

@@ -19,6 +19,7 @@ VOTE_SECONDS: Seconds = 0.5
 NEAR_OFFSET: Seconds = 8.0
 """So far away two lines that agree move the stamps."""
 MAX_OFFSET: Seconds = 60.0
+"""Farther than this the stamps of a whole song are not moved."""
 FAR_LINES, FAR_SHARE = 4, 0.4
 """Beyond `NEAR_OFFSET`, so many lines, and this share of those with stamps, must agree: stamps of another edit of the song."""
 SLACK: Seconds = 0.5
