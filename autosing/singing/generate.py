@@ -28,6 +28,7 @@ from autosing.tokens.text import LINE, PAD, PAUSE, UNKNOWN, TextFrontEnd, TimedT
 HALVES_FROM_SECONDS: Seconds = 20.0  # windows longer than this have a line break at the half even where one text governs them whole
 BRISK = 0.4  # text tokens a step (10 a second) from which the loop pushes the pointer on
 LONGEST_STEPS = 50  # a sound held longer (2 s) is urged on
+FADING_STEPS = 6  # of a rest (0.24 s), in which the sound before it may end; from then on it is silent
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,10 @@ class Pacer:
         target = np.where(over, np.maximum(target, self.ends[section]), target)
         self._stand(target)
 
+    def resting(self) -> np.ndarray:
+        """(B,) bool: nothing is to be heard here, and what was sung before has ended."""
+        return ~self.sounds[self.pointer] & (self.since >= FADING_STEPS)
+
     def keep(self, rows: np.ndarray) -> None:
         """(B,) indices: candidate i goes on where candidate `rows[i]` is."""
         self.pointer, self.since = self.pointer[rows], self.since[rows]
@@ -202,6 +207,7 @@ def generate_semantic(
 
     With a `reader` the candidates are about half as many melodies, in turn. Each melody is written in `WAYS` ways side by side, and every
     `READ_SECONDS` all of them go on with the one in which most of the words can be read so far: a choice among ways, for every second anew.
+    And where the text rests, only tokens are sung that it reads as silence.
 
     Args:
         text: lines of each half (see `window_text`), or tokens without an opening LINE.
@@ -250,6 +256,7 @@ def generate_semantic(
     track = np.zeros((batch, steps), dtype=np.int64)
     previous = torch.full((rows, 1), CodecSpec.HOLE, dtype=torch.long, device=device)
     repeats = torch.zeros(batch, dtype=torch.long, device=device)
+    sounding = ~reader.silent(c.semantic.num_codes).to(device) if every and reader is not None else None
     given = 0 if prompt is None else max(0, min(prompt.shape[1], len(known) if c.pointer else steps) - 1)
     if prompt is not None and given:  # the steps of which everything is known, but the last, which says what comes after them
         conditions = []
@@ -281,6 +288,9 @@ def generate_semantic(
                     stuck &= torch.from_numpy(pacer.sounds[pacer.pointer]).to(device)
                 barred = torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens[:, step - 1 : step], stuck[:, None])
                 logits = logits.masked_fill(barred, -torch.inf)
+            if sounding is not None:
+                resting = torch.from_numpy(pacer.resting()).to(device)
+                logits = logits.masked_fill(resting[:, None] & sounding, -torch.inf)
             chosen = sample(logits, generator, temperature, top_k, top_p)
         repeats = torch.where(chosen == tokens[:, step - 1], repeats + 1, 0) if step else repeats
         tokens[:, step] = chosen

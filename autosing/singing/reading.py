@@ -7,9 +7,11 @@ sounds. Letters: B ways, n steps written so far, L text tokens, F phone frames.
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from autosing.models.recogniser import CLASS_OF, SILENCE, phone_begins
+from autosing.models.semantic import READ_OUT_REACH
 from autosing.models.t2s import T2S
 from autosing.perception import SEMANTIC, chosen, load_semantic
 from autosing.tokens.edits import beginnings_distance
@@ -61,6 +63,13 @@ class Reader:
         """(n,) tokens -> the phones that they say one after the other, as classes."""
         frames = self._phones(tokens).cpu().numpy()
         return frames[phone_begins(frames)]
+
+    def silent(self, codes: int) -> Tensor:
+        """(codes,) bool: tokens that read as silence, in one of their halves at least, when they are held; all of them where none does."""
+        held = 2 * READ_OUT_REACH + 1
+        frames = self._phones(torch.arange(codes).repeat_interleave(held)).reshape(codes, held, -1)
+        silent = (frames[:, READ_OUT_REACH] == SILENCE).any(-1)
+        return silent if silent.any() else ~silent
 
     def faults(self, tokens: Tensor, ids: np.ndarray, pointer: np.ndarray) -> np.ndarray:
         """How much is wrong in each way.

@@ -7,11 +7,11 @@ import torch
 from autosing.models.io import load_model
 from autosing.models.recogniser import BLANK, CLASS_OF, SILENCE
 from autosing.models.t2s import T2S
-from autosing.singing.generate import generate_semantic, window_text
+from autosing.singing.generate import FADING_STEPS, Schedule, generate_semantic, window_text
 from autosing.singing.reading import UNSAID, Reader, melodies_of
 from autosing.tokens.edits import edit_distance
-from autosing.tokens.pointer import with_opening_line
-from autosing.tokens.text import PAUSE, load_text
+from autosing.tokens.pointer import steps_since_advance, with_opening_line
+from autosing.tokens.text import LINE, PAUSE, load_text
 
 FRONT_END = load_text("phones")
 LINES = (("hold the morning light",), ("over the water",))
@@ -87,6 +87,32 @@ def test_the_words_are_read_better_than_without(t2s: T2S) -> None:
     plain = [count for seed in range(2) for count in wrong(sing(None, seed, 8)[0])]
     read_best = [count for tokens, _ in read for count in wrong(tokens)]
     assert sum(read_best) / len(read_best) <= 0.5 * sum(plain) / len(plain)
+
+
+def test_who_would_hum_through_a_rest_is_silent(t2s: T2S, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader.of(t2s, "builtin")
+    assert reader is not None
+    codes = t2s.config.semantic.num_codes
+    silent = reader.silent(codes)
+    assert 0 < silent.sum() < codes / 4
+    humming = torch.where(silent, 0.0, 100.0)
+    plain = t2s.semantic_logits
+    monkeypatch.setattr(t2s, "semantic_logits", lambda hidden: plain(hidden) + humming)
+    # the first line has to wait until the last two seconds of the half minute's first ten
+    ids = window_text(FRONT_END, LINES, 20.0)
+    middle = int(np.flatnonzero(ids.ids == LINE)[0]) + 1
+    schedule = Schedule(np.array([1, middle, len(ids.ids) + 1]), np.array([100, 150, 250]), np.array([100, 150, 250]))
+    tokens, track = generate_semantic(
+        t2s, ids, None, steps=250, generator=torch.Generator().manual_seed(0), batch=2, reader=reader, schedule=schedule
+    )
+    for row, pointer in zip(tokens, track.pointer.numpy(), strict=True):
+        at_rest = np.isin(track.ids[pointer], (LINE, PAUSE)) & (steps_since_advance(pointer) >= FADING_STEPS)
+        assert at_rest.sum() > 60
+        assert silent[row].numpy().tolist() == at_rest.tolist()
+
+
+def test_nothing_is_silent_to_who_reads_no_silence() -> None:
+    assert reader_of(lambda tokens: torch.full_like(tokens, PHONES[0])).silent(7).tolist() == [True] * 7  # so nothing is asked for
 
 
 def test_a_prompt_stays_and_is_gone_on_from(t2s: T2S) -> None:
