@@ -1,7 +1,7 @@
 """The sequence models of WhisperSpeech and of the first AutoSing, rebuilt from our own layers so that their checkpoints can be read exactly.
 
 They differ from `t2s.py` and `sm2a.py` in arithmetic that no renaming of tensors can bridge, which is why they are models of their own:
-exact GELU, sinusoidal positions and a causal encoder over UTF-8 bytes (T2S), a singer added behind the encoder and a GELU between decoder and heads
+sinusoidal positions and a causal encoder over UTF-8 bytes (T2S), a singer added behind the encoder and a GELU between decoder and heads
 (S2A), codes with rows for "start" and "padding". With `lanes` of music a model is AutoSing's: a music encoder, cross-attentions mixed 0.8 to 0.2.
 Which published classes these are, and how tensors are renamed, is `convert.py`. Here nothing is trained or sung; `forward` gives logits.
 
@@ -106,7 +106,7 @@ class WhisperS2AConfig(Shape):
 
 
 class _FeedForward(nn.Module):
-    """As `nn.blocks.FeedForward`, with the exact GELU and any multiple of the width."""
+    """As `nn.blocks.FeedForward`, with any multiple of the width."""
 
     def __init__(self, width: int, mult: int):
         super().__init__()

@@ -20,7 +20,7 @@ SourceStates = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class FeedForward(nn.Module):
-    """Two matrices, four times the width between them, tanh-approximated GELU."""
+    """Two matrices, four times the width between them, GELU."""
 
     def __init__(self, width: int, mup: Mup):
         super().__init__()
@@ -28,7 +28,7 @@ class FeedForward(nn.Module):
         self.down = init_linear(nn.Linear(4 * width, width), mup)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(F.gelu(self.up(x)))
 
 
 @dataclass(frozen=True)

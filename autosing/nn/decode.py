@@ -121,7 +121,7 @@ class StepLayer:
                 query = rotate(heard.query(asking).view(rows, self.heads, self.width), turn).unsqueeze(2)
                 y = F.scaled_dot_product_attention(query, heard.keys, heard.values, heard.mask, scale=heard.scale, enable_gqa=grouped)
                 x = torch.add(x, heard.out(y.reshape(rows, -1)), alpha=heard.weight)
-        return x + self.down(F.gelu(self.up(self.norm_ff(x)), approximate="tanh"))
+        return x + self.down(F.gelu(self.up(self.norm_ff(x))))
 
     def agree(self, best: Tensor, common: Common, taken: int) -> None:
         """The next `taken` steps of all rows of a group are those that its row of the (groups,) `best` took apart."""
@@ -169,7 +169,7 @@ class StepLayer:
                 query = rotate(self._apart(_each(heard.query, asking)), turns)
                 y = F.scaled_dot_product_attention(query, heard.keys, heard.values, heard.mask, scale=heard.scale, enable_gqa=grouped)
                 x = torch.add(x, _each(heard.out, y.transpose(1, 2).flatten(2)), alpha=heard.weight)
-        return x + _each(self.down, F.gelu(_each(self.up, self.norm_ff(x)), approximate="tanh"))
+        return x + _each(self.down, F.gelu(_each(self.up, self.norm_ff(x))))
 
     def _apart(self, projected: Tensor) -> Tensor:
         """(B, P, heads * E) -> (B, heads, P, E)."""
