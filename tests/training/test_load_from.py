@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 from toy_task import Toy, ToyConfig
 
-from autosing.models.io import save_model
+from autosing.models.io import read_config, save_model
 from autosing.nn.mup import Mup
+from tasks import TASKS
 
 
 def identity(runs, name: str) -> dict[str, Any]:
@@ -95,3 +96,13 @@ def test_dataset_config_may_say_otherwise_than_the_checkpoint(runs):
     assert runs("first", steps=1, task_args={"width": 4}) == 0
     assert runs("a", steps=1, load_from=runs.path("first") / "best", task_args={"noise": 0.2}, dataset={"multiscale": True}) == 0
     assert identity(runs, "a")["args"]["multiscale"] is True
+
+
+@pytest.mark.parametrize("name", ["t2s", "sm2a", "sm2a_parallel"])
+def test_what_is_trained_on_from_the_shipped_weights_sings_with_their_settings(name):
+    """What a run takes over are a checkpoint's args: they say all that its config says, or leave it to the size."""
+    checkpoint = read_config("builtin", name)
+    args, config = TASKS.get(name).args_of(checkpoint) if hasattr(TASKS.get(name), "args_of") else checkpoint["meta"]["args"], checkpoint["config"]
+    said = {key: value for key, value in args.items() if value is not None and key in config}
+    assert len(said) >= 5
+    assert said == {key: config[key] for key in said}
