@@ -1,6 +1,7 @@
-"""`autosing-train merge` and `autosing-train convert`: checkpoints made of other checkpoints, without training.
+"""`autosing-train merge`, `blend` and `convert`: checkpoints made of other checkpoints, without training.
 
     autosing-train merge models/t2s/mine/best merged
+    autosing-train blend models/t2s/mine/best blended --share 0.5
     autosing-train convert --i-trust-this-file t2s-tiny.model converted
     autosing-train convert snac_32khz/pytorch_model.bin $AUTOSING_MODELS/snac_32khz
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from autosing.config import to_mapping
 from autosing.errors import ConfigError, WeightsError
+from autosing.models.averaging import average
 from autosing.models.convert import convert as converted
 from autosing.models.io import MODEL_FILE, load_model, read_adapter, read_kind, resolve, save_model
 from autosing.models.ship import without_folders
@@ -46,6 +48,11 @@ MERGED = """# {kind}
 An adapter folded into its base: W + alpha / r * B A for {layers} layers. Written by `autosing-train merge`.
 """
 
+BLENDED = """# {kind}
+
+The mean of a fine-tuned checkpoint ({share:g}) and what it was trained on from ({rest:g}). Written by `autosing-train blend`.
+"""
+
 
 def merge(argv: Sequence[str]) -> int:
     """Fold an adapter into its base and write the whole model.
@@ -69,6 +76,32 @@ def merge(argv: Sequence[str]) -> int:
     with writing(options.out):
         save_model(model, options.out, meta, MERGED.format(kind=kind, layers=len(adapter.target_modules)))
     print(f"{kind}: '{folder}' and its base '{adapter.base}' -> {options.out}")
+    return 0
+
+
+def blend(argv: Sequence[str]) -> int:
+    """Write the weighted mean of a checkpoint and what it was trained on from.
+
+    Raises:
+        ConfigError: a share that is none, or `out` is there already.
+        WeightsError: missing or damaged files. MismatchError: two shapes. DataError: `out` cannot be written.
+    """
+    parser = argparse.ArgumentParser(prog="autosing-train blend", description="Draw a fine-tuned checkpoint back towards what it began with.")
+    parser.add_argument("checkpoint", help="folder of a checkpoint or an adapter, or a hub id")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--base", default="builtin", help="what it was trained on from: a folder, a hub id, or 'builtin'")
+    parser.add_argument("--share", type=float, default=0.5, help="of the checkpoint in the mean, 0 to 1")
+    options = parser.parse_args(argv)
+    if not 0 <= options.share <= 1:
+        raise ConfigError(f"--share must lie between 0 and 1, found {options.share:g}")
+    require_new(options.out)
+    folder = resolve(options.checkpoint, "checkpoint")
+    kind = read_kind(folder)
+    model, (meta, _) = average(kind, [folder, options.base], [options.share, 1 - options.share])
+    meta = {**meta, "blend": without_folders({"base": options.base, "share": options.share})}
+    with writing(options.out):
+        save_model(model, options.out, meta, BLENDED.format(kind=kind, share=options.share, rest=1 - options.share))
+    print(f"{kind}: {options.share:g} of '{folder}', {1 - options.share:g} of '{options.base}' -> {options.out}")
     return 0
 
 
@@ -157,4 +190,4 @@ def require_new(folder: Path) -> None:
         raise ConfigError(f"'{folder}' is there already; name another folder to write to")
 
 
-COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"merge": merge, "convert": convert}
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"merge": merge, "blend": blend, "convert": convert}

@@ -57,6 +57,7 @@ EXAMPLE = """example:
 
 other commands:
   autosing-train merge ADAPTER OUT                           fold an adapter into its base
+  autosing-train blend CHECKPOINT OUT --share 0.5             draw a fine-tuned checkpoint back towards the one it began with
   autosing-train convert --i-trust-this-file FILE.model OUT  a checkpoint of AutoSing or WhisperSpeech
 """
 

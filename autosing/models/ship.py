@@ -7,15 +7,15 @@ several runs that began from the same checkpoint (Wortsman et al. 2022, "model s
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autosing.errors import AutoSingError, MismatchError
+from autosing.errors import AutoSingError
 from autosing.models import KINDS
-from autosing.models.io import MODEL_FILE, load_model, save_model
+from autosing.models.averaging import average
+from autosing.models.io import MODEL_FILE, save_model
 
 CARD = """# {kind}
 
@@ -25,41 +25,25 @@ How they were trained and what they measured: MODEL_CARD.md of the project; the 
 
 
 def ship(
-    kind: str, source: Path, out: Path, note: str = "", dtype: torch.dtype = torch.float16, average: Sequence[Path] = ()
+    kind: str, source: Path, out: Path, note: str = "", dtype: torch.dtype = torch.float16, others: Sequence[Path] = ()
 ) -> int:
     """Write the checkpoint at `source` to `out` as it is shipped; the size of its weights in bytes.
 
     Args:
-        average: further checkpoints of the same shape; what is written is the mean of all.
+        others: further checkpoints of the same shape; what is written is the mean of all.
 
     Raises:
         WeightsError: as `models.io.load_model`.
         MismatchError: another kind, or checkpoints of different shapes.
     """
-    model: Any
-    model, meta = load_model(source, kind)
-    if average:
-        others = [load_model(folder, kind) for folder in average]
-        for folder, (other, _) in zip(average, others, strict=True):
-            if replace(other.config, **_loose(model.config)) != model.config:
-                raise MismatchError(f"'{folder}' has another model config than '{source}'; average checkpoints of one shape")
-        states = [model.state_dict(), *(other.state_dict() for other, _ in others)]
-        model.load_state_dict({key: _mean([state[key] for state in states]) for key in states[0]})
-        meta = {"average": [meta, *(other_meta for _, other_meta in others)]}
+    count = 1 + len(others)
+    model, metas = average(kind, [source, *others], [1 / count] * count)
+    meta = {"average": metas} if others else metas[0]
     if hasattr(model, "shipped"):
         model = model.shipped()
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     save_model(model, out, without_folders(meta), CARD.format(kind=kind, millions=millions, note=note, dtype=str(dtype)[6:]), dtype)
     return (Path(out) / MODEL_FILE).stat().st_size
-
-
-def _loose(config: Any) -> dict[str, Any]:
-    """What may differ between checkpoints of one shape."""
-    return {"dropout": config.dropout} if hasattr(config, "dropout") else {}
-
-
-def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(list(tensors)).mean(0) if tensors[0].is_floating_point() else tensors[0]
 
 
 def without_folders(value: Any) -> Any:

@@ -20,7 +20,7 @@ def checkpoint(folder: Path, seed: int, **changes) -> Path:
 
 def test_an_average_is_the_mean_of_every_tensor_and_says_what_went_in(tmp_path: Path) -> None:
     runs = [checkpoint(tmp_path / str(seed), seed, dropout=0.1 * seed) for seed in range(3)]
-    ship("recogniser", runs[0], tmp_path / "mean", average=runs[1:])
+    ship("recogniser", runs[0], tmp_path / "mean", others=runs[1:])
     states = [load_model(run, "recogniser")[0].state_dict() for run in runs]
     mean, meta = load_model(tmp_path / "mean", "recogniser")
     for key, value in mean.state_dict().items():
@@ -30,7 +30,7 @@ def test_an_average_is_the_mean_of_every_tensor_and_says_what_went_in(tmp_path: 
 
 def test_other_shapes_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = checkpoint(tmp_path / "one", 0), checkpoint(tmp_path / "other", 0, width=32)
-    with pytest.raises(MismatchError, match=r"other.*another model config"):
-        ship("recogniser", one, tmp_path / "out", average=[other])
+    with pytest.raises(MismatchError, match=r"other.*another model config.*width"):
+        ship("recogniser", one, tmp_path / "out", others=[other])
     assert main(["recogniser", str(one), str(tmp_path / "out"), "--average", str(other)]) == 2
     assert capsys.readouterr().err.startswith("error: ") and not (tmp_path / "out").exists()
