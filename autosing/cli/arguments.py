@@ -41,10 +41,15 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    if sys.stdout is None:  # it was closed before we began
+        return code
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it has gone; what is left must not fail once more when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left must not fail once more when Python ends
+        if not isinstance(error, BrokenPipeError):  # else whoever read it has gone
+            print(f"error: what was done could not be told on standard output ({error.strerror}); make room, or send it elsewhere", file=sys.stderr)
+            code = 2
     return code
 
 
@@ -52,7 +57,7 @@ def _disk_error(error: OSError) -> str:
     name = error.filename if isinstance(error.filename, str) else ""
     if os.path.isfile(name) and not os.access(name, os.R_OK):
         return f"cannot read '{name}' ({error.strerror}); let its owner allow it"
-    what = f"'{name}'" if name else "a file"
+    what = f"'{name}'" if name else "a file, or standard output"
     return f"cannot write {what} ({error.strerror}); make room or choose another folder, then run again"
 
 

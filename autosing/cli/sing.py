@@ -106,6 +106,8 @@ def _main(argv: Sequence[str]) -> int:
         raise ConfigError("--stream is for one reference, not for a folder of them")
     folders, inputs = _folders(output, references), _inputs(options, references)
     check_outputs(folders, inputs)
+    if options.stream == STANDARD_OUTPUT and sys.stdout is None:
+        raise ConfigError("--stream -: standard output is closed; pipe it into a player, or give a file")
     if options.stream and options.stream != STANDARD_OUTPUT:
         check_outputs(folders, [("--stream", Path(options.stream))])
         check_stream(options.stream, inputs)

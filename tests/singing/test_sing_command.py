@@ -266,6 +266,20 @@ def test_a_reader_that_has_gone_does_not_matter(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "out" / "mix.wav").exists()
 
 
+def test_a_standard_output_that_is_full_or_closed_costs_no_song_and_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out")]
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert command.main(arguments) == 2
+    assert "standard output (No space left on device)" in capsys.readouterr().err.splitlines()[-1] and (tmp_path / "out" / "mix.wav").exists()
+    monkeypatch.setattr(sys, "stdout", None)
+    assert command.main(arguments) == 0
+    assert command.main([*arguments, "--stream", "-"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --stream -: standard output is closed")
+
+
 def test_signs_of_money_are_no_formula(tmp_path: Path) -> None:
     """Neither in the name of the reference nor among the words."""
     assert command.main([str(song(tmp_path, r"for $1_ and $.wav")), "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 0
