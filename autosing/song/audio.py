@@ -9,6 +9,7 @@ import io
 import zlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import torchaudio
 from torch import Tensor
 
 from autosing.errors import AudioError
-from autosing.song.mp3 import with_length
+from autosing.song import mp3
 from autosing.tokens.specs import Seconds
 
 MAX_SECONDS: Seconds = 30 * 60.0
@@ -54,7 +55,8 @@ class Audio(NamedTuple):
 
 
 def decode(data: bytes, max_seconds: Seconds = MAX_SECONDS) -> Audio:
-    """Decode a whole recording; more than two channels are averaged to one.
+    """Decode a whole recording; more than two channels are averaged to one. Of mp3 or Ogg files joined end to end each is read, and brought to the
+    rate of the first.
 
     Args:
         data: the bytes of a wav, flac, mp3, ogg or opus file.
@@ -65,8 +67,19 @@ def decode(data: bytes, max_seconds: Seconds = MAX_SECONDS) -> Audio:
     """
     if not data:
         raise AudioError("empty", "the audio cell holds no bytes; give the bytes of a wav, flac, mp3, ogg or opus file")
+    parts: list[Audio] = []
+    for piece in _ogg_parts(data) if data[:4] == b"OggS" else mp3.parts(data):
+        parts.append(_decode(piece, max_seconds))
+        if len(parts) > 1 and (seconds := sum(part.seconds for part in parts)) > max_seconds:
+            raise _too_long(seconds, max_seconds)
+    rate, channels = parts[0].sample_rate, max(len(part.samples) for part in parts)
+    return Audio(torch.cat([resample(part.samples, part.sample_rate, rate).expand(channels, -1) for part in parts], 1), rate) if parts[1:] else parts[0]
+
+
+def _decode(data: bytes, max_seconds: Seconds) -> Audio:
+    """`decode` of what has one header."""
     try:
-        with soundfile.SoundFile(io.BytesIO(with_length(data))) as file:
+        with soundfile.SoundFile(io.BytesIO(mp3.with_length(data))) as file:
             rate, channels, promised = file.samplerate, file.channels, file.frames
             if rate < MIN_RATE:
                 raise AudioError("not_audio", f"its header says {rate} Hz, under the {MIN_RATE} Hz of any recording of a voice; export it again")
@@ -206,6 +219,18 @@ def _ogg_crc(page: bytes) -> int:
 
 
 _REFLECTED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_parts(data: bytes) -> list[bytes]:
+    """The streams that follow one another in an Ogg file: a page that begins one after a page that does not."""
+    cuts, position, begins = [0], 0, True
+    while data[position : position + 4] == b"OggS" and len(data) > position + 26:
+        begun, begins = begins, bool(data[position + 5] & 2)
+        if begins and not begun:
+            cuts.append(position)
+        segments = data[position + 26]
+        position += 27 + segments + sum(data[position + 27 : position + 27 + segments])
+    return [data[begin:end] for begin, end in pairwise([*cuts, len(data)])]
 
 
 def _ends_early(data: bytes) -> bool:

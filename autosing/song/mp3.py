@@ -1,8 +1,11 @@
 """How long an mp3 of variable bit rate is. Most say it in their first frame (a "Xing", "Info" or "VBRI" header); where it was cut off or never written,
-libsndfile goes by the first frame's bit rate: half of the song is not read, or seems to be missing. Layer III alone. Bytes in, bytes out.
+libsndfile goes by the first frame's bit rate: half of the song is not read, or seems to be missing. Files joined end to end have several of them, and
+it goes by the first alone. Layer III alone. Bytes in, bytes out.
 
 Frame headers: ISO/IEC 11172-3, 2.4.1.3; 13818-3; the Xing header: 4 bytes of name, 4 of flags (1 = a count follows), 4 of count.
 """
+
+from itertools import pairwise
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by the header's version
 _KILOBITS = {
@@ -11,6 +14,37 @@ _KILOBITS = {
 }
 """A second, by the header's index from 1 on: of version 3 (MPEG-1), and of the others."""
 _COUNT = 1  # flag of a Xing header
+
+
+def parts(data: bytes) -> list[bytes]:
+    """The files that an mp3 was joined of, each with its tags: those after the first are known by the frame that says how long they are."""
+    if not (data[:3] == b"ID3" or _frame_bytes(data, 0)):
+        return [data]
+    first = _next_frame(data, _after_tags(data))
+    cuts = [0, *(_before_tags(data, position) for position in _says_length(data, first + 1)), len(data)]
+    return [data[begin:end] for begin, end in pairwise(cuts)]
+
+
+def _says_length(data: bytes, begin: int) -> list[int]:
+    """Where the frames after `begin` lie that say how many follow them."""
+    found = set()
+    for name in (b"Xing", b"Info", b"VBRI"):
+        position = begin
+        while (position := data.find(name, position + 1)) >= 0:
+            for side in (32,) if name == b"VBRI" else (32, 17, 9):
+                for checksum in (0, 2):
+                    at = position - 4 - checksum - side
+                    size = _frame_bytes(data, at) if at >= begin else 0
+                    fits = size and (name == b"VBRI" or _side_bytes(data[at : at + 4]) == side) and checksum == 2 * (not data[at + 1] & 1)
+                    if fits and (_frame_bytes(data, at + size) or at + size == len(data)):
+                        found.add(at)
+    return sorted(found)
+
+
+def _before_tags(data: bytes, position: int) -> int:
+    """Where the tag begins that ends at `position`, if one does; else `position`."""
+    tag = data.rfind(b"ID3", 0, position)
+    return tag if tag >= 0 and tag + _after_tags(data[tag:position]) == position else position
 
 
 def with_length(data: bytes) -> bytes:
@@ -65,8 +99,13 @@ def _bytes(version: int, kilobits: int, rate: int) -> int:
 
 def _first_frame(head: bytes, count: int) -> bytes:
     """A silent frame like that of `head` which says that `count` follow."""
-    version, rate, is_mono, kilobits = head[1] >> 3 & 3, head[2] >> 2 & 3, head[3] >> 6 == 3, 9
+    version, rate, kilobits = head[1] >> 3 & 3, head[2] >> 2 & 3, 9
     header = bytes([0xFF, head[1] | 1, kilobits << 4 | rate << 2, head[3]])  # no checksum
-    side = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}[version == 3, is_mono]
-    frame = header + bytes(side) + b"Xing" + _COUNT.to_bytes(4, "big") + count.to_bytes(4, "big")
+    frame = header + bytes(_side_bytes(head)) + b"Xing" + _COUNT.to_bytes(4, "big") + count.to_bytes(4, "big")
     return frame.ljust(_bytes(version, kilobits, rate), b"\0")
+
+
+def _side_bytes(head: bytes) -> int:
+    """Between the header of a frame, or its checksum, and what says how many follow."""
+    is_mono = head[3] >> 6 == 3
+    return {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}[head[1] >> 3 & 3 == 3, is_mono]

@@ -60,6 +60,9 @@ def test_half_a_file_is_noticed(audio_format):
     assert code_of(data[: len(data) // 2]) in ("truncated", "not_audio")
 
 
+TAG = b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)
+
+
 def mp3_frames(bit_rate_share, wav):
     """An mp3 of one bit rate without the first frame, which says how many follow."""
     file = io.BytesIO()
@@ -69,7 +72,7 @@ def mp3_frames(bit_rate_share, wav):
 
 
 @pytest.mark.parametrize("begin", [0.1, 0.9], ids=["high", "low"])  # more compression is a lower bit rate
-@pytest.mark.parametrize("tag", [b"", b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)], ids=["bare", "tagged"])
+@pytest.mark.parametrize("tag", [b"", TAG], ids=["bare", "tagged"])
 def test_an_mp3_of_variable_bit_rate_is_read_whole_whatever_its_first_frame_says(begin, tag):
     data = tag + mp3_frames(begin, tone(3.0, 44100)) + tag + mp3_frames(1 - begin, tone(3.0, 44100))
     assert audio.decode(data).seconds == pytest.approx(6.0, abs=0.2)
@@ -78,6 +81,18 @@ def test_an_mp3_of_variable_bit_rate_is_read_whole_whatever_its_first_frame_says
 def test_an_mp3_of_constant_bit_rate_is_left_as_it_is():
     data = mp3_frames(0.5, tone(1.0, 44100))
     assert with_length(data) == data and with_length(b"ID3" + data) == b"ID3" + data and with_length(data[:100]) == data[:100]
+
+
+@pytest.mark.parametrize(("audio_format", "tag"), [("ogg", b""), ("opus", b""), ("mp3", b""), ("mp3", TAG)])
+def test_files_joined_end_to_end_are_read_whole(audio_format, tag):
+    first, second = audio.encode(tone(0.5, 48000), 48000, audio_format), audio.encode(0.5 * tone(1.0, 24000, 2), 24000, audio_format)
+    joined = audio.decode(tag + first + tag + second + first)
+    apart = [audio.decode(data) for data in (first, second, first)]
+    assert joined.sample_rate == apart[0].sample_rate and joined.seconds == pytest.approx(sum(part.seconds for part in apart), abs=0.001)
+    at = apart[0].samples.shape[-1] + 4800
+    assert joined.samples.shape[0] == 2 and float(joined.samples[:, at : at + 24000].abs().max()) == pytest.approx(0.25, abs=0.02)
+    assert code_of(first + second, max_seconds=1.2) == "too_long"
+    assert code_of(first + second[: len(second) // 2]) in ("truncated", "not_audio")
 
 
 @pytest.mark.parametrize("rate", [1, 11, 999])
