@@ -17,6 +17,8 @@ from autosing.store import locked
 CANDIDATES = "candidates"
 """The folder of the versions that were not chosen, which are called by their numbers."""
 _DRAFT, _DRAFT_END = ".sing.", ".tmp"
+_WHOLE = ".sing.whole"
+"""What a draft is called once all of it is written: from then on the song is that one, whatever ends the run."""
 HEADER_BYTES = 44  # of a plain wav file
 _UNKNOWN = 0xFFFFFFFF  # the length of a wav that is not yet known
 
@@ -34,7 +36,8 @@ def readable(text: str) -> str:
 @contextlib.contextmanager
 def together(folder: Path) -> Iterator[Path]:
     """Yield an empty folder; what is written there takes its place in `folder` at the end, or is gone if anything fails. Songs of several runs are
-    written one after the other, so that no files of two stand there together; what killed runs left, and numbered candidates of the song before, go.
+    written one after the other, and one that was killed on its way there is put in place by `settle`, so that no files of two stand there together; what
+    other killed runs left, and numbered candidates of the song before, go.
 
     Raises:
         ConfigError: it cannot be written, the disk being full for one.
@@ -45,21 +48,16 @@ def together(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder) as is_held:
+            _put_in_place(folder)
             for left in folder.glob(f"{_DRAFT}*{_DRAFT_END}") if is_held else ():
                 shutil.rmtree(left, ignore_errors=True)
             draft = Path(tempfile.mkdtemp(_DRAFT_END, _DRAFT, folder))
             yield draft
-            files = sorted(p for p in draft.rglob("*") if p.is_file())
-            for path in files:
+            for path in (p for p in draft.rglob("*") if p.is_file()):
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
-            targets = [folder / path.relative_to(draft) for path in files]
-            for path, target in zip(files, targets, strict=True):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
-            for path in (folder / CANDIDATES).glob("*.wav"):
-                if is_candidate(path) and path not in targets:
-                    path.unlink()
+            os.rename(draft, folder / _WHOLE)
+            _put_in_place(folder)
     except OSError as error:
         raise ConfigError(f"cannot write into '{folder}' ({error.strerror or error}); make room, or name another --output-dir") from error
     finally:
@@ -68,6 +66,34 @@ def together(folder: Path) -> Iterator[Path]:
         for path in missing:
             with contextlib.suppress(OSError):  # not empty: something was written
                 path.rmdir()
+
+
+def settle(folder: Path) -> None:
+    """Put a song in its place that a run had written whole when it was killed.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    if (folder / _WHOLE).is_dir():
+        with locked(folder):
+            _put_in_place(folder)
+
+
+def _put_in_place(folder: Path) -> None:
+    """Move the files of a whole song to their places in `folder`, candidates last: while others wait, those that stand there are of the song before."""
+    whole = folder / _WHOLE
+    waiting = sorted((p for p in whole.rglob("*") if p.is_file()), key=lambda path: (path.parent != whole, path))
+    if waiting and waiting[0].parent == whole:
+        for path in (folder / CANDIDATES).glob("*.wav"):
+            if is_candidate(path):
+                path.unlink()
+    for path in waiting:
+        target = folder / path.relative_to(whole)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    shutil.rmtree(whole, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there is none, or something is in it
+        (folder / CANDIDATES).rmdir()
 
 
 class WavStream:

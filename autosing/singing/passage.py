@@ -20,7 +20,7 @@ from torch import Tensor
 from autosing.errors import AudioError, ConfigError, DataError, MismatchError
 from autosing.singing.codes import check_settings
 from autosing.singing.mix import PEAK, Gains
-from autosing.singing.output import readable
+from autosing.singing.output import readable, settle
 from autosing.singing.pipeline import Singer, Song
 from autosing.singing.plan import (
     LyricLine,
@@ -65,6 +65,7 @@ class Earlier:
         """
         wavs, rate = {}, 0
         try:
+            settle(folder)
             report = json.loads((folder / "request.json").read_text(encoding="utf-8"))
             tokens = load_file(folder / "song.safetensors")
             for name in ("mix", "vocals", "accompaniment"):

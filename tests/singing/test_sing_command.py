@@ -12,7 +12,7 @@ import torch
 from autosing.cli import sing as command
 from autosing.errors import AudioError
 from autosing.singing import pipeline
-from autosing.singing.output import together
+from autosing.singing.output import settle, together
 from autosing.singing.picture import draw
 from autosing.singing.request import SingRequest, Sung
 from autosing.song.alignment import Alignment, Word
@@ -119,6 +119,9 @@ def test_candidates_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
     assert sorted(p.name for p in candidates.iterdir()) == ["02.wav", "my favourite.wav"]
     assert sing(1) == 0
     assert [p.name for p in candidates.iterdir()] == ["my favourite.wav"]
+    (candidates / "my favourite.wav").unlink()
+    assert sing(2) == 0 and candidates.exists()
+    assert sing(1) == 0 and not candidates.exists()
 
 
 def test_songs_of_a_folder_never_share_an_output(tmp_path: Path) -> None:
@@ -226,6 +229,37 @@ def test_what_a_killed_run_left_goes_with_the_next_song(tmp_path: Path) -> None:
     song(tmp_path / "out" / ".sing.1.tmp" / "candidates", "02.wav")
     assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "mix.wav").exists() and not list((tmp_path / "out").glob(".sing.*"))
+
+
+@pytest.mark.parametrize("moved", range(4))
+@pytest.mark.parametrize("then", ["read", "sung"])
+def test_a_song_is_whole_though_its_run_ended_while_its_files_were_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int, then: str
+) -> None:
+    def write(text: str, *names: str) -> None:
+        with together(tmp_path) as draft:
+            for name in names:
+                song((draft / name).parent, Path(name).name, text.encode())
+
+    replace, done = os.replace, []
+
+    def killed(source: Path, target: Path) -> None:
+        if len(done) == moved:
+            raise KeyboardInterrupt
+        done.append(target)
+        replace(source, target)
+
+    write("first", "a", "candidates/02.wav", "candidates/03.wav", "candidates/04.wav", "z")
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        write("second", "a", "candidates/02.wav", "candidates/03.wav", "z")
+    if then == "read":
+        settle(tmp_path)
+    else:
+        with pytest.raises(KeyboardInterrupt), together(tmp_path):
+            raise KeyboardInterrupt
+    files = {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == dict.fromkeys(("a", "candidates/02.wav", "candidates/03.wav", "z"), "second") and not list(tmp_path.glob(".sing.*"))
 
 
 def test_two_songs_are_written_one_after_the_other(tmp_path: Path) -> None:
