@@ -211,7 +211,7 @@ class Singer:
         available = request.most_seconds if reference is None else reference.seconds
         if request.length_seconds is not None and available < request.length_seconds - 0.01:
             notes.append(f"--length {request.length_seconds:g}: the reference ends {available:.1f} s after --start-time, and the song with it")
-        spoken = None if request.semantic_file is None else self._spoken(request.semantic_file)
+        spoken = None if request.semantic_file is None else self._spoken(request.semantic_file, notes.append)
         if spoken is not None and request.length_seconds is None:
             available = min(available, spoken.shape[-1] / self.meta.semantic.sample_rate)
             if available < SHORTEST_SECONDS:
@@ -504,10 +504,12 @@ class Singer:
         """(n,) vocals at the codec's rate."""
         return self.codec.decode(song.codes[None])[0, 0].cpu()
 
-    def _spoken(self, path: Path) -> Tensor:
-        """(n,) the voice in a recording, at the rate of the semantic tokenizer: a window of it, and a little more."""
+    def _spoken(self, path: Path, tell: Callable[[str], None] = lambda _: None) -> Tensor:
+        """(n,) the voice in a recording, at the rate of the semantic tokenizer: a window of it, and a little more. `tell`: as of `_voice`."""
         assert self.meta.semantic is not None
-        vocals, rate = self.hearing.vocals_of(path, self.window_seconds + 2.0)
+        vocals, rate, is_sung = self.hearing.vocals_of(path, self.window_seconds + 2.0)
+        if not is_sung:
+            tell(f"--semfile: nobody is heard singing in the first {vocals.shape[-1] / rate:.1f} s of '{path}'; what is sung follows whatever sounds there")
         return audio.resample(audio.mono(vocals), rate, self.meta.semantic.sample_rate)
 
     def _semantic_of(self, wav: Tensor, steps: int) -> Tensor:

@@ -167,10 +167,12 @@ class Hearing:
         """(C, n) vocals -> (F,) probability of singing."""
         return self.aligner.activity(audio.resample(audio.mono(vocals), rate, self.aligner.sample_rate)).float()
 
-    def vocals_of(self, path: Path, length: Seconds) -> tuple[Tensor, int]:
-        """(C, n) the separated first `length` seconds of a recording, and their rate."""
+    def vocals_of(self, path: Path, length: Seconds) -> tuple[Tensor, int, bool]:
+        """(C, n) the separated first `length` seconds of a recording, their rate, and whether anybody sings in them."""
         _, song = self._decode(path)
-        return self.separate(song.samples[:, : int(length * song.sample_rate)], song.sample_rate), song.sample_rate
+        rate = song.sample_rate
+        vocals = self.separate(song.samples[:, : int(length * rate)], rate)
+        return vocals, rate, _is_sung(self._activity(vocals, rate))
 
     def separate(self, wav: Tensor, rate: int) -> Tensor:
         """(C, n) at `rate` -> its vocals (C, n) at `rate`; what lies above the separator's band stays with the instrumental."""

@@ -106,7 +106,9 @@ def test_files_are_as_long_as_is_told(singer: Singer, tone: Path) -> None:
 
 
 def test_a_song_to_the_words_of_a_recording_lasts_as_long_as_that(singer: Singer, tone: Path, tmp_path: Path) -> None:
-    assert singer.sing(SingRequest("", tts=True, semantic_file=tone, candidates=1, repair=0, steps=4)).report["seconds"] == 10.0
+    report = singer.sing(SingRequest("", tts=True, semantic_file=tone, candidates=1, repair=0, steps=4)).report
+    assert report["seconds"] == 10.0
+    assert [note.split(";")[0] for note in report["notes"]] == [f"--semfile: nobody is heard singing in the first 10.0 s of '{tone}'"]
     short = tmp_path / "short.wav"
     short.write_bytes(audio.encode(torch.sin(torch.arange(3200) * 0.1)[None] * 0.3, 16000, "wav"))
     with pytest.raises(DataError, match=r"--semfile: '.*short\.wav' lasts 0\.2 s, less than the 4 s"):
