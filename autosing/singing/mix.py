@@ -5,16 +5,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from autosing.tokens.specs import Seconds
+
 PEAK = 0.97  # full-scale peak allowed in anything we write
 VOCAL_TO_BAND_DB = 2.0  # where the reference has no voice to match: active vocals this much above the band
 QUIETEST_VOCALS_DB = -8.0  # under the band, at the least: what seems a quieter voice is mostly what the separator left of the band
 
+VOCAL_PEAKS_DB = 15.0  # above their active level, at the most: higher peaks of what is sung are single ticks, for which no song should be turned down
+AUDIBLE = 0.003  # active level; below it nobody sings, and what there is must not be raised to the level of a voice
+LIMITER_SECONDS: Seconds = 0.003  # before and after a peak that is held, in which the voice gets quieter and back
+
 
 class Gains(NamedTuple):
-    """Factors on the vocals and on the accompaniment."""
+    """Factors on the vocals and on the accompaniment, and the peak at which vocals are held that have their factor."""
 
     vocals: float
     accompaniment: float
+    ceiling: float = PEAK
 
 
 class Mixed(NamedTuple):
@@ -49,34 +56,52 @@ def _loud_blocks(wav: Tensor, block: int, floor_db: float) -> tuple[Tensor, Tens
     return power, power >= power.max() * 10 ** (floor_db / 10)
 
 
-def choose_gains(vocals: Tensor, accompaniment: Tensor, vocal_level: float, music_volume: float, headroom: float = 1.0) -> Gains:
+def choose_gains(vocals: Tensor, accompaniment: Tensor, rate: int, vocal_level: float, music_volume: float, apart: bool = False) -> Gains:
     """Bring `vocals` (1, n) to the active level `vocal_level`, `accompaniment` (C, n) to `music_volume` times its own, and guard the peak.
 
     Args:
+        rate: Hz of both.
         vocal_level: active RMS the vocals should have, raised to `QUIETEST_VOCALS_DB` against the accompaniment where it is less; 0 = choose it
-            from the accompaniment.
-        headroom: how much louder the vocals may still become; above 1 the two need not be of one length, and every peak may meet every other.
+            from the accompaniment. Vocals in which nobody is heard stay as they are.
+        apart: the two need not be of one length, and every peak may meet every other; all but the factor on the vocals is then the same whatever
+            they are.
     """
     own, band = active_level(vocals), active_level(accompaniment)
     if vocal_level <= 0:
         vocal_level = band * 10 ** (VOCAL_TO_BAND_DB / 20) if band > 0 else 0.1
     vocal_level = max(vocal_level, band * 10 ** (QUIETEST_VOCALS_DB / 20))
-    gain = vocal_level / own if own > 0 else 1.0
-    if headroom > 1:
-        peak = headroom * gain * float(vocals.abs().max()) + music_volume * float(accompaniment.abs().max())
+    gain = vocal_level / own if own > AUDIBLE else 1.0
+    ceiling = vocal_level * 10 ** (VOCAL_PEAKS_DB / 20)
+    if apart:
+        peak = ceiling + music_volume * float(accompaniment.abs().max())
     else:
-        scaled, music = vocals.expand(accompaniment.shape[0], -1) * gain, accompaniment * music_volume
+        scaled, music = held(vocals * gain, ceiling, rate).expand(accompaniment.shape[0], -1), accompaniment * music_volume
         peak = max(float(x.abs().max()) for x in (scaled + music, scaled, music))
     guard = min(1.0, PEAK / peak) if peak > 0 else 1.0
-    return Gains(gain * guard, music_volume * guard)
+    return Gains(gain * guard, music_volume * guard, min(PEAK, ceiling * guard))
 
 
-def mix_with(vocals: Tensor, accompaniment: Tensor, gains: Gains) -> Mixed:
-    """Add `vocals` (1, n) to `accompaniment` (C, n), each times its gain; vocals that would clip are held at `PEAK`."""
+def mix_with(vocals: Tensor, accompaniment: Tensor, gains: Gains, rate: int) -> Mixed:
+    """Add `vocals` (1, n) to `accompaniment` (C, n), both at `rate` Hz, each times its gain; vocals that would clip are cut at `PEAK`."""
     music = accompaniment * gains.accompaniment
-    scaled = (vocals * gains.vocals).expand(accompaniment.shape[0], -1)
+    scaled = held(vocals * gains.vocals, gains.ceiling, rate).expand(accompaniment.shape[0], -1)
     scaled = torch.minimum(torch.maximum(scaled, -PEAK - music.clamp(max=0)), PEAK - music.clamp(min=0))
     return Mixed(scaled + music, scaled, music, gains)
+
+
+def held(wav: Tensor, ceiling: float, rate: int) -> Tensor:
+    """(1, n) at `rate` Hz, turned down around each peak above `ceiling` such that none is higher."""
+    reach = int(LIMITER_SECONDS * rate)
+    width = 2 * reach + 1
+    if not float(wav.abs().max()) > ceiling:
+        return wav
+    highest, seen = torch.nn.functional.pad(wav.abs(), (2 * reach, 2 * reach)), 1  # of so many samples
+    while seen < width:
+        step = min(seen, width - seen)
+        highest, seen = torch.maximum(highest[:, :-step], highest[:, step:]), seen + step
+    gain = (ceiling / highest).clamp(max=1)
+    total = torch.nn.functional.pad(gain.double().cumsum(1), (1, 0))
+    return wav * ((total[:, width:] - total[:, :-width]) / width).float()
 
 
 class Seam:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from autosing.errors import AudioError, ConfigError, DataError, MismatchError
 from autosing.singing.codes import check_settings
-from autosing.singing.mix import PEAK, Gains
+from autosing.singing.mix import PEAK, Gains, held
 from autosing.singing.output import readable, settle
 from autosing.singing.pipeline import Singer, Song
 from autosing.singing.plan import (
@@ -213,7 +213,7 @@ def _spliced(earlier: Earlier, vocals: Tensor, vocals_rate: int, begin: Seconds,
     wavs = {name: wav.clone() for name, wav in earlier.wavs.items()}
     first, last = -int(-begin * rate // 1), min(int(end * rate), wavs["mix"].shape[1])
     new = audio.resample(vocals[None], vocals_rate, rate)
-    new = torch.nn.functional.pad(new, (0, max(0, last - new.shape[1])))[:, first:last] * gains.vocals
+    new = held(torch.nn.functional.pad(new, (0, max(0, last - new.shape[1])))[:, first:last] * gains.vocals, gains.ceiling, rate)
     fade = min(int(FADE_SECONDS * rate), (last - first) // 2)
     share = torch.ones(last - first)
     share[:fade] = torch.linspace(0, 1, fade)

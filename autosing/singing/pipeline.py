@@ -27,7 +27,7 @@ from autosing.registry import split_choice
 from autosing.singing.cache import Cache
 from autosing.singing.codes import check_settings, find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
-from autosing.singing.mix import Gains, Mixed, Seam, active_level, choose_gains, fade_edges, mix_with, sounding
+from autosing.singing.mix import AUDIBLE, Gains, Mixed, Seam, active_level, choose_gains, fade_edges, mix_with, sounding
 from autosing.singing.output import readable
 from autosing.singing.plan import (
     LyricLine,
@@ -60,6 +60,7 @@ from autosing.training.task import DatasetMeta
 FADE_SECONDS: Seconds = 0.01
 SPARSE_SHARE = 0.25  # of its time; a song of which less is sung comes with a note
 STREAM_SECONDS: Seconds = 8.0  # of the first window when the audio is waited for
+SETTLED_SECONDS: Seconds = 3.0  # of a voice from which its level is known
 STREAM_MARGIN: Seconds = 0.6  # the end of what was decoded may still change with what follows
 SHARES = {"separate": 0.1, "condition": 0.02, "t2s": 0.37, "sm2a": 0.05, "decode": 0.06, "align": 0.04, "repair": 0.36}
 """The stages of singing in order, each with about the share of the time that it takes; they sum to 1."""
@@ -583,19 +584,21 @@ class Singer:
 
     def _mix(self, vocals: Tensor, reference: Reference | None, request: SingRequest, seconds: Seconds) -> Mixed:
         vocals, band, level = self._tracks(vocals, reference, request, seconds)
-        edge = int(FADE_SECONDS * self._rate(reference))
+        rate = self._rate(reference)
+        edge = int(FADE_SECONDS * rate)
         vocals, band = fade_edges(vocals, edge), fade_edges(band, edge)
-        return mix_with(vocals, band, choose_gains(vocals, band, level, request.music_volume))
+        return mix_with(vocals, band, choose_gains(vocals, band, rate, level, request.music_volume), rate)
 
 
 class _Stream:
-    """The mix as it grows: levels are settled with the first piece, and what was given out stays."""
+    """The mix as it grows: the band's level is settled with the first piece, the voice's once enough of it is heard, and what was given out stays."""
 
     def __init__(self, singer: Singer, request: SingRequest, reference: Reference | None, listening: Listening, seconds: Seconds):
         """`seconds`: how long the song will be."""
         self._singer, self._request, self._reference, self._listening, self._seconds = singer, request, reference, listening, seconds
         self._seam = Seam(singer.codec.spec.sample_rate)
         self._gains: Gains | None = None
+        self._is_settled = False
         self._given = 0  # samples of the mix
         self._pieces: list[Mixed] = []
         self.first_at = 0.0
@@ -610,7 +613,7 @@ class _Stream:
     def mixed(self) -> Mixed:
         """All that was given out."""
         mix, vocals, band = (torch.cat(parts, 1) for parts in zip(*((p.mix, p.vocals, p.accompaniment) for p in self._pieces), strict=True))
-        return Mixed(mix, vocals, band, self._pieces[0].gains)
+        return Mixed(mix, vocals, band, self._pieces[-1].gains)
 
     def feed(self, decoded: Tensor, last: bool) -> None:
         """(n,) all vocals so far, whose end may still change unless they are the `last`."""
@@ -618,16 +621,25 @@ class _Stream:
         self._seam.grow(decoded, 0 if last else int(STREAM_MARGIN * singer.codec.spec.sample_rate))
         vocals, band, level = singer._tracks(self._seam.whole[None], self._reference, self._request, self._seconds if last else 0.0)
         rate = singer._rate(self._reference)
-        if self._gains is None:
-            whole = band if self._reference is None or self._request.tts else self._reference.band
-            self._gains = choose_gains(vocals, whole, level, self._request.music_volume, headroom=1.4)
-        end = vocals.shape[-1] if last else max(self._given, vocals.shape[-1] - rate // 100)  # what resampling may still change
         edge = int(FADE_SECONDS * rate)
+        before = self._gains
+        if not self._is_settled:
+            whole = band if self._reference is None or self._request.tts else self._reference.band
+            self._gains = choose_gains(vocals, whole, rate, level, self._request.music_volume, apart=True)
+            self._is_settled = active_level(vocals) > AUDIBLE and float(sounding(vocals[0]).sum()) >= SETTLED_SECONDS * rate
+        assert self._gains is not None
+        if before is not None and before != self._gains:
+            turned = torch.ones(vocals.shape[-1])
+            turned[self._given : self._given + edge] = torch.linspace(before.vocals / self._gains.vocals, 1, edge)[: len(turned) - self._given]
+            vocals = vocals * turned
+        end = vocals.shape[-1] if last else max(self._given, vocals.shape[-1] - rate // 50)  # what resampling, and peaks that are held, may still change
         if last:
             vocals, band = fade_edges(vocals, edge, start=False), fade_edges(band, edge, start=False)
-        piece = slice(self._given, end)
-        vocals, band = fade_edges(vocals, edge, end=False)[:, piece], fade_edges(band, edge, end=False)[:, piece]
-        mixed = mix_with(vocals, band, self._gains)
+        begin = max(0, self._given - rate // 50)  # peaks before it may be held into the piece
+        vocals, band = fade_edges(vocals, edge, end=False)[:, begin:], fade_edges(band, edge, end=False)[:, begin:]
+        mixed = mix_with(vocals, band, self._gains, rate)
+        piece = slice(self._given - begin, end - begin)
+        mixed = Mixed(mixed.mix[:, piece], mixed.vocals[:, piece], mixed.accompaniment[:, piece], mixed.gains)
         self._given, self.done = end, last
         self._pieces.append(mixed)
         if not self.first_at:

@@ -1,11 +1,15 @@
 """What a sing request refuses, how lines are shared out, and the mix."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from autosing.errors import ConfigError
-from autosing.singing.mix import PEAK, Mixed, active_level, choose_gains, fade_edges, mix_with, sounding
+from autosing.singing.mix import PEAK, Mixed, active_level, choose_gains, fade_edges, held, mix_with, sounding
+from autosing.singing.pipeline import Singer, _Stream
 from autosing.singing.request import SingRequest, halves
+from autosing.tokens.specs import CodecSpec
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_one_or_two_plain_lines_govern_halves(song):
 
 
 def mix_tracks(vocals: torch.Tensor, accompaniment: torch.Tensor, vocal_level: float, music_volume: float) -> Mixed:
-    return mix_with(vocals, accompaniment, choose_gains(vocals, accompaniment, vocal_level, music_volume))
+    return mix_with(vocals, accompaniment, choose_gains(vocals, accompaniment, 48000, vocal_level, music_volume), 48000)
 
 
 def test_mix_is_the_sum_and_never_clips():
@@ -71,6 +75,40 @@ def test_vocals_take_the_level_they_are_asked_for():
     assert active_level(mixed.vocals) == pytest.approx(0.1, rel=1e-3)
     silent = mix_tracks(torch.zeros(1, 48000), torch.zeros(2, 48000), 0.1, 1.0)
     assert torch.isfinite(silent.mix).all() and float(silent.mix.abs().max()) == 0
+    assert float(mix_tracks(tone * 1e-4, torch.zeros(2, 48000), 0.1, 1.0).vocals.abs().max()) < 1e-5  # nobody sings: no noise is made a voice of
+
+
+@pytest.mark.parametrize("begin", [10.0, 6.9], ids=["late", "at the first seam"])
+def test_a_stream_whose_words_begin_late_neither_hisses_nor_shouts(begin: float) -> None:
+    """Its first piece holds no more than noise far under a voice, or the quiet beginning of a word."""
+    rate, pieces = 8000, []
+    singer = Singer.__new__(Singer)
+    singer.__dict__["codec"] = SimpleNamespace(spec=CodecSpec("tone", rate, 80, (1,), 4, 1))
+    vocals = 1e-6 * torch.randn(16 * rate, generator=torch.Generator().manual_seed(0))
+    vocals[int(begin * rate) :] = 0.1 * torch.sin(torch.arange(int((16 - begin) * rate)) * 0.5)
+    vocals[int(begin * rate) : int((begin + 0.6) * rate)] *= 0.1
+    request = SingRequest("la", tts=True, stream=True)
+    stream = _Stream(singer, request, None, lambda piece, _: pieces.append(piece), 16.0)
+    for seconds in (8, 12, 16):
+        stream.feed(vocals[: seconds * rate], last=seconds == 16)
+    mix = torch.cat(pieces, 1)
+    assert torch.equal(mix, stream.mixed.mix) and mix.shape[1] == 16 * rate
+    assert float(mix[:, : int(begin * rate)].abs().max()) < 1e-4
+    assert active_level(mix[:, 12 * rate :]) == pytest.approx(0.1, rel=0.1) and float(mix.abs().max()) < 0.3
+    assert float(mix.diff().abs().max()) < 0.15 and stream.mixed.gains.vocals == pytest.approx(1.42, rel=0.1)
+
+
+def test_a_tick_turns_no_song_down() -> None:
+    tone = 0.1 * torch.sin(torch.arange(48000) * 0.05)[None]
+    ticked = tone.clone()
+    ticked[:, 24000:24100] *= 20
+    plain, mixed = (mix_tracks(vocals, tone.expand(2, -1), vocal_level=0.1, music_volume=0.8) for vocals in (tone, ticked))
+    assert mixed.gains.accompaniment == plain.gains.accompaniment == 0.8
+    assert float(mixed.vocals.abs().max()) == pytest.approx(0.1 * 10**0.75, rel=1e-3) and active_level(mixed.vocals[:, :20000]) > 0.07
+    noise = torch.randn(1, 48000, generator=torch.Generator().manual_seed(0))
+    assert float(held(noise, 1.0, 8000).abs().max()) <= 1 + 1e-6 and torch.equal(held(tone, 0.3, 48000), tone)
+    quieter = held(ticked, 0.3, 48000)
+    assert torch.equal(quieter[:, :23700], ticked[:, :23700]) and torch.equal(quieter[:, 24400:], ticked[:, 24400:])
 
 
 def test_pauses_do_not_count_for_the_level():
