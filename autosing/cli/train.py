@@ -326,6 +326,14 @@ def _place(given: Mapping[str, Any]) -> tuple[bool, Path | None]:
         if "name" not in given or "task_name" not in given:
             raise ConfigError("--resume-from auto needs --task-name and --name (or --checkpoint-dir) to know which run is meant")
         folder = Path(given.get("output_dir", "./models/")) / task_folder(given["task_name"]) / given["name"]
+        own = run.resolve()
+        if "output_dir" in given and not own.is_relative_to(Path(given["output_dir"]).resolve()):
+            raise ConfigError(f"--resume-from goes on in '{run}', --output-dir says '{given['output_dir']}'; leave one of them out")
+        if "name" in given and own.parts[-len(Path(given["name"]).parts) :] != Path(given["name"]).parts:
+            raise ConfigError(
+                f"--resume-from goes on in '{run}', --name says '{given['name']}'; leave --name out, or start a new run from its weights with "
+                f"--load-from '{run / 'last'}'"
+            )
     return resumable(folder), folder
 
 

@@ -185,9 +185,11 @@ def test_a_moving_average_that_a_resume_adds_begins_at_the_loaded_weights(runs, 
     [
         (["--task_name", "other"], "is a run of task toy, --task-name says other"),
         (["--load_from", "elsewhere"], "began from scratch, --load-from says 'elsewhere'"),
+        (["--name", "b"], "--name says 'b'; leave --name out, or start a new run from its weights with --load-from"),
+        (["--output_dir", "elsewhere"], "--output-dir says 'elsewhere'"),
     ],
 )
-def test_another_task_or_start_than_the_runs_own_is_refused(runs, capsys, flags, said):
+def test_another_task_start_or_place_than_the_runs_own_is_refused(runs, capsys, flags, said):
     assert runs("a", steps=2) == 0
     assert runs("a", "--resume-from", str(runs.path("a")), "--allow-changed", *flags, steps=3) == 2
     assert said in capsys.readouterr().err
