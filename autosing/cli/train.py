@@ -38,7 +38,7 @@ from autosing.training.lora import attach, lora_settings
 from autosing.training.own_task import load_task
 from autosing.training.schedule import DECAYS
 from autosing.training.sharding import STRATEGIES
-from autosing.training.state import read_numbers
+from autosing.training.state import read_numbers, require_same_run
 from autosing.training.task import OptimTunables, Task, draw_tunables
 from tasks import TASKS
 
@@ -243,7 +243,10 @@ def _train(argv: Sequence[str]) -> int:
         dist.require_agreement({"a run to go on with": resume, **trainer.identity}, ranks)
         begun_elsewhere = "load_from" in given and not resume
         if planning:
-            for line in (*describe_estimate(estimate(trainer, validate_first=begun_elsewhere), trainer), "nothing was written; leave out --plan to train"):
+            if resume and not given.get("allow_changed"):
+                require_same_run(numbers["identity"], trainer.identity, f"'{folder}'")
+            found = estimate(trainer, begun_elsewhere, numbers.get("step", 0), numbers.get("seconds", 0.0))
+            for line in (*describe_estimate(found, trainer), "nothing was written; leave out --plan to train"):
                 if ranks.first:
                     print(line)
             dist.wait(ranks)

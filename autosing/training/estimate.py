@@ -35,6 +35,7 @@ class Estimate:
     Attributes:
         parameters, frozen: numbers in the model that are trained, and that are not.
         steps: None where only the clock bounds the run; `seconds` is then its bound.
+        done: of these steps, before the process that is planned; its times, validations and saves are of the rest.
         tokens_per_epoch: what the task scores in an epoch; None where it does not say.
         step_seconds, validation_seconds, save_seconds: of one each.
         memory, capacity: bytes of a rank at the given batch, and of its device.
@@ -45,6 +46,7 @@ class Estimate:
     frozen: int
     rows: int
     steps: int | None
+    done: int
     tokens_per_epoch: int | None
     step_seconds: float
     validation_seconds: float
@@ -57,11 +59,13 @@ class Estimate:
     held: int
 
 
-def estimate(trainer: Trainer, validate_first: bool = False) -> Estimate:
-    """Take a few steps of a run that has not begun.
+def estimate(trainer: Trainer, validate_first: bool = False, done: int = 0, seconds_before: float = 0.0) -> Estimate:
+    """Take a few steps as those of the run.
 
     Args:
+        trainer: one that has not begun.
         validate_first: as the run's `fit` will be told.
+        done, seconds_before: steps and time of a run that is to go on.
 
     Raises:
         ConfigError: it does not fit; names what to change.
@@ -88,16 +92,20 @@ def estimate(trainer: Trainer, validate_first: bool = False) -> Estimate:
         raise _does_not_fit(trainer, memory, capacity, held + (0 if device.type == "cuda" else before))
     steps = trainer.total
     validations = saves = 0
-    if steps is not None:
-        validations = math.ceil(steps / settings.validate_every) + validate_first
-        saves = validations if settings.save_every is None else math.ceil(steps / settings.save_every) + validate_first
+    left = max(0, steps - done) if steps is not None else 0
+    if steps is not None and left:
+        validations = math.ceil(steps / settings.validate_every) - done // settings.validate_every + validate_first
+        saves = validations
+        if settings.save_every is not None:
+            saves = math.ceil(steps / settings.save_every) - done // settings.save_every + validate_first
         saves += trainer.ranks.world > 1  # before the last validation
-    seconds = (steps or 0) * step_seconds + validations * validation_seconds + saves * save_seconds
+    seconds = left * step_seconds + validations * validation_seconds + saves * save_seconds
     if settings.minutes is not None:
-        seconds = min(seconds, 60 * settings.minutes) if steps is not None else 60 * settings.minutes
+        bound = max(0.0, 60 * settings.minutes - seconds_before)
+        seconds = min(seconds, bound) if steps is not None else bound
     trained = sum(p.numel() for p in trainer.parameters)
     return Estimate(
-        trained, sum(p.numel() for p in trainer.model.parameters()) - trained, len(trainer.data.train), steps, tokens, step_seconds,
+        trained, sum(p.numel() for p in trainer.model.parameters()) - trained, len(trainer.data.train), steps, done, tokens, step_seconds,
         validation_seconds, validations, save_seconds, saves, seconds, memory, capacity, held,
     )  # fmt: skip
 
@@ -196,7 +204,10 @@ def describe_estimate(found: Estimate, trainer: Trainer) -> Sequence[str]:
     settings = trainer.settings
     tokens = f", {found.tokens_per_epoch:,} tokens an epoch" if found.tokens_per_epoch is not None else ""
     rows_a_step = settings.batch_size * settings.accumulate
-    bound = f"{found.steps:,} of {rows_a_step} rows, {found.steps * rows_a_step / found.rows:.3g} epochs" if found.steps else "as many as its time allows"
+    bound = "as many as its time allows"
+    if found.steps is not None:
+        left = max(0, found.steps - found.done)
+        bound = f"{left:,}{f' left of {found.steps:,},' if found.done else ''} of {rows_a_step} rows, {left * rows_a_step / found.rows:.3g} epochs"
     return (
         f"parameters  {found.parameters:,}" + (f" (+ {found.frozen:,} frozen)" if found.frozen else ""),
         f"memory      {found.memory / GIB:.3g} GiB a rank of {found.capacity / GIB:.3g} GiB on {trainer.device}, at {settings.batch_size // trainer.ranks.world} rows",

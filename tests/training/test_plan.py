@@ -48,6 +48,15 @@ def test_a_run_from_a_checkpoint_validates_once_more(runs, capsys):
     assert ", 5 validations of" in said and ", 3 saves that" in said
 
 
+def test_a_run_that_goes_on_is_planned_from_where_it_stands(runs, capsys):
+    assert runs("a", steps=6) == 0
+    assert runs("a", "--plan", "--resume-from", "auto", steps=100) == 2
+    assert "was trained with steps = 6, now it is 100" in capsys.readouterr().err
+    assert runs("a", "--plan", "--resume-from", "auto", "--allow-changed", steps=100, save_steps=10) == 0
+    said = capsys.readouterr().out
+    assert "steps       94 left of 100, of 4 rows, 13.9 epochs" in said and ", 19 validations of" in said and ", 10 saves that" in said
+
+
 @pytest.mark.parametrize(
     "gib, said",
     [
