@@ -722,8 +722,7 @@ class Trainer:
         """What a checkpoint holds now: the averaged weights where there are, else the model's, taken from `state` where that has them."""
         if self.ema is None:
             return take(state.tensors, "model") if state is not None else sharding.whole_state(self.model.state_dict(), self.ranks)
-        with self.ema.in_place():
-            return sharding.whole_state(self.model.state_dict(), self.ranks)
+        return sharding.whole_state(self.ema.state_of(self.model), self.ranks)
 
     def _state(self) -> RunState:
         """A snapshot of everything that a resumed run needs."""

@@ -136,6 +136,12 @@ class AveragedWeights:
     def tensors(self) -> dict[str, Tensor]:
         return dict(self._average)
 
+    def state_of(self, model: nn.Module) -> dict[str, Tensor]:
+        """The state of the model it averages, with the averages as they are kept: `in_place` rounds them to the type of the weights."""
+        averages = {id(live): self._average[name] for name, live in self._live.items()}
+        state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+        return {name: averages.get(id(value), value) for name, value in state.items()}
+
     @torch.no_grad()
     def restart(self) -> None:
         """Begin at the live weights of now."""

@@ -169,15 +169,19 @@ def test_in_fp16_a_gradient_that_stays_not_finite_stops_the_run(runs, capsys, mo
 
 
 def test_pure_bf16_keeps_weights_and_optimiser_in_it_and_learns(runs):
-    """The moving average stays in float32; what is exported is float32 as ever."""
+    """The moving average stays in float32, in checkpoints too; what is exported is float32 as ever."""
     values = {"precision": "bf16", "ema": 0.99, "steps": 40, "log_every_n_steps": 10, "validate_every_n_steps": 40}
     assert runs("a", **values) == 0
-    kept = {key: tensor.dtype for key, tensor in load_file(next((runs.path("a") / "state").glob("**/*.safetensors"))).items()}
+    state = load_file(next((runs.path("a") / "state").glob("**/*.safetensors")))
+    kept = {key: tensor.dtype for key, tensor in state.items()}
     for key, dtype in kept.items():
         in_float32 = key.startswith(("ema/", "spikes/")) or key.endswith(("/step", "/codebook"))
         assert dtype is (torch.float32 if in_float32 else torch.bfloat16), key
     assert {key.split("/")[0] for key in kept} == {"model", "optim", "ema", "spikes"}
-    assert all(tensor.dtype is torch.float32 for tensor in load_file(runs.path("a") / "last" / "model.safetensors").values())
+    exported = load_file(runs.path("a") / "last" / "model.safetensors")
+    assert all(tensor.dtype is torch.float32 for tensor in exported.values())
+    averages = {key.removeprefix("ema/"): tensor for key, tensor in state.items() if key.startswith("ema/")}
+    assert averages and all(torch.equal(exported[name], average) for name, average in averages.items())
     losses = [r["loss"] for r in runs.records("a") if "loss" in r]
     assert losses[-1] < 0.9 * losses[0]
 
