@@ -643,7 +643,8 @@ class Trainer:
     def validate(self, rows: int | None = None, until_signal: bool = False) -> dict[str, float]:
         """Means over the fixed validation rows (or `rows` of them), each name with `val_` before it; with averaged weights when there are.
 
-        The batches do not depend on the number of ranks, and neither does the order in which they are added up.
+        The batches do not depend on the number of ranks, and neither does the order in which they are added up. `val_loss` of a task that gives
+        the terms of its loss is that of all rows put together, however they lie in batches; other values are means of batches, by their rows.
 
         Raises:
             _Signalled: `until_signal`, and one has come.
@@ -653,7 +654,7 @@ class Trainer:
         if not count:
             return {}
         averaged = self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
-        own: list[tuple[int, int, dict[str, Tensor]]] = []  # (batch, rows, values)
+        own: list[tuple[int, int, dict[str, Tensor], Sequence[tuple[Tensor, Tensor]]]] = []  # (batch, rows, values, addends of the loss)
         self.model.eval()
         with averaged, sharding.gathered(self.losses):
             for index, batch in self._validation_batches(count):
@@ -662,16 +663,24 @@ class Trainer:
                 torch.manual_seed(step_seed(_VALIDATION_SEED, index, 0))
                 with self._autocast():
                     losses = self.losses(batch.on(self.device))
-                own.append((index, len(batch.ids), {"loss": losses.total, **losses.parts, **losses.metrics}))
+                own.append((index, len(batch.ids), {"loss": losses.total, **losses.parts, **losses.metrics}, losses.terms))
                 if until_signal and self._request.signal:
                     raise _Signalled
         self.model.train()
-        numbers = [(index, size, {name: float(value) for name, value in values.items()}) for index, size, values in own]
-        meter = Meter(torch.device("cpu"))
-        for _, size, values in sorted((tuple(row) for rank in dist.gather(numbers, self.ranks) for row in rank), key=itemgetter(0)):
+        numbers = [
+            (index, size, {name: float(value) for name, value in values.items()}, [(float(addend), float(count)) for addend, count in terms])
+            for index, size, values, terms in own
+        ]
+        meter, whole = Meter(torch.device("cpu")), Meter(torch.device("cpu"))
+        for _, size, values, terms in sorted((tuple(row) for rank in dist.gather(numbers, self.ranks) for row in rank), key=itemgetter(0)):
             meter.add({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}, size)
+            if math.isfinite(values["loss"]):
+                for number, (addend, count) in enumerate(terms):
+                    whole.add({str(number): torch.tensor(addend, dtype=torch.float64)}, count)
         names = {f"val_{name}" for together in meter.names() for name in together}
         self.last_metrics = {f"val_{name}": value for name, value in meter.take().items()}
+        if addends := whole.take():
+            self.last_metrics["val_loss"] = math.fsum(addends.values())
         self._not_finite = names - set(self.last_metrics)
         if not names:
             self.progress.line(f"none of the {count} validation rows is fit for task {self.task.name}")

@@ -326,6 +326,23 @@ def test_validation_without_a_finite_value_is_told_and_training_goes_on(runs, ca
     assert (runs.path("a") / "last").is_dir() and not (runs.path("a") / "best").exists()
 
 
+def test_the_validation_loss_does_not_depend_on_the_size_of_batches(runs, monkeypatch):
+    """Of a task that says what its loss is a mean over, of which some batches hold many and some none."""
+
+    def losses(self, model, batch, plain=ToyTask.losses):
+        used = batch["number"] % 3 == 0
+        mean = ((model(batch["x"]) - batch["y"]).square()[:, 0] * used).sum() / used.sum().clamp(min=1)
+        return plain(self, model, batch)._replace(total=mean, terms=((mean, used.sum()),))
+
+    monkeypatch.setattr(ToyTask, "losses", losses)
+    assert runs("base", steps=1) == 0
+    found = []
+    for size in (1, 4, 16):
+        assert runs(f"by{size}", load_from=runs.path("base") / "last", steps=1, batch_size=size) == 0
+        found.append(next(r["val_loss"] for r in runs.records(f"by{size}") if r["step"] == 0))
+    assert found == pytest.approx([found[0]] * 3, rel=1e-6)
+
+
 def test_flags_of_the_original_that_change_nothing_say_so(runs, capsys):
     assert runs("a", "--persistent", steps=1, shufbuf=100) == 0
     err = capsys.readouterr().err
