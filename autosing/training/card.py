@@ -34,6 +34,8 @@ def model_card(task: str, trained: Mapping[str, Any], data: DatasetMeta) -> str:
         "Tokens": [f"{name}: {text}" for name, text in tokens.items() if text],
     }
     lines = [f"# {task}, step {trained['step']}", "", f"Written by `train.py --task_name {task}`. Weights: {trained['weights']}."]
+    if adapter := identity.get("lora"):
+        lines += ["", f"An adapter of rank {adapter['r']} of '{adapter['base']}', which it is used with; `autosing-train merge` folds it in."]
     for title, entries in sections.items():
         if entries:
             lines += ["", f"## {title}", "", *(f"- {entry}" for entry in entries)]

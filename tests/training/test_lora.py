@@ -126,6 +126,13 @@ def test_an_adapter_is_a_start_like_any_checkpoint(runs, base) -> None:
     assert not torch.allclose(a, b, atol=1e-4) and not torch.allclose(b, c, atol=1e-4)
 
 
+def test_the_card_of_an_adapter_names_its_base(runs, base) -> None:
+    assert runs("a", load_from=base, lora={"r": 2}, steps=1) == 0
+    assert runs("whole", load_from=base, steps=1) == 0
+    adapter, whole = ((runs.path(name) / "last" / "README.md").read_text() for name in ("a", "whole"))
+    assert f"An adapter of rank 2 of '{base.absolute()}'" in adapter and "adapter" not in whole
+
+
 def test_a_whole_model_in_the_place_of_an_adapter_leaves_none_behind(runs, base) -> None:
     assert runs("a", load_from=base, lora={"r": 2}, steps=1) == 0
     assert runs("a", "--overwrite", steps=1) == 0
