@@ -7,6 +7,7 @@ is understood with `_` and with `-`. A resumed run (`--resume-from`) takes every
 import argparse
 import dataclasses
 import re
+import secrets
 import signal
 import sys
 import time
@@ -220,6 +221,7 @@ def _train(argv: Sequence[str]) -> int:
         export, adapter = _adapt(model, given, saved if resume else {})
         identity |= adapter
         begun_from = saved.get("load_from") if resume else given.get("load_from")
+        wandb_id = saved.get("wandb_id", "") if resume else secrets.token_hex(6)
         progress = Progress(1000, quiet=not ranks.first)
         trainer = Trainer(
             task,
@@ -230,10 +232,10 @@ def _train(argv: Sequence[str]) -> int:
             folder,
             device,
             identity,
-            remember={"dataset_config": _plain(config), "load_from": begun_from},
+            remember={"dataset_config": _plain(config), "load_from": begun_from, "wandb_id": wandb_id},
             ranks=ranks,
             progress=progress,
-            wandb=None if planning else _wandb(given, ranks, folder, name, identity),
+            wandb=None if planning else _wandb(given, ranks, folder, name, identity, wandb_id),
             export=export,
             faults=Faults.from_environment(),
             draw_sample=draw_sample,
@@ -324,11 +326,6 @@ def _place(given: Mapping[str, Any]) -> tuple[bool, Path | None]:
             )
         if folder is not None and folder.resolve() != run.resolve():
             raise ConfigError(f"--resume-from goes on in '{run}', --checkpoint-dir says '{folder}'; leave one of them out")
-        return True, run
-    if folder is None:
-        if "name" not in given or "task_name" not in given:
-            raise ConfigError("--resume-from auto needs --task-name and --name (or --checkpoint-dir) to know which run is meant")
-        folder = Path(given.get("output_dir", "./models/")) / task_folder(given["task_name"]) / given["name"]
         own = run.resolve()
         if "output_dir" in given and not own.is_relative_to(Path(given["output_dir"]).resolve()):
             raise ConfigError(f"--resume-from goes on in '{run}', --output-dir says '{given['output_dir']}'; leave one of them out")
@@ -337,6 +334,11 @@ def _place(given: Mapping[str, Any]) -> tuple[bool, Path | None]:
                 f"--resume-from goes on in '{run}', --name says '{given['name']}'; leave --name out, or start a new run from its weights with "
                 f"--load-from '{run / 'last'}'"
             )
+        return True, run
+    if folder is None:
+        if "name" not in given or "task_name" not in given:
+            raise ConfigError("--resume-from auto needs --task-name and --name (or --checkpoint-dir) to know which run is meant")
+        folder = Path(given.get("output_dir", "./models/")) / task_folder(given["task_name"]) / given["name"]
     return resumable(folder), folder
 
 
@@ -511,12 +513,12 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _wandb(given: Mapping[str, Any], ranks: dist.Ranks, folder: Path, task: str, config: Mapping[str, Any]) -> Wandb:
+def _wandb(given: Mapping[str, Any], ranks: dist.Ranks, folder: Path, task: str, config: Mapping[str, Any], identifier: str) -> Wandb:
     mode = given.get("wandb", "off") if ranks.first else "off"
     if mode != "off":
         make_folder(folder)
     name = folder.name + (f"-{given['wandb_suffix']}" if "wandb_suffix" in given else "")
-    return Wandb(mode, folder, name, given.get("wandb_task_name", task), config)
+    return Wandb(mode, folder, name, given.get("wandb_task_name", task), config, identifier)
 
 
 def _tensorboard(given: Mapping[str, Any], ranks: dist.Ranks, folder: Path, resumed_at: int | None) -> TensorBoard | None:

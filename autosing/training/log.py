@@ -215,8 +215,12 @@ class TensorBoard:
 class Wandb:
     """Weights & Biases, imported only when asked for; `mode` "off" does nothing."""
 
-    def __init__(self, mode: str, folder: Path, name: str, group: str, config: Mapping[str, Any]):
+    def __init__(self, mode: str, folder: Path, name: str, group: str, config: Mapping[str, Any], identifier: str = ""):
         """
+        Args:
+            identifier: of the run there, in which steps of an earlier process are not logged again; a run that goes on has its own, one that starts
+                anew another, since what it says of steps that are there already would be passed over.
+
         Raises:
             ConfigError: the package is missing, or it cannot start a run (no login, no network, ...).
         """
@@ -232,7 +236,7 @@ class Wandb:
         try:
             self._run = wandb.init(
                 project="autosing", mode=mode, dir=str(folder), name=name, group=group, config=dict(config), resume="allow",
-                id=hashed_name(folder),
+                id=identifier or hashed_name(folder),
             )
         except self._errors as error:
             raise ConfigError(f"--wandb {mode} cannot start ({one_line(error)}); run 'wandb login', or use --wandb offline") from error

@@ -380,3 +380,14 @@ def test_settings_refuse_nonsense():
     assert Settings(epochs=2.0, batch_size=4, accumulate=2).total_steps(37) == 10
     assert Settings().total_steps(16) == 5
     assert Settings(minutes=1.0).total_steps(16) is None
+
+
+def test_a_run_that_starts_anew_is_another_one_at_wandb(runs, monkeypatch):
+    """There, what a run says of steps that it has logged already is passed over."""
+    seen = []
+    run = SimpleNamespace(log=lambda *args, **kwargs: None, finish=lambda: None)
+    monkeypatch.setitem(__import__("sys").modules, "wandb", SimpleNamespace(Error=ValueError, init=lambda **values: seen.append(values["id"]) or run))
+    assert runs("a", "--wandb", "offline", steps=2) == 0
+    assert runs("a", "--wandb", "offline", "--resume-from", "auto", "--allow-changed", steps=3) == 0
+    assert runs("a", "--wandb", "offline", "--overwrite", steps=2) == 0
+    assert seen[0] == seen[1] != seen[2]
