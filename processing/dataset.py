@@ -158,12 +158,13 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
         seen: told how many of how many rows are joined.
 
     Raises:
-        ConfigError: the filter is not one, or asks for a column that rows do not have.
+        ConfigError: the filter is not one, or asks for a column that rows do not have; the output lies among partitions of songs.
         DataError: a partition or table is missing, damaged or older than what it was made from, or no row is left.
         MismatchError: partitions were made with different codecs, tokenizers or windows.
     """
     source = Dataset(plan.data_dir)
     there = source.partitions()
+    _keep_off_songs(plan.output_dir.resolve())
     missing = [i for i in range(plan.num_in) if i not in there]
     if missing:
         advice = f"its partitions are 0 to num_in - 1: rename the folder {there[-1]} to {missing[0]}" if there[-1] > missing[0] else f"give {len(there)}"
@@ -253,6 +254,22 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
     return Constructed(
         train_rows, validation_rows, len(songs) - len(held), len(held), dict(sorted(lost.items())), tuple(notes), counted, shown
     )
+
+
+def _keep_off_songs(output: Path) -> None:
+    """
+    Raises:
+        ConfigError: the output is or lies in a partition of songs, or is numbered like one, or holds some.
+    """
+
+    def are_songs(folder: Path) -> bool:
+        return (folder / f"{INDEX}.parquet").is_file()
+
+    beside = output.parent.glob(f"*/{INDEX}.parquet") if output.name.isdecimal() else ()
+    songs = [folder for folder in (output, *output.parents) if are_songs(folder)]
+    songs += [path.parent for path in (*beside, *output.glob(f"*/{INDEX}.parquet")) if path.parent.name.isdecimal()]
+    if songs:
+        raise ConfigError(f"the output folder '{output}' lies among partitions of songs ('{songs[0]}'); give one that holds nothing else")
 
 
 def _filter(plan: Plan, extra: Sequence[pa.Field], lacking: str | None) -> RowFilter | None:

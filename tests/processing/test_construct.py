@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_songs import SMALL, audio_bytes, read, tables, tone, write_index
+from small_songs import SMALL, audio_bytes, make_songs, read, tables, tone, write_index
 
 from autosing.cli.construct_dataset import main
 from autosing.cli.process import main as process
@@ -304,3 +304,13 @@ def test_text_columns_of_different_types_become_text(processed: Path, tmp_path: 
     write_index(processed / "1", [{**row, "year": "unknown"} for row in rows], year=pa.string())
     parts, _ = construct(processed, tmp_path / "out", "--num-out-partitions", "1")
     assert {row["year"] for part in parts for row in part} == {"1999", "2000", "unknown"}
+
+
+@pytest.mark.parametrize("place", ["0", "0/tokens", "7", "../others"])
+def test_partitions_of_songs_are_no_place_for_rows(processed: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    make_songs(processed.parent / "others")
+    before = tables(processed.parent)
+    assert main([str(processed), "2", str(processed / place), *CODEC]) == 2
+    error = capsys.readouterr().err
+    assert "lies among partitions of songs" in error and error.count("\n") == 1
+    assert tables(processed.parent) == before and not (processed / "7").exists()
