@@ -2,8 +2,9 @@
 
 One entry a step (by `Step.key`): its version, the hash of its settings, the hashes of the tables it read, and the hash and rows of
 those it wrote. Of the index, which its owner goes on changing, only the columns that the step reads count, as `id,audio:<hash>`; where import
-told the hash of each song's audio, that stands for it, so that terabytes are not read to see that nothing changed. Entries made before that was so
-hold the hash of the whole file, and hold while it does; `renew` gives them the hash of the columns. A step is done when its entry verifies
+told the hash of each song's audio, that stands for it, so that terabytes are not read to see that nothing changed. Of the windows, too, what is read
+counts: where they lie, not whose they are or what is sung in them. Entries made before that was so hold the hash of the whole file, and hold while it
+does; `renew` gives them the hash of the columns. A step is done when its entry verifies
 against the files as they are now; "the file exists" means nothing. The entry is written last, so a step that died anywhere before is simply
 due again. Neither file holds a time, a host or a path: working twice gives the same bytes.
 
@@ -24,10 +25,14 @@ from autosing.errors import DataError
 from autosing.store import TableInfo, TableReader, TableWriter, atomic_path, sha256_of, writing
 from processing.index import AUDIO_HASH, INDEX
 from processing.step import Rejected
+from processing.windows import WINDOW_META, WINDOWS_TABLE
 
 FORMAT = "autosing-manifest/1"
 MANIFEST_FILE = "manifest.json"
 REJECTED_TABLE = "rejected"
+_KEYS = {INDEX: ("id",), WINDOWS_TABLE: ("id", "song")}
+"""Tables of which only what is read counts -> the columns that all readers read."""
+_LENGTH = "length of windows"
 REJECTED_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -45,7 +50,7 @@ class Entry:
 
     Attributes:
         step, version, settings: what ran; `settings` is a hash.
-        inputs: table read -> sha256 of its file; of the index, `FileHashes.columns`.
+        inputs: table read -> sha256 of its file; of the index and the windows, `FileHashes.columns`.
         tables: table written -> {"rows", "bytes", "sha256"}.
         songs: songs shown to the step; rows in = songs that were `Done` + `rejected`.
         rejected, rejected_hash: how many it refused, and the hash of those rows.
@@ -87,13 +92,13 @@ class FileHashes:
         return self._once(path, "", lambda: sha256_of(path)) if path.is_file() else None
 
     def columns(self, path: Path, names: Sequence[str]) -> str:
-        """`<names>:<hash>` of the cells of these columns; `name?` that the table lacks counts as empty.
+        """`<names>:<hash>` of the cells of these columns, and of the length of windows; `name?` that the table lacks counts as empty.
 
         Raises:
             DataError: no such table or column, or it is damaged.
         """
-        digests = [self._once(path, name, lambda name=name: _column_hash(path, name)) for name in names]
-        return f"{','.join(names)}:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
+        digests = [self._once(path, name, lambda name=name: _column_hash(path, name)) for name in (*names, _LENGTH)]
+        return f"{','.join(names)}:{hashlib.sha256(' '.join(filter(None, digests)).encode()).hexdigest()}"
 
     def _once(self, path: Path, what: str, made: Callable[[], str]) -> str:
         stat = path.stat()
@@ -108,6 +113,8 @@ class FileHashes:
 def _column_hash(path: Path, name: str) -> str:
     digest = hashlib.sha256()
     with TableReader(path) as reader:
+        if name == _LENGTH:
+            return reader.meta.get(WINDOW_META, "")
         if name == "audio" and AUDIO_HASH in reader.schema.names and None not in reader.column(AUDIO_HASH):
             name = AUDIO_HASH
         absent = name.endswith("?") and name[:-1] not in reader.schema.names
@@ -150,7 +157,8 @@ class Manifest:
         found: dict[str, str] = {}
         for table, columns in reads.items():
             path = self._path(table)
-            digest = self._hashes.of(path) if table != INDEX or not path.is_file() else self._hashes.columns(path, ("id", *columns))
+            keys = _KEYS.get(table)
+            digest = self._hashes.of(path) if keys is None or not path.is_file() else self._hashes.columns(path, tuple(dict.fromkeys((*keys, *columns))))
             if digest is None:
                 raise DataError(
                     f"partition {self.partition} has no {table}.parquet ('{self.folder}'); run the step that makes it first, or `autosing-process run`"
@@ -173,7 +181,7 @@ class Manifest:
     def stale(self, wanted: Iterable[str] | None = None) -> tuple[str, ...]:
         """Tables whose step read others than are there now; of those that no step made there is nothing to say.
 
-        What a step made is as its entry says, so that of large files none is read but an index that import did not make.
+        What a step made is as its entry says, so that of large files none is read but an index that import did not make; of windows a few columns are.
 
         Args:
             wanted: these tables and all that they were made from; None = every table.
@@ -193,10 +201,10 @@ class Manifest:
 
     def _now(self, table: str, recorded: str, maker: Mapping[str, Entry]) -> str | None:
         """The hash of a table today, of what the recorded one covers."""
-        if table in maker:
-            return maker[table].tables[table]["sha256"]
         columns, colon, _ = recorded.partition(":")
-        return self._hashes.columns(self._path(table), columns.split(",")) if colon else self._hashes.of(self._path(table))
+        if colon and (table not in maker or self._path(table).is_file()):
+            return self._hashes.columns(self._path(table), columns.split(","))
+        return maker[table].tables[table]["sha256"] if table in maker else self._hashes.of(self._path(table))
 
     def commit(
         self,

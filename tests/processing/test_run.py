@@ -19,7 +19,7 @@ from autosing.cli.process import main, parse_ranges
 from autosing.errors import ConfigError
 from autosing.store import locked, sha256_of
 from autosing.tokens.specs import CodecSpec, spec_from_json
-from processing.manifest import FileHashes
+from processing.manifest import FileHashes, Manifest
 
 ALL_TABLES = {
     "index", "vocals", "no_vocals", "alignment", "chunked", "quality", "atoks_vocals_fake", "atoks_no_vocals_fake", "stoks", "artist_embs", "rejected",
@@ -139,6 +139,21 @@ def test_corrected_lyrics_do_not_separate_again(processed: Path, capsys: pytest.
     written([*reversed(rows)], processed / "0")
     assert main(["run", str(processed), *SMALL]) == 0
     assert "src_sep" in done(capsys)
+
+
+def test_windows_that_lie_where_they_lay_are_not_coded_again(processed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An artist that was misspelt, and a word: the windows are written anew, at the same times."""
+    rows = read(processed / "0" / "index.parquet")
+    written([{**rows[0], "artist": "Another"}, *rows[1:]], processed / "0")
+    assert main(["run", str(processed), *SMALL]) == 0
+    assert done(capsys) == {"vad_extract"}
+    assert {row["artist"] for row in read(processed / "0" / "chunked.parquet")} == {"Another", "B"}
+    written([{**rows[0], "artist": "Another", "raw_lyrics": rows[0]["raw_lyrics"].replace("eight", "ate")}, *rows[1:]], processed / "0")
+    assert main(["run", str(processed), *SMALL]) == 0
+    assert done(capsys) == {"align", "vad_extract", "quality"}
+    assert not Manifest(processed / "0", 0, FileHashes()).stale()
+    assert main(["run", str(processed), *SMALL, "--chunk-length", "5"]) == 0
+    assert {"atoks_vocals_fake", "stoks", "artist_embs"} <= done(capsys)
 
 
 def test_the_hash_that_import_told_stands_for_the_audio(tmp_path: Path) -> None:
