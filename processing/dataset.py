@@ -280,7 +280,7 @@ def _filter(plan: Plan, extra: Sequence[pa.Field], lacking: str | None) -> RowFi
     """
     if not plan.filter.strip():
         return None
-    single = [field.name for field in extra if not pa.types.is_nested(field.type)]
+    single = [field.name for field in extra if not pa.types.is_nested(getattr(field.type, "value_type", field.type))]  # or lists of such
     made = RowFilter(plan.filter, ("id", "song", "start", "seconds", "artist", *JUDGED.names, *single))
     unknown = [name for name in made.columns if name in FILLED_BY_QUALITY]
     if lacking and unknown:

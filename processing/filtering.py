@@ -1,15 +1,20 @@
 """`--filter 'trust > 0.85 and sung_share > 0.6'`: a small language over the columns of a row, parsed with `ast` and never evaluated as Python.
 
 Names of columns, numbers, texts, None, True, False and lists of them; `< <= > >= == !=`, `in`, `is None`, `+ - * /`, `and`, `or`, `not`,
-parentheses. Nothing else is understood, and what is not is named. As in SQL, what compares with an unknown value (null) is itself
+parentheses. Dates and times are texts ('2021-03-01', '2021-03-01 12:30:00'), durations are seconds; of a column of lists `'live' in tags` asks for one
+of its values. Nothing else is understood, and what is not is named. As in SQL, what compares with an unknown value (null) is itself
 unknown, and a row is kept only if the whole is true. The conditions joined by the outermost `and` are counted one by one.
 """
 
 import ast
+import datetime
 import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
+
+import numpy as np
 
 from autosing.config import nearest
 from autosing.errors import ConfigError
@@ -143,7 +148,7 @@ def _value(node: ast.AST, row: Mapping[str, Any], shown: str) -> Any:
     """The value of a checked expression in a row; None = unknown."""
     match node:
         case ast.Name(id=name):
-            return row.get(name)
+            return _plain(row.get(name))
         case ast.Constant(value=value):
             return value
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
@@ -170,6 +175,20 @@ def _value(node: ast.AST, row: Mapping[str, Any], shown: str) -> Any:
             answers = [_compare(a, op, b, shown) for a, op, b in zip(values, ops, values[1:], strict=False)]
             return False if False in answers else None if None in answers else True
     raise AssertionError(f"{type(node).__name__} passed the check")
+
+
+def _plain(cell: Any) -> Any:
+    """A cell as this language knows it: numbers, texts, lists."""
+    match cell:
+        case datetime.date() | datetime.time():  # a datetime is a date
+            return str(cell)
+        case datetime.timedelta():
+            return cell.total_seconds()
+        case Decimal():
+            return float(cell)
+        case list() | np.ndarray():
+            return [_plain(value) for value in (cell if isinstance(cell, list) else cell.tolist())]
+    return cell
 
 
 def _compare(a: Any, op: ast.cmpop, b: Any, shown: str) -> bool | None:

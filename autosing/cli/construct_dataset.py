@@ -4,7 +4,7 @@ Joins the tables of every window, holds whole songs out for validation (partitio
 partitions 0 ... N - 1. No row is lost in silence: what a table lacked is counted and printed, and so is what each condition of `--filter` removed.
 
 --filter: columns trust, sung_share, align_score, signal_to_bleed (dB), silence_share, clipped_share, duplicate_of, seconds, start, artist, song,
-id and the index's own; numbers, texts, < <= > >= == !=, in, is None, + - * /, and, or, not. A row with a null that matters is not kept:
+id and the index's own; numbers, texts (dates too: day >= '2021-03-01'), lists ('live' in tags), < <= > >= == !=, in, is None, + - * /, and, or, not. A row with a null that matters is not kept:
 'signal_to_bleed is None or signal_to_bleed > 10' keeps it.
 """
 

@@ -1,8 +1,11 @@
 """`--filter`: what the language means, what it refuses, and what construct_dataset does with it."""
 
+import datetime
 import json
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -43,6 +46,31 @@ ROW = {"trust": 0.9, "sung_share": 0.5, "bleed": None, "artist": "Ada", "year": 
 )
 def test_what_expressions_mean(text: str, kept: bool) -> None:
     assert RowFilter(text, COLUMNS).keeps(ROW) is kept
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("day >= '2021-01-01' and day < '2022-01-01'", True),
+        ("day in ['2021-03-01']", True),
+        ("day == '2021-03-02'", False),
+        ("heard > '2021-03-01' and heard < '2021-03-01 13:00:00'", True),
+        ("price * 2 >= 3", True),
+        ("took > 60", True),
+        ("'live' in tags and 2 in counts", True),
+        ("'studio' in tags or counts == []", False),
+    ],
+)
+def test_dates_are_texts_and_columns_of_lists_hold_values(text: str, kept: bool) -> None:
+    row = {
+        "day": datetime.date(2021, 3, 1),
+        "heard": datetime.datetime(2021, 3, 1, 12, 30),
+        "price": Decimal("1.50"),
+        "took": datetime.timedelta(minutes=2),
+        "tags": ["live", "short"],
+        "counts": np.array([1, 2]),
+    }
+    assert RowFilter(text, tuple(row)).keeps(row) is kept
 
 
 @pytest.mark.parametrize(

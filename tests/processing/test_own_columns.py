@@ -61,6 +61,13 @@ def test_they_are_carried_over_or_named(processed: Path, tmp_path: Path, capsys:
     assert all(row["place"] is None and row["tags"] is None for row in rows["gamma"])
 
 
+def test_columns_of_dates_and_lists_can_be_filtered_by(processed: Path, tmp_path: Path) -> None:
+    add(processed, "0", COLUMNS)
+    condition = "'a' in tags and day == '2020-01-02' and sung_on < '2020-01-03'"
+    assert main([str(processed), "2", str(tmp_path / "out"), "--codec", "fake", "--num-out-partitions", "1", "--filter", condition]) == 0
+    assert set(rows_of(tmp_path / "out")) == {"alpha"}
+
+
 def test_lists_of_different_types_are_named(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add(processed, "0", {"tags": pa.array([["a"], None])})
     add(processed, "1", {"tags": pa.array([1, 2])})
