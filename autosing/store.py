@@ -138,6 +138,18 @@ class Dataset:
         return self.folder(partition) / f"{name}.parquet"
 
 
+def ranges_text(numbers: Sequence[int]) -> str:
+    """[0, 1, 2, 9] -> `0-2,9`."""
+    pieces: list[str] = []
+    ordered = sorted(numbers)
+    begin = 0
+    for end in range(1, len(ordered) + 1):
+        if end == len(ordered) or ordered[end] != ordered[end - 1] + 1:
+            pieces.append(f"{ordered[begin]}" if end - begin == 1 else f"{ordered[begin]}-{ordered[end - 1]}")
+            begin = end
+    return ",".join(pieces)
+
+
 SEPARATED = "separated"
 """`kind` of a row of rendered songs whose vocals are what a separator left of them."""
 

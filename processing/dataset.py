@@ -173,6 +173,8 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
     if len(there) > plan.num_in:
         notes.append(f"{len(there) - plan.num_in} partitions of '{plan.data_dir}' are not used (num_in {plan.num_in} of {len(there)})")
     parts = [_Partition(source, i, plan.codec) for i in range(plan.num_in)]
+    if stale := {part.number: part.stale for part in parts if part.stale}:
+        raise DataError(stale_text(source.path, stale))
     specs = _same_specs(parts)
     extra, refused = _extra_columns(parts)
     numbers = tuple(part.number for part in parts)
@@ -336,9 +338,8 @@ class _Partition:
                 raise DataError(f"partition {number} has no {table}.parquet ('{path}'){_advice(dataset, number, codec)}")
         self.quality = dataset.table(number, QUALITY_TABLE)
         """Not in every dataset: it is younger than the others."""
-        stale = Manifest(dataset.folder(number), number, FileHashes()).stale((WINDOWS_TABLE, QUALITY_TABLE, *self.names.values()))
-        if stale:
-            raise DataError(stale_text(dataset.path, number, stale))
+        self.stale = Manifest(dataset.folder(number), number, FileHashes()).stale((WINDOWS_TABLE, QUALITY_TABLE, *self.names.values()))
+        """See `Manifest.stale`."""
 
     def open(self, table: str) -> TableReader:
         return TableReader(self.paths[table])

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from autosing.errors import DataError
-from autosing.store import TableInfo, TableReader, TableWriter, atomic_path, sha256_of, writing
+from autosing.store import TableInfo, TableReader, TableWriter, atomic_path, ranges_text, sha256_of, writing
 from processing.index import AUDIO_HASH, INDEX
 from processing.step import Rejected
 from processing.windows import WINDOW_META, WINDOWS_TABLE
@@ -125,11 +125,12 @@ def _column_hash(path: Path, name: str) -> str:
     return digest.hexdigest()
 
 
-def stale_text(dataset: Path, partition: int, tables: Sequence[str]) -> str:
-    """One line about what `Manifest.stale` found, with the command."""
+def stale_text(dataset: Path, stale: Mapping[int, Sequence[str]]) -> str:
+    """One line about what `Manifest.stale` found in partitions, with the command."""
+    which, tables = ranges_text(list(stale)), sorted({table for found in stale.values() for table in found})
     return (
-        f"{', '.join(tables)} of partition {partition} are older than what they were made from (songs or lyrics that changed, or a step done again); "
-        f"`autosing-process run {dataset} --partitions {partition}`, with the flags of the first time, makes them again"
+        f"{', '.join(tables)} of partition{'s' * (len(stale) > 1)} {which} are older than what they were made from (songs or lyrics that changed, or a step "
+        f"done again); `autosing-process run {dataset} --partitions {which}`, with the flags of the first time, makes them again"
     )
 
 

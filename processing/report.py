@@ -352,9 +352,8 @@ def _to_do(dataset: Dataset, partitions: Sequence[int]) -> tuple[str, ...]:
         if without and step != "quality":
             which = "in no partition" if len(without) == len(partitions) else f"not in {len(without)} partitions (the first: {without[0]})"
             said.append(f"{step} was done {which}; `autosing-process run {dataset.path}` does every step that is due")
-    for partition, manifest in manifests.items():
-        if stale := manifest.stale():
-            said.append(stale_text(dataset.path, partition, stale))
+    if stale := {partition: found for partition, manifest in manifests.items() if (found := manifest.stale())}:
+        said.append(stale_text(dataset.path, stale))
     windowed = [partition for partition in partitions if dataset.table(partition, WINDOWS_TABLE).is_file()]
     lacking = missing_quality(dataset, windowed) if windowed else None
     return (*said, lacking) if lacking else tuple(said)

@@ -59,15 +59,3 @@ def _disk_error(error: OSError) -> str:
         return f"cannot read '{name}' ({error.strerror}); let its owner allow it"
     what = f"'{name}'" if name else "a file, or standard output"
     return f"cannot write {what} ({error.strerror}); make room or choose another folder, then run again"
-
-
-def ranges_text(numbers: Sequence[int]) -> str:
-    """[0, 1, 2, 9] -> `0-2,9`."""
-    pieces: list[str] = []
-    ordered = sorted(numbers)
-    begin = 0
-    for end in range(1, len(ordered) + 1):
-        if end == len(ordered) or ordered[end] != ordered[end - 1] + 1:
-            pieces.append(f"{ordered[begin]}" if end - begin == 1 else f"{ordered[begin]}-{ordered[end - 1]}")
-            begin = end
-    return ",".join(pieces)

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autosing.cli import check, songs
-from autosing.cli.arguments import ranges_text, run_command, underscores_too
+from autosing.cli.arguments import run_command, underscores_too
 from autosing.config import nearest
 from autosing.device import pick_device
 from autosing.errors import ConfigError, DataError
 from autosing.faults import Faults
 from autosing.perception import ALIGNERS, CODECS, SEMANTIC, SEPARATORS, VOICES
-from autosing.store import Dataset
+from autosing.store import Dataset, ranges_text
 from autosing.training.log import Progress
 from processing.executors.local import run_partitions
 from processing.index import open_index

@@ -4,9 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from autosing.cli.arguments import ranges_text
 from autosing.errors import ConfigError
-from autosing.store import Dataset
+from autosing.store import Dataset, ranges_text
 from autosing.training.log import progress_of
 from processing.exporting import export_songs
 from processing.formats import READERS, WRITERS

@@ -150,6 +150,11 @@ def test_tables_older_than_their_songs_are_named(processed: Path, capsys: pytest
     write_index(processed / "1", [{**rows[0], "lrc_lyrics": "[00:01.00]now with words"}, *rows[1:]])
     assert "alignment of partition 1 are older than what they were made from" in pieces(checked(processed))
     assert f"`autosing-process run {processed} --partitions 1`" in capsys.readouterr().out
+    rows = read(processed / "0" / "index.parquet")
+    write_index(processed / "0", [{**rows[0], "raw_lyrics": "other words"}, *rows[1:]])
+    checked(processed)
+    notes = [line for line in capsys.readouterr().out.splitlines() if "older than" in line]
+    assert len(notes) == 1 and "partitions 0-1 are older" in notes[0] and f"`autosing-process run {processed} --partitions 0-1`" in notes[0]
 
 
 def test_mistakes_are_one_line(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
