@@ -103,7 +103,7 @@ def import_songs(
         partition_size: songs a partition.
         options: what else is known about the source; its `encoding` is remembered for the source.
         seen: told how many of about how many songs are done.
-        moved: the folder is the one imported before under the same name from another place.
+        moved: the folder is the one imported before from another place, or under another name.
         file_format: a name of `READERS`; "auto" = the first that recognises the source.
         keep_duplicates: bring in songs too whose audio is in the dataset already.
 
@@ -125,7 +125,7 @@ def import_songs(
     if options.columns and not isinstance(reader, Table):
         raise ConfigError(f"--columns says what a table's columns stand for, and '{source}' is read as another format; leave it out")
     root = source if source.is_dir() else source.parent
-    options = replace(options, encoding=options.encoding or _sources(dataset).get(_base_name(root), {}).get("lyrics_encoding"))
+    options = replace(options, encoding=options.encoding or _sources(dataset).get(_name_of(dataset, root, moved), {}).get("lyrics_encoding"))
     survey = reader.survey(source, options)
     if not survey.songs:
         raise _nothing(source, reader.entries(source, options))
@@ -134,10 +134,11 @@ def import_songs(
     except OSError as error:
         raise DataError(f"cannot make the dataset '{dataset.path}' ({error.strerror}); name a folder that is there or can be made") from error
     with locked(dataset.path), contextlib.ExitStack() as stack:
-        _remember(dataset, root, moved, options.encoding)
+        name = _name_of(dataset, root, moved)
+        _remember(dataset, name, root, moved, options.encoding)
         known = stack.enter_context(_Known(dataset, survey.columns))
-        report = stack.enter_context(_Report(dataset, _base_name(root)))
-        work = _Import(dataset, reader, source, options, survey, partition_size, keep_duplicates, known, report)
+        report = stack.enter_context(_Report(dataset, name))
+        work = _Import(dataset, reader, source, options, survey, partition_size, keep_duplicates, known, report, name)
         return work.run(seen)
 
 
@@ -302,6 +303,7 @@ class _Import:
     keep_duplicates: bool
     known: _Known
     report: _Report
+    _base: str
     added: int = 0
     changed: int = 0
     unchanged: int = 0
@@ -313,7 +315,6 @@ class _Import:
     _waiting_bytes: int = 0
 
     def run(self, seen: Callable[[int, int], None]) -> Imported:
-        self._base = _base_name(self.source if self.source.is_dir() else self.source.parent)
         schema = _extended(INDEX_SCHEMA, self.survey.columns)
         fresh = self._fresh(seen)
         numbers = itertools.count()
@@ -433,12 +434,19 @@ class _Import:
         """Why a new row cannot be added; else it has its id afterwards."""
         twin = self.known.sounding(row[AUDIO_HASH])
         if twin is not None and not self.keep_duplicates:
-            return "duplicate", f"has the same audio as '{twin}'; --keep-duplicates brings in both"
+            return "duplicate", f"has the same audio as '{twin}'; --keep-duplicates brings in both{self._if_renamed(twin)}"
         if row["id"] is not None:
             return self._id_taken(row["id"])
         names = itertools.chain([row[AUDIO_HASH]], (f"{row[AUDIO_HASH]}-{n}" for n in itertools.count(2)))
         row["id"] = next(name for name in names if self.known.named(name) is None)
         return None
+
+    def _if_renamed(self, twin: str) -> str:
+        name = twin.split("/", 1)[0]
+        folder = _sources(self.dataset).get(name, {}).get("folder")
+        if folder is None or name == self._base or Path(folder).exists():
+            return ""
+        return f", --moved goes on with the songs of '{folder}', which is gone, if it has another name now"
 
     def _id_taken(self, identity: str) -> tuple[str, str] | None:
         if fault := id_fault(identity):
@@ -564,10 +572,32 @@ def _sources(dataset: Dataset) -> dict[str, dict[str, Any]]:
         raise DataError(f"'{path}' is damaged ({error}); delete it, then import each folder from where it was") from error
 
 
-def _remember(dataset: Dataset, folder: Path, moved: bool, encoding: str | None) -> None:
-    """Note which folder its name stands for in `source`, and refuse another one of that name, whose songs would replace the first's."""
-    sources = _sources(dataset)
-    name, place = _base_name(folder), decodable(str(folder.resolve()))
+def _name_of(dataset: Dataset, folder: Path, moved: bool) -> str:
+    """What a folder is called in `source`: its own name, or the one that it had when it was first imported.
+
+    Args:
+        moved: it may be one that is gone from where it was, if it holds the files of half of that one's songs.
+    """
+    sources, place = _sources(dataset), decodable(str(folder.resolve()))
+    own = next((name for name, about in sources.items() if about["folder"] == place), decodable(folder.resolve().name))
+    for name, about in sources.items() if moved else ():
+        if name != own and not Path(about["folder"]).exists():
+            keys = [key.removeprefix(f"{name}/") for key in _told_sources(dataset) if key.startswith(f"{name}/")]
+            if keys and 2 * sum(os.path.exists(folder / key) for key in keys) >= len(keys):
+                return name
+    return own
+
+
+def _told_sources(dataset: Dataset) -> Iterator[str]:
+    """The `source` of every song that has one."""
+    for path in dataset.path.glob("*/index.parquet"):
+        with TableReader(path) as reader:
+            yield from filter(None, reader.column("source") if "source" in reader.schema.names else ())
+
+
+def _remember(dataset: Dataset, name: str, folder: Path, moved: bool, encoding: str | None) -> None:
+    """Note which folder a name stands for in `source`, and refuse another one of that name, whose songs would replace the first's."""
+    sources, place = _sources(dataset), decodable(str(folder.resolve()))
     about = {"folder": place, "lyrics_encoding": encoding}
     before = sources.get(name, about)["folder"]
     if before != place and not moved:
@@ -576,10 +606,7 @@ def _remember(dataset: Dataset, folder: Path, moved: bool, encoding: str | None)
             "is the same folder at another place"
         )
     if sources.get(name) != about:
-        text = json.dumps({"format": SOURCES_FORMAT, "sources": {**sources, name: about}}, indent=1, sort_keys=True, ensure_ascii=False)
+        others = {other: known for other, known in sources.items() if known["folder"] != place}  # one folder has one name
+        text = json.dumps({"format": SOURCES_FORMAT, "sources": {**others, name: about}}, indent=1, sort_keys=True, ensure_ascii=False)
         with writing(dataset.path / SOURCES_FILE), atomic_path(dataset.path / SOURCES_FILE) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _base_name(folder: Path) -> str:
-    return decodable(folder.resolve().name)

@@ -25,7 +25,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     bring.add_argument("--lyrics-folder", type=Path, help="look here too for lyrics of the same name")
     bring.add_argument("--lyrics-encoding", help="of text that is neither UTF-8 nor UTF-16, such as gbk, shift_jis, cp1251")
     bring.add_argument("--keep-duplicates", action="store_true", help="bring in songs too whose audio is in the dataset already")
-    bring.add_argument("--moved", action="store_true", help="the folder was imported before from another place; go on with its songs")
+    bring.add_argument("--moved", action="store_true", help="the folder was imported before from another place or under another name; go on with its songs")
     bring.add_argument("--strict", action="store_true", help="exit 1 if a song or file was left out")
     take = commands.add_parser("export", help="index.parquet -> files for other programs", allow_abbrev=False)
     take.add_argument("dataset", type=Path)

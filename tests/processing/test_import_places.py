@@ -67,6 +67,21 @@ def test_two_folders_of_one_name_are_told_apart(tmp_path: Path, capsys: pytest.C
     assert main(["import", str(second), str(dataset)]) == 0 and main(["import", str(first), str(dataset)]) == 2
 
 
+def test_a_renamed_folder_is_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    music, dataset = folder_of(tmp_path / "music", "song.flac"), tmp_path / "ds"
+    assert main(["import", str(music), str(dataset)]) == 0
+    renamed = music.rename(tmp_path / "records")
+    (renamed / "song.txt").write_text("other words")
+    assert main(["import", str(renamed), str(dataset)]) == 2
+    assert "--moved goes on with the songs of" in capsys.readouterr().err
+    assert main(["import", str(renamed), str(dataset), "--moved"]) == 0
+    rows = read(dataset / "0" / "index.parquet")
+    assert [(row["source"], row["raw_lyrics"]) for row in rows] == [("music/song.flac", "other words")]
+    (renamed / "song.txt").write_text("yet others")
+    assert main(["import", str(renamed), str(dataset)]) == 0  # from now on it is known
+    assert [row["raw_lyrics"] for row in read(dataset / "0" / "index.parquet")] == ["yet others"] and not (dataset / "1").exists()
+
+
 @pytest.mark.parametrize("place", ["file", "file/sub"])
 def test_a_dataset_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
     (tmp_path / "file").write_text("x")
