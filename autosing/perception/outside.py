@@ -58,16 +58,14 @@ class Weights:
         Raises:
             WeightsError: a file is missing, or is there as a pickle alone; says which, where it was looked for, and the command to type.
         """
-        places = self._places(given)
+        places = self.places(given)
         for place in places:
             if all((place / file).is_file() for file in self.files):
                 return place
         for place in places:
             if self.pickle and (place / self.pickle).is_file():
-                raise WeightsError(
-                    f"{self.what}: '{place / self.pickle}' is a pickle, which is not read here; convert it once: "
-                    f"autosing-train convert '{place / self.pickle}' '{self._home()}'"
-                )
+                convert = self._convert(f"'{place / self.pickle}'", given)
+                raise WeightsError(f"{self.what}: '{place / self.pickle}' is a pickle, which is not read here; convert it once: {convert}")
         there = next((place for place in places if place.is_dir()), None)
         missing = next((file for file in self.files if there is None or not (there / file).is_file()), self.files[-1])
         looked = ", ".join(f"'{place}'" for place in places) or "no place, since none was named"
@@ -79,7 +77,8 @@ class Weights:
         folder = self.find(given)
         return tuple(folder / file for file in self.files)
 
-    def _places(self, given: str | Path | None) -> list[Path]:
+    def places(self, given: str | Path | None = None) -> list[Path]:
+        """Where they are looked for, best first."""
         if given is not None:
             path = Path(given)
             hub_id = HUB_ID.fullmatch(str(given))
@@ -92,8 +91,12 @@ class Weights:
             places.append(snapshot(self.hub) or hub_cache() / f"models--{self.hub.replace('/', '--')}")
         return places
 
-    def _home(self) -> Path:
-        return Path(os.environ.get(MODELS_VARIABLE) or f"${MODELS_VARIABLE}") / self.name
+    def _convert(self, pickle: str, given: str | Path | None) -> str:
+        """The command that makes of the pickle what is found next time."""
+        models = os.environ.get(MODELS_VARIABLE)
+        out = f"'{Path(models).expanduser() / self.name}'" if models else f"MODELS/{self.name}"
+        then = f", and give that folder in place of '{given}'" if given is not None else "" if models else f"  (and set {MODELS_VARIABLE}=MODELS)"
+        return f"autosing-train convert {pickle} {out}{then}"
 
     def _fetch(self, given: str | Path | None) -> str:
         if self.fetch:
@@ -102,7 +105,7 @@ class Weights:
         name, revision = (hub_id["name"], hub_id["revision"]) if hub_id else (self.hub, None)
         if not self.pickle:
             return f"{fetch_command(name, revision)}  (pip install 'autosing[hub]')"
-        return f"{fetch_command(name, revision)} --local-dir FOLDER, then autosing-train convert FOLDER/{self.pickle} '{self._home()}'"
+        return f"{fetch_command(name, revision)} --local-dir FOLDER, then {self._convert(f'FOLDER/{self.pickle}', given)}"
 
 
 def sampled_hash(path: Path) -> str:

@@ -63,6 +63,16 @@ def test_missing_pickled_and_foreign_weights_are_named(tmp_path: Path, monkeypat
         load_codec("snac_32khz")
 
 
+def test_the_command_that_converts_a_pickle_can_be_typed_and_leads_to_what_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("AUTOSING_MODELS", raising=False)
+    with pytest.raises(WeightsError, match=r"convert FOLDER/pytorch_model.bin MODELS/snac_32khz  \(and set AUTOSING_MODELS=MODELS\)$"):
+        load_codec("snac_32khz")  # a variable in quotes would name a folder '$AUTOSING_MODELS'
+    monkeypatch.setenv("AUTOSING_MODELS", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"snac_32khz', and give that folder in place of 'hubertsiuzdak/snac_32khz'$"):
+        load_codec("snac_32khz:hubertsiuzdak/snac_32khz")  # for which AUTOSING_MODELS is not asked
+
+
 @pytest.mark.parametrize(("name", "lanes"), [("snac_24khz", 4), ("snac_32khz", 8), ("encodec_32khz", 4), ("dac_44khz", 9)])
 def test_a_micro_sm2a_trains_a_step_on_its_tokens(name: str, lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tasks.sm2a
