@@ -85,6 +85,15 @@ def test_a_missing_network_and_wrong_options_are_named(tmp_path: Path) -> None:
             load_separator(f'demucs:{{"weights": "{tmp_path}", {options}}}')
 
 
+def test_a_hub_id_says_which_model_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--adefossez--HTDemucs-ft"
+    write_demucs(cached / "snapshots" / "abc", name="htdemucs_ft")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    assert load_separator("demucs:adefossez/HTDemucs-ft").sample_rate == 44100
+
+
 def test_other_weights_or_options_make_another_table(tmp_path: Path) -> None:
     write_demucs(tmp_path / "a")
     write_demucs(tmp_path / "b", models=2)

@@ -94,8 +94,9 @@ class DemucsSeparator:
     @classmethod
     def files(cls, weights: str | None = None, model: str | None = None, **_: Any) -> tuple[Path, ...]:
         """The description of the bag and the file of each network; raises as `outside.Weights.find`."""
-        if model is None and weights is not None and Path(weights).is_dir():
-            found = sorted(Path(weights).glob("*.yaml"))
+        if model is None and weights is not None:
+            there = next((place for place in Weights("separator 'demucs'", "").places(weights) if place.is_dir()), Path(weights))
+            found = sorted(there.glob("*.yaml"))
             if len(found) > 1:
                 raise WeightsError(
                     f"separator 'demucs': '{weights}' describes {len(found)} models ({', '.join(path.stem for path in found)}); name one: "
