@@ -94,6 +94,18 @@ def test_the_network_is_torchaudios_own(tmp_path: Path, monkeypatch: pytest.Monk
     assert loaded.letters["e"] == bundle.get_labels().index("E")
 
 
+def test_a_folder_called_after_a_bundle_holds_that_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "VOXPOPULI_ASR_BASE_10K_ES"
+    write_bundle(folder, small_bundle(monkeypatch, folder.name))
+    assert "ñ" in load_aligner(f"ctc:{folder}")._net.letters  # type: ignore[attr-defined]
+
+
+def test_a_hugging_face_folder_of_the_working_folder_needs_no_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wav2vec2(tmp_path / "spanish")
+    monkeypatch.chdir(tmp_path)
+    assert "ñ" in load_aligner("ctc:spanish")._net.letters  # type: ignore[attr-defined]
+
+
 def test_a_hugging_face_folder_is_read(tmp_path: Path) -> None:
     net = write_wav2vec2(tmp_path / "spanish")
     loaded = load_aligner(f"ctc:{tmp_path / 'spanish'}")._net  # type: ignore[attr-defined]

@@ -109,7 +109,8 @@ def find(what: str, model: str | None, weights: str | None) -> tuple[Path, ...]:
 
     Args:
         what: how errors name the part.
-        model: name of a bundle, or hub id or folder of a Hugging Face model; None = `DEFAULT_BUNDLE`, unless `weights` says what it is.
+        model: name of a bundle, or hub id or folder of a Hugging Face model; None = `DEFAULT_BUNDLE`, unless `weights` says what it is, as a Hugging Face
+            model or as a folder that is called after a bundle.
         weights: where the files lie, if not at their usual place.
 
     Raises:
@@ -119,9 +120,10 @@ def find(what: str, model: str | None, weights: str | None) -> tuple[Path, ...]:
         folder = Path(weights)
         if (folder / VOCABULARY_FILE).is_file() or (HUB_ID.fullmatch(weights) and not folder.exists()):
             model = weights
-    if model is None or "/" not in model:
-        bundle = _bundle(what, model or DEFAULT_BUNDLE)
-        name, url = model or DEFAULT_BUNDLE, bundle._path if bundle._path.startswith("https") else URL + bundle._path
+    if model is None or not ("/" in model or (Path(model) / VOCABULARY_FILE).is_file()):
+        name = _bundle_name(model, weights)
+        bundle = _bundle(what, name)
+        url = bundle._path if bundle._path.startswith("https") else URL + bundle._path
         pickle = url.rsplit("/", 1)[-1]
         fetch = f"curl -LO {url}, then autosing-train convert {pickle} FOLDER/{name}  (and set AUTOSING_MODELS=FOLDER)"
         return Weights(f"{what} ({name})", name, "", (WEIGHTS_FILE,), pickle, fetch).paths(weights)
@@ -138,7 +140,7 @@ def load(what: str, device: torch.device | str, model: str | None = None, weight
     """
     device, files = torch.device(device), find(what, model, weights)
     if len(files) == 1:
-        return _load_bundle(_bundle(what, model or DEFAULT_BUNDLE), files[0], device)
+        return _load_bundle(_bundle(what, _bundle_name(model, weights)), files[0], device)
     folder = files[0].parent
     package = load_package("transformers", "transformers", what)
     net = package.Wav2Vec2ForCTC.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device).float().eval()
@@ -152,11 +154,23 @@ def load(what: str, device: torch.device | str, model: str | None = None, weight
     return LetterNet(net, "huggingface", letters, blank, normalise, device)
 
 
+def _bundle_names() -> list[str]:
+    import torchaudio
+
+    return [n for n in torchaudio.pipelines.__all__ if hasattr(getattr(torchaudio.pipelines, n), "get_labels") and "RNNT" not in n]
+
+
+def _bundle_name(model: str | None, weights: str | None) -> str:
+    """The bundle that is meant where no Hugging Face model is."""
+    place = Path(weights or "")
+    name = (place.parent if place.is_file() else place).name
+    return model or (name if name in _bundle_names() else DEFAULT_BUNDLE)
+
+
 def _bundle(what: str, name: str) -> Any:
     import torchaudio
 
-    names = [n for n in torchaudio.pipelines.__all__ if hasattr(getattr(torchaudio.pipelines, n), "get_labels") and "RNNT" not in n]
-    if name not in names:
+    if name not in (names := _bundle_names()):
         raise ConfigError(f"{what} has no model '{name}'{nearest(name, names)}; a Hugging Face model is given as a folder or as org/name")
     return getattr(torchaudio.pipelines, name)
 
