@@ -5,6 +5,7 @@ with the nearest one. Adding a backend is one new file and one row. Where a user
 """
 
 import importlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,4 +51,7 @@ def split_choice(choice: str) -> tuple[str, dict[str, Any]]:
         return name, {}
     if not rest.strip():
         raise ConfigError(f"'{choice}' ends with a colon; write {name}, {name}:FOLDER or {name}:{{\"option\": value}}")
-    return name, parse_json(rest, f"what follows '{name}:'") if rest.lstrip().startswith("{") else {"weights": rest}
+    options = parse_json(rest, f"what follows '{name}:'") if rest.lstrip().startswith("{") else {"weights": rest}
+    if isinstance(options.get("weights"), str):
+        options["weights"] = os.path.expanduser(options["weights"])  # a shell leaves a ~ behind the colon alone
+    return name, options

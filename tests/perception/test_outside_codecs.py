@@ -73,6 +73,13 @@ def test_the_command_that_converts_a_pickle_can_be_typed_and_leads_to_what_is_fo
         load_codec("snac_32khz:hubertsiuzdak/snac_32khz")  # for which AUTOSING_MODELS is not asked
 
 
+def test_a_place_below_the_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for choice in ("snac_32khz:~/snac", 'snac_32khz:{"weights": "~/snac"}'):  # shells leave both as they are
+        with pytest.raises(WeightsError, match=re.escape(f"was looked for in '{tmp_path / 'snac'}'")):
+            load_codec(choice)
+
+
 @pytest.mark.parametrize(("name", "lanes"), [("snac_24khz", 4), ("snac_32khz", 8), ("encodec_32khz", 4), ("dac_44khz", 9)])
 def test_a_micro_sm2a_trains_a_step_on_its_tokens(name: str, lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tasks.sm2a
