@@ -8,15 +8,23 @@ cache under the id that their makers publish them by. Nothing is downloaded, and
 import hashlib
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from autosing.errors import ConfigError, WeightsError
 from autosing.models.places import HUB_ID, fetch_command, hub_cache, snapshot
 
 MODELS_VARIABLE = "AUTOSING_MODELS"
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+SAID_LETTERS = 200
+"""How much of a library's own words an error repeats."""
+TRAINING_ONLY = ("masked_spec_embed",)
+"""Ends of names of tensors that published files may lack, since nothing is heard with them."""
 _PIECE, _PIECES = 1 << 16, 64
 
 
@@ -30,6 +38,37 @@ def load_package(module: str, extra: str, what: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{what} needs the package '{error.name}', which is not installed: pip install 'autosing[{extra}]'") from error
+
+
+@contextmanager
+def loading(what: str, place: Path) -> Iterator[None]:
+    """What a library makes of files that are cut off, or of another model, as one line.
+
+    Raises:
+        WeightsError: a file in `place` is damaged or does not fit. ConfigError: the model needs a package that is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{what}: '{place}' needs the package '{error.name}', which is not installed: pip install '{error.name}'") from error
+    except (SafetensorError, OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())
+        said = said if len(said) <= SAID_LETTERS else f"{said[:SAID_LETTERS]} ..."
+        raise WeightsError(f"{what}: '{place}' is damaged or holds another model ({said}); fetch it again or give other weights") from error
+
+
+def from_pretrained(model: Any, folder: Path, what: str) -> Any:
+    """A network of `transformers` from its folder, float32, in eval mode.
+
+    Raises:
+        WeightsError: see `loading`; or tensors are missing, which the library would draw at random.
+    """
+    with loading(what, folder):
+        net, report = model.from_pretrained(folder, local_files_only=True, use_safetensors=True, output_loading_info=True)
+    missing = sorted(name for name in report["missing_keys"] if not name.endswith(TRAINING_ONLY))
+    if missing:
+        raise WeightsError(f"{what}: '{folder}' is no whole {model.__name__}: tensor '{missing[0]}' is missing ({len(missing)} in all); give other weights")
+    return net.float().eval()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 from autosing.errors import ConfigError, WeightsError
 from autosing.perception import load_aligner
@@ -94,6 +95,19 @@ def test_the_network_is_torchaudios_own(tmp_path: Path, monkeypatch: pytest.Monk
     assert loaded.letters["e"] == bundle.get_labels().index("E")
 
 
+def test_a_bundle_cut_off_or_of_another_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = small_bundle(monkeypatch)
+    write_bundle(tmp_path, bundle)
+    file = tmp_path / "model.safetensors"
+    tensors, whole = load_file(file), file.read_bytes()
+    other = {key: value for key, value in tensors.items() if "aux" not in key}
+    for wrong in (whole[: len(whole) // 2], save(other), save({**tensors, "aux.bias": tensors["aux.bias"][:5]})):
+        file.write_bytes(wrong)
+        with pytest.raises(WeightsError, match=r"aligner 'ctc': '.*model.safetensors' is damaged or holds another model") as said:
+            load_aligner(f"ctc:{tmp_path}")
+        assert "\n" not in str(said.value)
+
+
 def test_a_folder_called_after_a_bundle_holds_that_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "VOXPOPULI_ASR_BASE_10K_ES"
     write_bundle(folder, small_bundle(monkeypatch, folder.name))
@@ -104,6 +118,17 @@ def test_a_hugging_face_folder_of_the_working_folder_needs_no_slash(tmp_path: Pa
     write_wav2vec2(tmp_path / "spanish")
     monkeypatch.chdir(tmp_path)
     assert "ñ" in load_aligner("ctc:spanish")._net.letters  # type: ignore[attr-defined]
+
+
+def test_a_network_without_its_head_is_refused(tmp_path: Path) -> None:
+    """Such as wav2vec2-base, which hears no letters: transformers would draw a head at random."""
+    write_wav2vec2(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").write_bytes(save({key: value for key, value in tensors.items() if "masked" not in key}))
+    load_aligner(f"ctc:{tmp_path}")  # nothing is heard with that one
+    (tmp_path / "model.safetensors").write_bytes(save({key: value for key, value in tensors.items() if "lm_head" not in key}))
+    with pytest.raises(WeightsError, match=r"is no whole Wav2Vec2ForCTC: tensor 'lm_head.bias' is missing \(2 in all\)"):
+        load_aligner(f"ctc:{tmp_path}")
 
 
 def test_a_hugging_face_folder_is_read(tmp_path: Path) -> None:

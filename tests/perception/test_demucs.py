@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from autosing.errors import ConfigError, WeightsError
 from autosing.perception import SEPARATORS, load_separator
@@ -83,6 +84,17 @@ def test_a_missing_network_and_wrong_options_are_named(tmp_path: Path) -> None:
                           '"shift": 2': "has no option 'shift'; did you mean 'shifts'", '"shifts": "two"': "must be an integer"}.items():  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             load_separator(f'demucs:{{"weights": "{tmp_path}", {options}}}')
+
+
+def test_a_network_cut_off_or_of_another_project_is_one_line(tmp_path: Path) -> None:
+    write_demucs(tmp_path)
+    file = tmp_path / "net0.safetensors"
+    whole = file.read_bytes()
+    for wrong in (whole[: len(whole) // 2], save({"other": torch.zeros(2)})):
+        file.write_bytes(wrong)
+        with pytest.raises(WeightsError, match=r"separator 'demucs': '.*net0.safetensors' is damaged or holds another model") as said:
+            load_separator(f"demucs:{tmp_path}")
+        assert "\n" not in str(said.value)
 
 
 def test_a_hub_id_says_which_model_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

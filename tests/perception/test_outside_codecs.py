@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 from autosing.errors import MismatchError, WeightsError
 from autosing.perception import load_codec
@@ -78,6 +79,22 @@ def test_a_place_below_the_home_folder_is_understood(tmp_path: Path, monkeypatch
     for choice in ("snac_32khz:~/snac", 'snac_32khz:{"weights": "~/snac"}'):  # shells leave both as they are
         with pytest.raises(WeightsError, match=re.escape(f"was looked for in '{tmp_path / 'snac'}'")):
             load_codec(choice)
+
+
+@pytest.mark.parametrize("name", ["snac_32khz", "encodec_32khz", "dac_44khz"])
+def test_files_that_are_cut_off_or_of_other_networks_are_one_line(name: str, tmp_path: Path) -> None:
+    """transformers draws tensors that a file lacks at random, and says so in a warning."""
+    write_codec(tmp_path, name)
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    tensors, whole = load_file(file), file.read_bytes()
+    for wrong in (whole[: len(whole) // 2], save({"other": torch.zeros(2)}), save({key: tensors[key] for key in sorted(tensors)[1:]})):
+        file.write_bytes(wrong)
+        with pytest.raises(WeightsError, match=re.escape(f"codec '{name}': '{tmp_path}")) as said:
+            load_codec(f"{name}:{tmp_path}")
+        assert "\n" not in str(said.value) and len(str(said.value)) < 500
+    config.write_text(config.read_text()[:20])
+    with pytest.raises(WeightsError, match=r"config.json' is damaged"):
+        load_codec(f"{name}:{tmp_path}")
 
 
 @pytest.mark.parametrize(("name", "lanes"), [("snac_24khz", 4), ("snac_32khz", 8), ("encodec_32khz", 4), ("dac_44khz", 9)])

@@ -38,6 +38,12 @@ def test_other_tensors_and_pickles_are_no_ecapa(tmp_path: Path, monkeypatch: pyt
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="holds no ECAPA-TDNN"):
         load_voice(f"ecapa:{tmp_path}")
+    save_file({"other": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="holds no ECAPA-TDNN"):
+        load_voice(f"ecapa:{tmp_path}")
+    (tmp_path / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(WeightsError, match=r"model.safetensors' is damaged or holds another model"):
+        load_voice(f"ecapa:{tmp_path}")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("AUTOSING_MODELS", raising=False)
     with pytest.raises(WeightsError, match=r"hf download speechbrain/spkrec-ecapa-voxceleb --local-dir FOLDER, then autosing-train convert FOLDER/embedding_model.ckpt"):

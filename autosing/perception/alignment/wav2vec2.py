@@ -18,7 +18,7 @@ from torch import Tensor
 from autosing.config import nearest
 from autosing.errors import ConfigError, WeightsError
 from autosing.models.places import HUB_ID
-from autosing.perception.outside import CONFIG_FILE, WEIGHTS_FILE, Weights, load_package
+from autosing.perception.outside import CONFIG_FILE, WEIGHTS_FILE, Weights, from_pretrained, load_package, loading
 from autosing.tokens.specs import Seconds
 
 SAMPLE_RATE, HOP, LEAST_SAMPLES = 16_000, 320, 400
@@ -140,17 +140,19 @@ def load(what: str, device: torch.device | str, model: str | None = None, weight
     """
     device, files = torch.device(device), find(what, model, weights)
     if len(files) == 1:
-        return _load_bundle(_bundle(what, _bundle_name(model, weights)), files[0], device)
+        return _load_bundle(_bundle(what, _bundle_name(model, weights)), files[0], device, what)
     folder = files[0].parent
     package = load_package("transformers", "transformers", what)
-    net = package.Wav2Vec2ForCTC.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device).float().eval()
-    vocabulary = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
+    features = folder / FEATURES_FILE
+    with loading(what, folder / VOCABULARY_FILE):
+        vocabulary = dict(json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8")))
+    with loading(what, features):
+        normalise = bool(json.loads(features.read_text(encoding="utf-8")).get("do_normalize", True)) if features.is_file() else True
     if not all(isinstance(column, int) for column in vocabulary.values()):
         raise WeightsError(f"{what}: '{folder / VOCABULARY_FILE}' holds the letters of several languages; give a model of one")
+    net = from_pretrained(package.Wav2Vec2ForCTC, folder, what).to(device)
     letters = {letter.lower(): column for letter, column in vocabulary.items()}
     blank = next((letters[name] for name in ("<pad>", "[pad]") if name in letters), int(net.config.pad_token_id or 0))
-    features = folder / FEATURES_FILE
-    normalise = bool(json.loads(features.read_text(encoding="utf-8")).get("do_normalize", True)) if features.is_file() else True
     return LetterNet(net, "huggingface", letters, blank, normalise, device)
 
 
@@ -175,16 +177,17 @@ def _bundle(what: str, name: str) -> Any:
     return getattr(torchaudio.pipelines, name)
 
 
-def _load_bundle(bundle: Any, file: Path, device: torch.device) -> LetterNet:
+def _load_bundle(bundle: Any, file: Path, device: torch.device, what: str) -> LetterNet:
     """Without torchaudio's own download, which unpickles; its bundles tell their layers (`_params`) in every version from 2.8 to 2.11."""
     import torchaudio
 
     net = torchaudio.models.wav2vec2_model(**bundle._params)
-    state = load_file(file)
     rows = bundle._params["aux_num_out"]
-    if len(state["aux.weight"]) > rows:  # of the dictionary it was trained with, some rows stand for nothing
-        kept = [row for row in range(len(state["aux.weight"])) if row not in bundle._remove_aux_axis]
-        state |= {key: state[key][kept] for key in ("aux.weight", "aux.bias")}
-    net.load_state_dict(state)
+    with loading(what, file):
+        state = load_file(file)
+        if len(state["aux.weight"]) > rows:  # of the dictionary it was trained with, some rows stand for nothing
+            kept = [row for row in range(len(state["aux.weight"])) if row not in bundle._remove_aux_axis]
+            state |= {key: state[key][kept] for key in ("aux.weight", "aux.bias")}
+        net.load_state_dict(state)
     letters = {letter.lower(): column for column, letter in enumerate(bundle.get_labels()) if letter != "*"}
     return LetterNet(net.to(device).eval(), "torchaudio", letters, 0, bundle._normalize_waveform, device)

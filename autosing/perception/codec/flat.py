@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from autosing.perception.codec.neural import NeuralCodec, require_config
-from autosing.perception.outside import Weights, load_package
+from autosing.perception.outside import CONFIG_FILE, Weights, from_pretrained, load_package, loading
 from autosing.tokens.specs import CodecSpec
 
 
@@ -40,13 +40,14 @@ class FlatCodec(NeuralCodec):
         """
         super().__init__(self.layout, device)
         spec, folder = self.spec, self.files(weights)[0].parent
-        package = load_package("transformers", "transformers", f"codec '{spec.name}'")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = {**config, "hop": math.prod(config.get(self.rates, ()))}
+        what = f"codec '{spec.name}'"
+        package = load_package("transformers", "transformers", what)
+        with loading(what, folder / CONFIG_FILE):
+            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            found = {**config, "hop": math.prod(config.get(self.rates, ()))}
         wanted = {"sampling_rate": spec.sample_rate, "hop": spec.hop, "codebook_size": spec.num_codes}
         require_config(spec, found, wanted, folder)
-        net = getattr(package, self.model).from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        self._net = net.to(self.device).float().eval()
+        self._net = from_pretrained(getattr(package, self.model), folder, what).to(self.device)
 
     @classmethod
     def files(cls, weights: str | None = None, **_: Any) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autosing.perception.codec.neural import NeuralCodec, require_config
-from autosing.perception.outside import CONFIG_FILE, WEIGHTS_FILE, Weights, load_package
+from autosing.perception.outside import CONFIG_FILE, WEIGHTS_FILE, Weights, load_package, loading
 from autosing.tokens.specs import CodecSpec
 
 NUM_CODES = 4096
@@ -42,12 +42,16 @@ class SnacCodec(NeuralCodec):
         super().__init__(self.layout, device)
         spec = self.spec
         config_file, tensors = self.files(weights)
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        found = {**config, "hop": math.prod(config.get("encoder_rates", ()))}
+        what = f"codec '{spec.name}'"
+        with loading(what, config_file):
+            config = json.loads(config_file.read_text(encoding="utf-8"))
+            found = {**config, "hop": math.prod(config.get("encoder_rates", ()))}
         wanted = {"sampling_rate": spec.sample_rate, "hop": spec.hop, "vq_strides": list(spec.strides), "codebook_size": spec.num_codes}
         require_config(spec, found, wanted, config_file.parent)
-        self._net = load_package("snac", "snac", f"codec '{spec.name}'").SNAC(**config)
-        self._net.load_state_dict(load_file(tensors))
+        package = load_package("snac", "snac", what)
+        with loading(what, tensors):
+            self._net = package.SNAC(**config)
+            self._net.load_state_dict(load_file(tensors))
         self._net.to(self.device).eval()
         self._whole = math.lcm(max(spec.strides), config.get("attn_window_size") or 1)
         self._seed = noise_seed

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from autosing.errors import ConfigError, WeightsError
-from autosing.perception.outside import Weights, load_package
+from autosing.perception.outside import Weights, load_package, loading
 from autosing.perception.separation.base import Stems, as_mix
 from autosing.tokens.specs import Seconds
 
@@ -75,7 +75,11 @@ class DemucsSeparator:
         load = load_package("demucs.hf", "demucs", "separator 'demucs'").load_safetensors_model
         description, *files = self.files(weights, model)
         bag = _read_bag(description)
-        nets = [load(file).to(self.device).eval() for file in files]
+        nets = []
+        for file in files:
+            with loading("separator 'demucs'", file):
+                net = load(file)
+            nets.append(net.to(self.device).eval())
         for net, file in zip(nets, files, strict=True):
             if "vocals" not in net.sources:
                 raise WeightsError(f"separator 'demucs': '{file}' separates {', '.join(net.sources)}, no vocals; give another model")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from autosing.errors import WeightsError
-from autosing.perception.outside import WEIGHTS_FILE, Weights, load_package
+from autosing.perception.outside import WEIGHTS_FILE, Weights, load_package, loading
 from autosing.perception.voice.base import as_vocals
 from autosing.tokens.specs import Seconds, VoiceSpec
 
@@ -42,12 +42,13 @@ class EcapaVoice:
         (file,) = self.files(weights)
         network = load_package("speechbrain.lobes.models.ECAPA_TDNN", "speechbrain", WHAT).ECAPA_TDNN
         self._features = load_package("speechbrain.lobes.features", "speechbrain", WHAT).Fbank(n_mels=MELS).to(self.device).eval()
-        state = load_file(file)
+        with loading(WHAT, file):
+            state = load_file(file)
         try:
             sizes = _sizes(state)
             self._net = network(MELS, **sizes)
             self._net.load_state_dict(state)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError) as error:
             raise WeightsError(f"{WHAT}: '{file}' holds no ECAPA-TDNN ({str(error).splitlines()[0]}); give its embedding_model, converted") from error
         self._net.to(self.device).eval()
         self.spec = VoiceSpec("ecapa", SAMPLE_RATE, sizes["lin_neurons"])
