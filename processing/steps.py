@@ -60,15 +60,15 @@ class Choices:
 
     def __post_init__(self) -> None:
         checks = (
-            (self.chunk_length >= 2, "--chunk-length must be at least 2 seconds"),
-            (0 < self.min_occupancy <= 1, "--min-occupancy must be in (0, 1]"),
-            (self.audio_format in ("opus", "ogg", "flac", "wav", "mp3"), "--audio-format must be opus, ogg, flac, wav or mp3"),
-            (self.batch_size >= 1, "--batch-size must be at least 1"),
-            (0 < self.max_seconds < math.inf, "--max-minutes must be a number above 0"),
+            (self.chunk_length >= 2, "--chunk-length must be at least 2 seconds", self.chunk_length),
+            (0 < self.min_occupancy <= 1, "--min-occupancy must be in (0, 1]", self.min_occupancy),
+            (self.audio_format in ("opus", "ogg", "flac", "wav", "mp3"), "--audio-format must be opus, ogg, flac, wav or mp3", repr(self.audio_format)),
+            (self.batch_size >= 1, "--batch-size must be at least 1", self.batch_size),
+            (0 < self.max_seconds < math.inf, "--max-minutes must be a number above 0", self.max_seconds / 60),
         )
-        for holds, message in checks:
+        for holds, message, found in checks:
             if not holds:
-                raise ConfigError(f"{message}, found {self!r}")
+                raise ConfigError(f"{message}, found {found}")
         for source in self.audio_src:
             if source not in SOURCES:
                 raise ConfigError(f"--audio-src has no choice '{source}'{nearest(source, SOURCES)}")

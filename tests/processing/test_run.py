@@ -316,7 +316,7 @@ def test_partition_ranges() -> None:
         (["run", "{songs}", "--partitions", "0-5"], "has no partition 2-5"),
         (["run", "{songs}", "--codec", "bultin"], "did you mean 'builtin'?"),
         (["atoks", "{songs}", "--audio-src", "vocal"], "did you mean 'vocals'?"),
-        (["run", "{songs}", "--min-occupancy", "2"], "--min-occupancy must be in (0, 1]"),
+        (["run", "{songs}", "--min-occupancy", "2"], "--min-occupancy must be in (0, 1], found 2.0\n"),
         (["import", "nowhere", "x"], "there is no folder"),
         (["{songs}", "algn", "0"], "no command is called 'algn'; did you mean 'align'?"),
         (["rn", "{songs}"], "no command is called 'rn'; did you mean 'run'?"),
