@@ -326,10 +326,10 @@ def _place(given: Mapping[str, Any]) -> tuple[bool, Path | None]:
             )
         if folder is not None and folder.resolve() != run.resolve():
             raise ConfigError(f"--resume-from goes on in '{run}', --checkpoint-dir says '{folder}'; leave one of them out")
-        own = run.resolve()
-        if "output_dir" in given and not own.is_relative_to(Path(given["output_dir"]).resolve()):
+        own, there = run.resolve(), resumable(run)  # where no run is, that is what is said
+        if there and "output_dir" in given and not own.is_relative_to(Path(given["output_dir"]).resolve()):
             raise ConfigError(f"--resume-from goes on in '{run}', --output-dir says '{given['output_dir']}'; leave one of them out")
-        if "name" in given and own.parts[-len(Path(given["name"]).parts) :] != Path(given["name"]).parts:
+        if there and "name" in given and own.parts[-len(Path(given["name"]).parts) :] != Path(given["name"]).parts:
             raise ConfigError(
                 f"--resume-from goes on in '{run}', --name says '{given['name']}'; leave --name out, or start a new run from its weights with "
                 f"--load-from '{run / 'last'}'"
