@@ -1,8 +1,8 @@
 """When each line is sung: lyrics of any number of lines, laid over the time that is there. Pure values; no model, no audio.
 
 Lines with stamps stay where their stamps say. One or two lines without govern a share of the time each. More are laid over the phrases that are
-sung in the reference: a line takes one or several phrases in a row, such that their length fits what its sounds take, verses begin after rests,
-and a chorus goes where the music is loud. Where nothing is sung, lines follow each other at an easy pace. Times are seconds from where the song
+sung in the reference: a line takes one or several phrases in a row, such that their length fits what its sounds take, verses begin after rests
+and are not torn apart, and a chorus goes where the music is loud. Where nothing is sung, lines follow each other at an easy pace. Times are seconds from where the song
 that is sung begins.
 """
 
@@ -32,6 +32,8 @@ REST: Seconds = 1.5  # a silence from which a verse or chorus may begin
 CLOSE: Seconds = 0.2  # lines stamped closer together are one line
 TAIL: Seconds = 2.0  # that a song whose length nobody gave goes on after its last line
 MOST_PHRASES = 8  # that one line takes
+SKIPPED = 0.12  # cost of each second that is sung in the reference and not by us
+SKIPPED_INSIDE = 0.3  # the same inside a verse or chorus, where the lyrics say what is one
 LOUD_SECTIONS = re.compile(r"(chorus|hook|refrain|drop)", re.I)
 SOFT_SECTIONS = re.compile(r"(verse|bridge|intro|outro)", re.I)
 
@@ -223,9 +225,10 @@ def place_on_phrases(
     best = np.full((n + 1, m + 1), np.inf)  # [i, j]: i lines laid over the first j pieces, the last of which is the i-th line's
     came = np.zeros((n + 1, m + 1, 2), dtype=np.int64)
     best[0, 0] = 0.0
+    inside = SKIPPED_INSIDE if any(line.opens for line in lines[1:]) else SKIPPED
     for i, line in enumerate(lines):
         for first in range(i, m):
-            before = best[i, : first + 1] + 0.12 * (skipped[first] - skipped[: first + 1])
+            before = best[i, : first + 1] + (SKIPPED if line.opens else inside) * (skipped[first] - skipped[: first + 1])
             came_from = int(np.argmin(before))
             opening = _opening(line, float(rests[first]), loudness(float(starts[first])))
             longest_rest = 0.0
@@ -237,7 +240,7 @@ def place_on_phrases(
                 if cost < best[i + 1, last + 1]:
                     best[i + 1, last + 1] = cost
                     came[i + 1, last + 1] = came_from, first
-    tails = best[n] + (0.12 if fill else 0.0) * (skipped[m] - skipped)
+    tails = best[n] + (SKIPPED if fill else 0.0) * (skipped[m] - skipped)
     upto = int(np.argmin(tails))
     spans: list[tuple[int, int]] = []
     for i in range(n, 0, -1):

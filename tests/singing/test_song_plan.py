@@ -116,6 +116,18 @@ def test_a_verse_waits_for_a_rest_and_a_chorus_for_loud_music() -> None:
         assert place_on_phrases(lines("la la la la", section=section), evenly, 30.0, need, loud, fill=False)[0].start == start
 
 
+def test_a_verse_is_not_torn_apart_where_there_is_more_time_than_words() -> None:
+    """Four lines, a chorus of four and two more over nineteen phrases: what is passed over lies between them."""
+    phrases = [(5.0 * i, 5.0 * i + 4.0) for i in range(19)]
+    texts = ["la la la la la la la la"] * 10
+    tagged = place_on_phrases(lines(*texts, opens=(0, 4, 8)), phrases, 95.0, need)
+    steps = [round((after.start - before.start) / 5.0) for before, after in pairwise(tagged)]
+    inside = [step for number, step in enumerate(steps, start=1) if number not in (4, 8)]
+    assert max(inside) <= min(2, max(steps) - 1)
+    plain = place_on_phrases(lines(*texts), phrases, 95.0, need)  # nothing says what belongs together
+    assert max(round((after.start - before.start) / 5.0) for before, after in pairwise(plain)) > 2
+
+
 def test_tags_and_empty_lines_open_verses() -> None:
     assert openings("[verse]\none\ntwo\n\nthree\n[chorus] four\n[chorus]\nfive") == (True, False, True, True, True)
 
