@@ -34,6 +34,7 @@ TAIL: Seconds = 2.0  # that a song whose length nobody gave goes on after its la
 MOST_PHRASES = 8  # that one line takes
 SKIPPED = 0.12  # cost of each second that is sung in the reference and not by us
 SKIPPED_INSIDE = 0.3  # the same inside a verse or chorus, where the lyrics say what is one
+SKIPPED_AT_ONCE = 0.01  # where they do not: of the square of the seconds between two lines, so that what is passed over lies in many places
 LOUD_SECTIONS = re.compile(r"(chorus|hook|refrain|drop)", re.I)
 SOFT_SECTIONS = re.compile(r"(verse|bridge|intro|outro)", re.I)
 
@@ -225,22 +226,22 @@ def place_on_phrases(
     best = np.full((n + 1, m + 1), np.inf)  # [i, j]: i lines laid over the first j pieces, the last of which is the i-th line's
     came = np.zeros((n + 1, m + 1, 2), dtype=np.int64)
     best[0, 0] = 0.0
-    inside = SKIPPED_INSIDE if any(line.opens for line in lines[1:]) else SKIPPED
+    verses = any(line.opens for line in lines[1:])
     for i, line in enumerate(lines):
         for first in range(i, m):
-            before = best[i, : first + 1] + (SKIPPED if line.opens else inside) * (skipped[first] - skipped[: first + 1])
+            before = best[i, : first + 1] + _passing_over(skipped[first] - skipped[: first + 1], verses, line.opens)
             came_from = int(np.argmin(before))
             opening = _opening(line, float(rests[first]), loudness(float(starts[first])))
             longest_rest = 0.0
             for last in range(first, min(first + MOST_PHRASES, m)):
                 ratio = math.log((ends[last] - starts[first]) / needs[i])
                 longest_rest = max(longest_rest, float(rests[last]) if last > first else 0.0)
-                fit = (ratio * ratio) * (2.0 if ratio < 0 else 0.6) + 0.4 * max(0.0, longest_rest - 0.7)
+                fit = (ratio * ratio) * (2.0 if ratio < 0 else 0.6) + 2.0 * max(0.0, ratio - 1.0) ** 2 + 0.4 * max(0.0, longest_rest - 0.7)
                 cost = before[came_from] + opening + fit
                 if cost < best[i + 1, last + 1]:
                     best[i + 1, last + 1] = cost
                     came[i + 1, last + 1] = came_from, first
-    tails = best[n] + (SKIPPED if fill else 0.0) * (skipped[m] - skipped)
+    tails = best[n] + (_passing_over(skipped[m] - skipped, verses, True) if fill else 0.0)
     upto = int(np.argmin(tails))
     spans: list[tuple[int, int]] = []
     for i in range(n, 0, -1):
@@ -283,6 +284,13 @@ def place_in_halves(
             until = start
         placed.append(PlacedLine(line.text, start, min(end, max(start + 1.3 * needed, min(until, start + 2 * needed))), line.section))
     return tuple(placed)
+
+
+def _passing_over(seconds: np.ndarray, verses: bool, opening: bool) -> np.ndarray:
+    """Cost of so many sung seconds of the reference in which nothing is sung, before a line; `verses`: the lyrics say what is one."""
+    if verses:
+        return (SKIPPED if opening else SKIPPED_INSIDE) * seconds
+    return SKIPPED * seconds + SKIPPED_AT_ONCE * seconds**2
 
 
 def _opening(line: LyricLine, rest: Seconds, loud: float) -> float:
