@@ -34,10 +34,12 @@ from autosing.training.alarm import Alarm
 from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
 from autosing.training.estimate import describe_estimate, estimate
 from autosing.training.log import Progress, TensorBoard, Wandb
-from autosing.training.loop import PRECISIONS, Settings, Trainer, describe, held, make_folder, resumable
+from autosing.training.loop import Trainer, describe
 from autosing.training.lora import attach, lora_settings
 from autosing.training.own_task import load_task
+from autosing.training.run_folder import held, make_folder, resumable
 from autosing.training.schedule import DECAYS
+from autosing.training.settings import PRECISIONS, Settings
 from autosing.training.sharding import STRATEGIES
 from autosing.training.state import read_numbers, require_same_run
 from autosing.training.task import OptimTunables, Task, draw_tunables

@@ -14,10 +14,8 @@ import contextlib
 import dataclasses
 import json
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,25 +53,17 @@ from autosing.training.optim import (
     optimizer_tensors,
     set_learning_rate,
 )
+from autosing.training.run_folder import held, make_folder
 from autosing.training.saving import saving
 from autosing.training.schedule import CLOCK_STEPS, lr_factor, warmup_steps
+from autosing.training.settings import PRECISIONS, Settings
 from autosing.training.spikes import Spike, SpikeWatch
-from autosing.training.state import (
-    RunState,
-    has_state,
-    load_into,
-    load_state,
-    require_same_run,
-    take,
-)
+from autosing.training.state import RunState, load_into, load_state, require_same_run, take
 from autosing.training.stop import StopRequest
 from autosing.training.task import Losses, OptimTunables, Sample, Task
 
-PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16}
-"""What matrices are multiplied in. With "bf16" the parameters, their gradients and the optimiser's state are kept in it too."""
 VALIDATION_CACHE_BYTES = 256 << 20
 PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often
-LOCK_FILE = ".lock"  # of the process that trains in the folder
 LEAST_SCALE = 1e-4  # of a loss in fp16: a gradient that is not finite at it is so by itself
 SAVE_SECONDS = 300.0  # the state is saved at least this often, however far apart validations are
 _VALIDATION_SEED = 1
@@ -81,99 +71,6 @@ _VALIDATION_SEED = 1
 
 class NotFiniteError(AutoSingError):
     """A loss or gradient is NaN or infinite; training stopped before the update."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a run trains. Those that change its result are listed in `IDENTITY` and may not change when it is resumed.
-
-    Attributes:
-        batch_size: rows of a micro-batch over all ranks.
-        epochs, steps, minutes: bounds; `steps` overrides `epochs`, `minutes` alone bounds by the clock, together the first one ends the run.
-        accumulate: micro-batches an optimiser step.
-        clip_gradient_norm: None = the task's tunable; 0 = no clipping.
-        skip_gradient_spikes: pass over an update whose gradient norm is a spike (`spikes.py`), instead of only logging it.
-        precision: None = 32 on the CPU and MPS, 16-mixed on CUDA. "bf16" halves weights, gradients and optimiser state; updates below a
-            256th of a weight are lost to rounding, except in the moving average, which stays in float32.
-        ema: decay of the moving average of weights that is validated and saved; 0 = none.
-        samples: this many validation rows are sung at every validation, where the task can.
-        monitored_metric, monitored_mode: which validation value decides `best`, "min" or "max".
-        save_every: steps between saves of state and `last`; None = at every validation.
-        keep_last, keep_best: this many numbered checkpoints `step-<n>` are kept beside `last`: the newest saved ones, and the best validated.
-        deterministic: torch uses algorithms that repeat to the bit alone; the caller runs inside `deterministic_algorithms`.
-        strategy: what several ranks do with the weights: "ddp" each holds all, "fsdp" they share them out. Either goes on from the other.
-    """
-
-    batch_size: int = 16
-    epochs: float | None = None
-    steps: int | None = None
-    minutes: float | None = None
-    seed: int = 0
-    lr_schedule: str = "cosine"
-    accumulate: int = 1
-    clip_gradient_norm: float | None = None
-    skip_gradient_spikes: bool = False
-    precision: str | None = None
-    ema: float = 0.0
-    validate_every: int = 500
-    validation_rows: int = 256
-    samples: int = 0
-    save_every: int | None = None
-    log_every: int = 10
-    monitored_metric: str = "val_loss"
-    monitored_mode: str = "min"
-    keep_last: int = 0
-    keep_best: int = 0
-    workers: int = 4
-    torch_compile: bool = False
-    deterministic: bool = False
-    strategy: str = "ddp"
-
-    IDENTITY = ("batch_size", "epochs", "steps", "minutes", "seed", "lr_schedule", "accumulate", "clip_gradient_norm", "precision", "ema")
-    DEFAULT_EPOCHS = 5.0
-
-    def __post_init__(self) -> None:
-        checks = {
-            "batch_size": self.batch_size >= 1,
-            "epochs": self.epochs is None or 0 < self.epochs < math.inf,
-            "steps": self.steps is None or self.steps >= 1,
-            "minutes": self.minutes is None or 0 < self.minutes < math.inf,
-            "seed": 0 <= self.seed < 1 << 63,
-            "clip_gradient_norm": self.clip_gradient_norm is None or 0 <= self.clip_gradient_norm < math.inf,
-            "accumulate": self.accumulate >= 1,
-            "ema": 0 <= self.ema < 1,
-            "validate_every": self.validate_every >= 1,
-            "validation_rows": self.validation_rows >= 0,
-            "log_every": self.log_every >= 1,
-            "monitored_mode": self.monitored_mode in ("min", "max"),
-            "samples": self.samples >= 0,
-            "save_every": self.save_every is None or self.save_every >= 1,
-            "keep_last": self.keep_last >= 0,
-            "keep_best": self.keep_best >= 0,
-            "workers": self.workers >= 0,
-        }
-        for name, ok in checks.items():
-            if not ok:
-                raise ConfigError(f"--{name.replace('_', '-')} cannot be {getattr(self, name)!r}; see train.py --help")
-        if self.deterministic and self.minutes is not None:
-            raise ConfigError("--deterministic: a run bounded by --minutes follows the clock and cannot be repeated; give --steps or --epochs")
-        lr_factor(self.lr_schedule, 0, 1, 0)
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise ConfigError(f"--precision has no choice '{self.precision}'{nearest(self.precision, PRECISIONS)}")
-        if self.strategy not in sharding.STRATEGIES:
-            raise ConfigError(f"--strategy has no choice '{self.strategy}'{nearest(self.strategy, sharding.STRATEGIES)}")
-
-    def precision_on(self, device: torch.device) -> str:
-        """The row of `PRECISIONS` that a run on `device` trains in."""
-        return self.precision or ("16-mixed" if device.type == "cuda" else "32")
-
-    def total_steps(self, rows: int) -> int | None:
-        """Optimiser steps of the run; None when only the clock bounds it."""
-        if self.steps is not None:
-            return self.steps
-        if self.epochs is None and self.minutes is not None:
-            return None
-        return max(1, math.ceil((self.epochs or self.DEFAULT_EPOCHS) * rows / (self.batch_size * self.accumulate)))
 
 
 class Result(NamedTuple):
@@ -299,15 +196,7 @@ class Trainer:
         self.schedule_total = self.total or CLOCK_STEPS
         self.warmup = warmup_steps(tunables.warmup_steps, self.schedule_total)
         self.plan = Plan(len(data.train), settings.batch_size, settings.seed)
-        own = {name: getattr(settings, name) for name in Settings.IDENTITY}
-        specs = {name: json.loads(spec_to_json(spec)) for name in SPECS if (spec := getattr(data.meta, name)) is not None}
-        self.identity = {
-            **identity, **specs, **own, "precision": self.precision, "dataset": fingerprint(data.train, data.meta)
-        }
-        if settings.skip_gradient_spikes:
-            self.identity["skip_gradient_spikes"] = True
-        if settings.deterministic:  # bits depend on these two as well
-            self.identity["deterministic"] = {"device": device.type, "threads": torch.get_num_threads() if device.type == "cpu" else None}
+        self.identity = self._identity(identity)
         self.remember = {**(remember or {}), "settings": dataclasses.asdict(settings)}
         self.meter = Meter(device)
         self.metrics_file: MetricsFile | None = None
@@ -326,6 +215,19 @@ class Trainer:
         self._drawn = -math.inf
         self._validated_at = -1
         self._not_finite: set[str] = set()  # values of the last validation without a finite case
+
+    def _identity(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What must be the same when the run is resumed: `given`, specs and rows of the dataset, and the settings that decide its result."""
+        settings, meta = self.settings, self.data.meta
+        specs = {name: json.loads(spec_to_json(spec)) for name in SPECS if (spec := getattr(meta, name)) is not None}
+        own = {name: getattr(settings, name) for name in Settings.IDENTITY}
+        identity = {**given, **specs, **own, "precision": self.precision, "dataset": fingerprint(self.data.train, meta)}
+        if settings.skip_gradient_spikes:
+            identity["skip_gradient_spikes"] = True
+        if settings.deterministic:  # bits depend on these two as well
+            threads = torch.get_num_threads() if self.device.type == "cpu" else None
+            identity["deterministic"] = {"device": self.device.type, "threads": threads}
+        return identity
 
     # ---- the loop
 
@@ -836,49 +738,6 @@ class Trainer:
 def compiled_parts(model: Any) -> Sequence[nn.Module]:
     """What `--torch-compile` compiles: the model's own choice where its task calls other methods than `forward`, else the model."""
     return model.compiled_parts() if hasattr(model, "compiled_parts") else [model]
-
-
-def make_folder(folder: Path) -> None:
-    """Make a run's folder.
-
-    Raises:
-        ConfigError: it, or a file in it, cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        why = error.strerror or error
-        raise ConfigError(f"a run cannot be written to '{folder}' ({why}); choose another --output-dir or --checkpoint-dir") from error
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a run's folder against other processes, also on other machines where the file system tells them; let go when this process ends.
-
-    The lock is of a kind that the loader's workers do not inherit: a killed run's orphans do not keep the next one waiting.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    import fcntl
-
-    with open(folder / LOCK_FILE, "a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise ConfigError(
-                f"another process trains in '{folder}'; wait until it has ended, or name another run with --name (if it went down with its machine, "
-                f"remove '{file.name}')"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-
-
-def resumable(folder: Path) -> bool:
-    return has_state(folder / "state")
 
 
 def describe(trainer: Trainer) -> Sequence[str]:

@@ -27,9 +27,10 @@ from autosing.models.io import load_model, save_adapter, save_model
 from autosing.models.t2s import SIZES, Size
 from autosing.training.data import TrainingData
 from autosing.training.log import read_metrics
-from autosing.training.loop import Settings, Trainer
+from autosing.training.loop import Trainer
 from autosing.training.lora import LoraSettings, attach
 from autosing.training.optim import build_optimizer, set_learning_rate
+from autosing.training.settings import Settings
 from autosing.training.task import DatasetMeta, Losses
 from tasks import TASKS
 from tests.sequence_rows import toy_meta, toy_row

@@ -15,7 +15,8 @@ from toy_task import ToyTask
 from autosing.cli.train import main
 from autosing.training import state as state_module
 from autosing.training.log import MetricsFile
-from autosing.training.loop import Trainer, held
+from autosing.training.loop import Trainer
+from autosing.training.run_folder import held
 from tests.train_runs import Runs, ended, environments, signalled
 
 

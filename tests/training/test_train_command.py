@@ -15,7 +15,8 @@ from autosing.cli.train import main, parse
 from autosing.errors import ConfigError
 from autosing.models.io import save_model
 from autosing.training.data import TrainingData
-from autosing.training.loop import Settings, Trainer
+from autosing.training.loop import Trainer
+from autosing.training.settings import Settings
 from autosing.training.task import DatasetMeta, draw_tunables
 from tasks.t2s import MupTunables
 
