@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from autosing.song.alignment import ALIGNMENT_TYPE, Alignment, Token, Word
 from autosing.store import write_table
 from autosing.tokens.text import PHONES
-from autosing.training.data import ParquetRows, Plan, TrainBatches, collate, prefetch
+from autosing.training.batches import Plan, TrainBatches, collate
+from autosing.training.loader import prefetch
+from autosing.training.rows import ParquetRows
 from benchmarks.our_step import CODECS, SEMANTIC, VOICE, make, random_codes
 from benchmarks.turns import serve
 

@@ -31,7 +31,7 @@ from autosing.nn.mup import ONLY_AT_THE_START
 from autosing.singing.picture import draw_sample
 from autosing.training import dist
 from autosing.training.alarm import Alarm
-from autosing.training.data import SPECS, DatasetConfig, TrainingData, open_dataset, read_meta, split_config
+from autosing.training.data import DatasetConfig, TrainingData, open_dataset, read_meta, split_config
 from autosing.training.estimate import describe_estimate, estimate
 from autosing.training.log import Progress, TensorBoard, Wandb
 from autosing.training.loop import Trainer, describe
@@ -42,7 +42,7 @@ from autosing.training.schedule import DECAYS
 from autosing.training.settings import PRECISIONS, Settings
 from autosing.training.sharding import STRATEGIES
 from autosing.training.state import read_numbers, require_same_run
-from autosing.training.task import OptimTunables, Task, draw_tunables
+from autosing.training.task import SPECS, OptimTunables, Task, draw_tunables
 from tasks import TASKS
 
 UNUSED = {

@@ -1,7 +1,7 @@
 """Ranks and the few collectives the loop needs; every function is the identity when there is one process.
 
 Who is which rank comes from what `torchrun` sets, else from what SLURM's `srun` sets for a step of several tasks. The global batch is
-shared out over the ranks by the data plan (`data.py`), so the sequence of rows does not depend on the number of ranks. Nothing is
+shared out over the ranks by the data plan (`batches.py`), so the sequence of rows does not depend on the number of ranks. Nothing is
 pickled: ranks exchange tensors and JSON. Sharded parameters are `sharding.py`, a rank that fails is `alarm.py`.
 """
 

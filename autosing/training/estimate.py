@@ -19,7 +19,8 @@ import torch
 
 from autosing.errors import ConfigError
 from autosing.training import dist
-from autosing.training.data import VALIDATION_BATCH, TrainBatches, prefetch
+from autosing.training.batches import VALIDATION_BATCH, TrainBatches
+from autosing.training.loader import prefetch
 from autosing.training.loop import Trainer
 from autosing.training.sharding import own
 

@@ -32,19 +32,11 @@ from autosing.song import audio
 from autosing.store import atomic_path
 from autosing.tokens.specs import spec_to_json
 from autosing.training import dist, sharding
+from autosing.training.batches import MicroBatch, Plan, TrainBatches, ValidationBatches, step_seed
 from autosing.training.card import model_card
 from autosing.training.checkpoints import SAMPLES, Checkpoints, Snapshot, numbered
-from autosing.training.data import (
-    SPECS,
-    MicroBatch,
-    Plan,
-    TrainBatches,
-    TrainingData,
-    ValidationBatches,
-    fingerprint,
-    prefetch,
-    step_seed,
-)
+from autosing.training.data import TrainingData, fingerprint
+from autosing.training.loader import prefetch
 from autosing.training.log import Meter, MetricsFile, Progress, TensorBoard, Wandb, draw_losses
 from autosing.training.optim import (
     AveragedWeights,
@@ -60,7 +52,7 @@ from autosing.training.settings import PRECISIONS, Settings
 from autosing.training.spikes import Spike, SpikeWatch
 from autosing.training.state import RunState, load_into, load_state, require_same_run, take
 from autosing.training.stop import StopRequest
-from autosing.training.task import Losses, OptimTunables, Sample, Task
+from autosing.training.task import SPECS, Losses, OptimTunables, Sample, Task
 
 VALIDATION_CACHE_BYTES = 256 << 20
 PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often

@@ -19,6 +19,8 @@ from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec
 Row = Mapping[str, Any]
 Batch = dict[str, Tensor]
 DRAWN_FROM = "drawn_from"
+SPECS = {"codec": CodecSpec, "accompaniment_codec": CodecSpec, "semantic": SemanticSpec, "voice": VoiceSpec}
+"""The fields of `DatasetMeta` that say which codes and embeddings rows hold."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ class DatasetMeta:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "DatasetMeta":
-        kinds = {"codec": CodecSpec, "accompaniment_codec": CodecSpec, "semantic": SemanticSpec, "voice": VoiceSpec}
-        built: dict[str, Any] = {k: kinds[k](**v) if k in kinds and v is not None else v for k, v in values.items()}
+        built: dict[str, Any] = {k: SPECS[k](**v) if k in SPECS and v is not None else v for k, v in values.items()}
         return DatasetMeta(**{f.name: built[f.name] for f in fields(DatasetMeta) if f.name in built})
 
 

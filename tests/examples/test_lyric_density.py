@@ -14,7 +14,8 @@ import pytest
 from autosing.cli.train import find_task, main
 from autosing.rendering.tokens import MAIN
 from autosing.song.alignment import Alignment, Word
-from autosing.training.data import DatasetConfig, Plan, TrainBatches, open_dataset, read_meta
+from autosing.training.batches import Plan, TrainBatches
+from autosing.training.data import DatasetConfig, open_dataset, read_meta
 from tests.sequence_rows import toy_meta, toy_row
 
 FILE = Path(__file__).resolve().parents[2] / "examples" / "lyric_density.py"

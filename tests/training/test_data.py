@@ -16,21 +16,11 @@ from toy_task import ToyArgs, ToyTask, ToyTunables, write_songs
 
 from autosing.errors import ConfigError, DataError, MismatchError
 from autosing.tokens.specs import CodecSpec
-from autosing.training import data
-from autosing.training.data import (
-    DatasetConfig,
-    MicroBatch,
-    ParquetRows,
-    Plan,
-    TrainBatches,
-    ValidationBatches,
-    fingerprint,
-    open_dataset,
-    prefetch,
-    read_meta,
-    split_by_song,
-    split_config,
-)
+from autosing.training import loader
+from autosing.training.batches import MicroBatch, Plan, TrainBatches, ValidationBatches
+from autosing.training.data import DatasetConfig, fingerprint, open_dataset, read_meta, split_by_song, split_config
+from autosing.training.loader import prefetch
+from autosing.training.rows import ParquetRows
 from autosing.training.task import DatasetMeta
 
 SNAC = CodecSpec("snac_32khz", 32000, 384, (8, 4, 2, 1), 4096, 32)
@@ -291,13 +281,13 @@ def test_workers_change_nothing(songs, workers):
 
 
 def test_no_more_workers_than_a_scheduler_leaves_cores(songs, monkeypatch):
-    started, plain = [], data.DataLoader
+    started, plain = [], loader.DataLoader
 
     def noting(*args, num_workers, prefetch_factor, **values):
         started.append(num_workers)
         return plain(*args, **values)
 
-    monkeypatch.setattr(data, "DataLoader", noting)
+    monkeypatch.setattr(loader, "DataLoader", noting)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
     batches = TrainBatches(toy(), ParquetRows(tables(songs), ("number", "x")), Plan(37, 4, 0))
     assert [len(list(prefetch(batches, range(2), workers))) for workers in (6, 1)] == [2, 2] and started == [2, 1]

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_task import TASK
 
-from autosing.training.data import MicroBatch, Packed
+from autosing.training.batches import MicroBatch, Packed
 from autosing.training.loop import Trainer
 
 TENSORS = {

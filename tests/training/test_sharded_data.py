@@ -7,7 +7,10 @@ import toy_task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autosing.training.data import DatasetConfig, JoinedRows, Plan, TrainBatches, ValidationBatches, open_dataset, prefetch
+from autosing.training.batches import Plan, TrainBatches, ValidationBatches
+from autosing.training.data import DatasetConfig, open_dataset
+from autosing.training.loader import prefetch
+from autosing.training.rows import JoinedRows
 from autosing.training.task import DatasetMeta
 
 TASK = toy_task.ToyTask(toy_task.ToyArgs(), toy_task.ToyTunables(), DatasetMeta())
