@@ -1,4 +1,5 @@
 """One file per trainable thing; each exports `TASK` (see autosing/training/task.py). Adding a task is one new file and one row.
+What tasks over token sequences share is `sequence.py`.
 
 Two things are fitted by commands of their own instead. The semantic codebook (`autosing.perception.semantic.fit`): discriminants, k-means and a convex
 read-out have no steps to schedule, save or resume. The codec's codebooks (`autosing.perception.codec.fit`): each level is fitted to what the one

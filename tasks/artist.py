@@ -27,13 +27,12 @@ from autosing.config import require_at_least, require_dropout, require_fields, r
 from autosing.errors import AutoSingError, ConfigError, DataError
 from autosing.models.artist import ArtistConfig, ArtistNet
 from autosing.models.listening import HEAD_WIDTH
-from autosing.nn.mup import learning_rules
 from autosing.store import atomic_path, writing
 from autosing.tokens.patterns import load_pattern
 from autosing.tokens.specs import CodecSpec
 from autosing.training.data import DatasetConfig, open_dataset, read_meta
 from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row
-from tasks.t2s import MupTunables, check_specs, need, window_codes
+from tasks.sequence import MupTunables, check_specs, mup_rules, need, window_codes
 
 LEAST_SAMPLES = 100
 
@@ -163,8 +162,7 @@ class TASK:
         )
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
-        rules = learning_rules(self.args.heads * HEAD_WIDTH, self.tunables.embeddings_lr_scale)
-        return [ParamRule(pattern, lr_scale, decay) for pattern, lr_scale, decay in rules]
+        return mup_rules(self.args.heads * HEAD_WIDTH, self.tunables)
 
     def checkpoint_meta(self) -> dict[str, Any]:
         return {"task": self.name, "args": to_mapping(self.args), "dataset": self.meta.to_json()}

@@ -23,18 +23,19 @@ from autosing.config import require_at_least, require_dropout, require_fields, r
 from autosing.errors import ConfigError
 from autosing.models.sm2a import SM2A, VOICE_WINDOW_SECONDS, SM2AConfig
 from autosing.models.t2s import SIZES, choose, layer_counts
-from autosing.nn.mup import learning_rules
 from autosing.song.alignment import Alignment
 from autosing.tokens.patterns import TokenPattern, load_pattern
 from autosing.tokens.specs import CodecSpec, SemanticSpec
 from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row, Sample
-from tasks.t2s import (
+from tasks.sequence import (
     MupTunables,
     best,
     check_specs,
     fit,
+    leave_out,
     load_code_features,
     load_codebook,
+    mup_rules,
     need,
     read_out,
     replace_codes,
@@ -139,9 +140,10 @@ class TASK:
         """
         need(meta, self.name, "codec", "semantic")
         assert meta.codec is not None and meta.semantic is not None
-        self.args, self.tunables, self.meta = args, tunables, meta
+        self.args, self.tunables = args, tunables
         self.codec, self.semantic, self.voice = meta.codec, meta.semantic, meta.voice
         self.accompaniment = meta.accompaniment_codec or meta.codec
+        self.meta = replace(meta, accompaniment_codec=self.accompaniment)
         block = self._block()
         self.seconds = min(args.crop_seconds or meta.window_seconds, meta.window_seconds)
         self.frames = self.codec.frames(self.seconds)
@@ -256,8 +258,7 @@ class TASK:
         grid = pattern.apply(batch["codes"], self.codec)
         music, absent = batch["music"], None
         if model.training:
-            absent = torch.rand(len(grid), device=grid.device) < self.args.p_no_cond
-            music = torch.where(absent[:, None, None], CodecSpec.HOLE, music)
+            music, absent = leave_out(music, self.args.p_no_cond)
         previous = F.pad(grid[..., :-1], (1, 0), value=CodecSpec.HOLE)
         first = 0
         if piece is not None and piece < grid.shape[-1]:
@@ -268,8 +269,7 @@ class TASK:
         if model.training:
             previous = replace_codes(previous, self.args.corrupt)
             semantic = replace_codes(semantic, self.args.corrupt_semantic)
-            without = torch.rand(len(grid), device=grid.device) < self.args.p_no_semantic
-            semantic = torch.where(without[:, None], CodecSpec.HOLE, semantic)
+            semantic, _ = leave_out(semantic, self.args.p_no_semantic)
         source = model.encode(
             semantic,
             model.music_grid(music, len(grid), self.music_frames, grid.device),
@@ -328,12 +328,10 @@ class TASK:
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         config: Any = model.config
-        rules = learning_rules(config.width, self.tunables.embeddings_lr_scale)
-        return [ParamRule(pattern, lr_scale, decay) for pattern, lr_scale, decay in rules]
+        return mup_rules(config.width, self.tunables)
 
     def checkpoint_meta(self) -> dict[str, Any]:
-        dataset = replace(self.meta, accompaniment_codec=self.accompaniment)
-        return {"task": self.name, "args": to_mapping(self.args), "dataset": dataset.to_json()}
+        return {"task": self.name, "args": to_mapping(self.args), "dataset": self.meta.to_json()}
 
     @staticmethod
     def args_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -348,5 +346,4 @@ class TASK:
         Raises:
             MismatchError: names the part and both values.
         """
-        own = replace(self.meta, accompaniment_codec=self.accompaniment)
-        check_specs(meta, where, own, ("codec", "accompaniment_codec", "semantic", "voice"))
+        check_specs(meta, where, self.meta, ("codec", "accompaniment_codec", "semantic", "voice"))

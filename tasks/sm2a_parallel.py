@@ -24,7 +24,7 @@ from autosing.models.t2s import SIZES, layer_counts
 from autosing.tokens.patterns import blocks
 from autosing.tokens.specs import CodecSpec
 from autosing.training.task import Batch, DatasetMeta, Losses
-from tasks.t2s import MupTunables, best, load_codebook, replace_codes, require_kv_heads, require_size
+from tasks.sequence import MupTunables, best, leave_out, load_codebook, replace_codes, require_kv_heads, require_size
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,9 @@ class TASK(tasks.sm2a.TASK):
         shown, device = grid, grid.device
         generator = None if model.training else torch.Generator(device).manual_seed(0)
         if model.training:
-            absent = torch.rand(len(grid), device=device) < self.args.p_no_cond
-            music = torch.where(absent[:, None, None], CodecSpec.HOLE, music)
+            music, absent = leave_out(music, self.args.p_no_cond)
             semantic = replace_codes(semantic, self.args.corrupt_semantic)
-            without = torch.rand(len(grid), device=device) < self.args.p_no_semantic
-            semantic = torch.where(without[:, None], CodecSpec.HOLE, semantic)
+            semantic, _ = leave_out(semantic, self.args.p_no_semantic)
             shown = replace_codes(grid, self.args.corrupt)
         mask = (grid >= 0).any(1)
         read = model.music_grid(music, len(grid), self.music_frames, device)

@@ -8,7 +8,6 @@ its window: the aligned words that lie inside, a break where the second half beg
 Letters: B batch, L text tokens, K levels, T finest frames, N semantic tokens.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,18 +16,31 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from autosing.config import nearest, require_at_least, require_dropout, require_fields, require_shares, to_mapping
-from autosing.errors import DataError, MismatchError
+from autosing.config import require_at_least, require_dropout, require_shares, to_mapping
+from autosing.errors import MismatchError
 from autosing.models.t2s import SIZES, T2S, T2SConfig, choose, layer_counts, tokens_per_second
-from autosing.nn.embeddings import code_features
-from autosing.nn.mup import Mup, learning_rules
 from autosing.song.alignment import Alignment, Word
 from autosing.tokens.pointer import MAX_ADVANCE, pace_track, pointer_track, steps_since_advance, with_opening_line
-from autosing.tokens.specs import CodecSpec, SemanticSpec, require_same
+from autosing.tokens.specs import CodecSpec, SemanticSpec
 from autosing.tokens.text import LINE, PAD, PAUSE, UNKNOWN, TextFrontEnd, TimedText
-from autosing.training.task import Batch, DatasetMeta, Losses, OptimTunables, ParamRule, Row, Sample, drawn
+from autosing.training.task import Batch, DatasetMeta, Losses, ParamRule, Row, Sample
+from tasks.sequence import (
+    MupTunables,
+    best,
+    check_specs,
+    fit,
+    leave_out,
+    load_codebook,
+    mup_rules,
+    need,
+    read_out,
+    replace_codes,
+    require_kv_heads,
+    require_size,
+    window_codes,
+)
 
 
 @dataclass(frozen=True)
@@ -86,134 +98,6 @@ class T2SArgs:
             raise ValueError("'text_guidance' needs examples without text; set p_no_text to 0.05 or text_guidance to 1")
 
 
-@dataclass(frozen=True)
-class MupTunables(OptimTunables):
-    """Tunables of both sequence models; see `autosing.nn.mup.Mup` for the first six."""
-
-    init_std: float = drawn(9.0, 3.0, 30.0)
-    embeddings_std: float = drawn(0.2, 0.02, 0.5)
-    output_mult: float = drawn(5.6, 1.0, 16.0)
-    query_mult: float = drawn(0.3, 0.1, 2.0)
-    linear_heads: bool = False
-    rope: bool = True
-    embeddings_lr_scale: float = drawn(10.0, 4.0, 20.0)
-    encoder_depth_ratio: float = 0.25
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_fields(self, "above 0", lambda value: value > 0, "init_std", "output_mult", "query_mult")
-        require_at_least(self, 0, "embeddings_std", "embeddings_lr_scale")
-        require_shares(self, "encoder_depth_ratio")
-
-    @property
-    def mup(self) -> Mup:
-        return Mup(self.init_std, self.embeddings_std, self.output_mult, self.query_mult, self.linear_heads, self.rope)
-
-
-def require_size(size: str) -> None:
-    """Refuse a size that is no row of `SIZES`.
-
-    Raises:
-        ValueError: names the nearest one.
-    """
-    if size not in SIZES:
-        raise ValueError(f"no size is called '{size}'{nearest(size, SIZES)}")
-
-
-def require_kv_heads(kv_heads: int | None, size: str) -> None:
-    """Refuse heads of keys and values that cannot be shared out evenly over the size's heads.
-
-    Raises:
-        ValueError: names both.
-    """
-    heads = SIZES[size].heads
-    if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
-        raise ValueError(f"'kv_heads' must divide the {heads} heads of size '{size}', found {kv_heads}")
-
-
-def best(logits: Tensor) -> Tensor:
-    """(..., V) -> the likeliest code; what argmax gives, which takes three times as long on the CPU."""
-    return logits.detach().max(-1).indices
-
-
-def need(meta: DatasetMeta, task: str, *fields: str) -> None:
-    """Refuse a dataset that does not say what the task must know.
-
-    Raises:
-        DataError: names the field.
-    """
-    for field in fields:
-        if getattr(meta, field) is None:
-            raise DataError(f"task {task} needs '{field}' in dataset.json, this dataset has none; make it with construct_dataset.py")
-
-
-def load_codebook(spec: SemanticSpec) -> Tensor:
-    """The (num_codes, width) codebook of the semantic tokenizer a dataset was made with."""
-    from autosing.perception import load_semantic
-
-    tokenizer = load_semantic(spec.name)
-    require_same("semantic tokenizer", tokenizer.spec, f"the installed '{spec.name}'", spec, "the dataset")
-    return tokenizer.codebook()
-
-
-def load_code_features(spec: CodecSpec) -> tuple[Tensor, ...]:
-    """What the codec a dataset was made with tells of its codes, a (num_codes, features) tensor a level; () where it tells nothing."""
-    from autosing.perception import load_codec
-
-    codec = load_codec(spec.name)
-    require_same("codec", codec.spec, f"the installed '{spec.name}'", spec, "the dataset")
-    return tuple(code_features(book) for book in codec.codebooks())
-
-
-def read_out(spec: SemanticSpec, tokens: Tensor) -> tuple[Word, ...]:
-    """Phones that a tokenizer reads out of its own (N,) semantic tokens, from rest to rest as one word; () where it has no read-out."""
-    from autosing.models.recogniser import CLASSES, SILENCE
-    from autosing.perception import load_semantic
-
-    tokenizer = load_semantic(spec.name)
-    if not hasattr(tokenizer, "phones") or not len(tokens):
-        return ()
-    classes = tokenizer.phones(tokens).tolist()  # type: ignore[attr-defined]
-    seconds = len(tokens) / spec.token_rate / len(classes)
-    words: list[Word] = []
-    for sung, run in itertools.groupby(enumerate(classes), lambda frame: frame[1] != SILENCE):
-        frames = list(run)
-        if sung:
-            text = "".join(CLASSES[phone] for phone, _ in itertools.groupby(phone for _, phone in frames))
-            words.append(Word(text, frames[0][0] * seconds, (frames[-1][0] + 1) * seconds, 1.0, 0))
-    return tuple(words)
-
-
-def fit(values: np.ndarray, length: int, fill: int) -> np.ndarray:
-    """Cut or pad the last axis to `length`."""
-    values = values[..., :length]
-    missing = length - values.shape[-1]
-    return values if not missing else np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)], constant_values=fill)
-
-
-def window_codes(values: Any, spec: CodecSpec, frames: int, where: str) -> np.ndarray:
-    """A row's flattened codes -> (K, frames) int64, cut or padded with holes.
-
-    Raises:
-        DataError: the values are not a whole number of frames of the spec's levels.
-    """
-    flat = np.asarray(values, dtype=np.int64)
-    if flat.size % spec.levels:
-        raise DataError(f"{where}: {flat.size} codes are not {spec.levels} levels of codec '{spec.name}'; tokenise it again")
-    return fit(flat.reshape(spec.levels, -1), frames, spec.HOLE)
-
-
-def replace_codes(tokens: Tensor, share: float) -> Tensor:
-    """(..., N) int64 codes with a share replaced, half by holes, half by what stands a few steps away, in training alone."""
-    if share <= 0:
-        return tokens
-    chance = torch.rand(tokens.shape, device=tokens.device)
-    shift = int(torch.randint(1, 9, ()))
-    other = tokens.roll(shift if shift % 2 else -shift, -1)
-    other = torch.where(chance < share / 2, other, torch.full_like(tokens, CodecSpec.HOLE))
-    return torch.where(chance < share, other, tokens)
-
-
 class TASK:
     """See the module docstring; the Protocol is `autosing.training.task.Task`."""
 
@@ -226,9 +110,10 @@ class TASK:
     def __init__(self, args: T2SArgs, tunables: MupTunables, meta: DatasetMeta):
         need(meta, self.name, "semantic")
         assert meta.semantic is not None
-        self.args, self.tunables, self.meta = args, tunables, meta
+        self.args, self.tunables = args, tunables
         self.semantic: SemanticSpec = meta.semantic
         self.accompaniment = meta.accompaniment_codec or meta.codec
+        self.meta = replace(meta, accompaniment_codec=self.accompaniment)
         self.seconds = meta.window_seconds
         self.steps = self.semantic.tokens(self.seconds)
         self.frames = self.accompaniment.frames(self.seconds) if self.accompaniment else 0
@@ -256,31 +141,36 @@ class TASK:
         if tokens.size == 0:
             return None
         text = self._timed_text(row)
-        placeholder = text is None or rng.random() < self.args.p_no_text
-        ids = np.array([UNKNOWN]) if text is None or placeholder else text.ids[: self.length]
-        track = np.zeros(self.steps, dtype=np.int64)
-        advance = np.full(self.steps, -1, dtype=np.int64)
-        pace = np.zeros(self.steps, dtype=np.int64)
-        if text is not None and not placeholder:
-            track = np.minimum(pointer_track(text, self.steps, self.semantic.token_rate), len(ids) - 1)
-            pace = pace_track(ids, track)
-            advance[:-1] = np.diff(track)
-            advance[min(tokens.size, self.steps) :] = -1
+        if text is None or rng.random() < self.args.p_no_text:
+            ids, pointer = np.array([UNKNOWN]), self._no_pointer()
+        else:
+            ids = text.ids[: self.length]
+            pointer = self._pointer(text, ids, tokens.size)
         out = {
             "text": fit(ids.astype(np.int64), self.length, PAD),
             "rate": np.float32(tokens_per_second(len(ids), self.seconds)),
             "language": np.int64(self.args.languages.index(self.args.language)),
             "semantic": fit(tokens, self.steps, -1),
-            "pointer": track,
-            "since": steps_since_advance(track),
-            "pace": pace,
-            "advance": advance,
+            **pointer,
         }
         if self.accompaniment is not None:
             codes = window_codes(row["mtoks"], self.accompaniment, self.frames, where)
             codes = np.where(np.arange(len(codes))[:, None] < self.args.mask_finegrained, codes, CodecSpec.HOLE)
             out["music"] = codes
         return {key: torch.as_tensor(value) for key, value in out.items()}
+
+    def _no_pointer(self) -> dict[str, np.ndarray]:
+        """Of a placeholder: it stays where it is, and is not learnt."""
+        track = np.zeros(self.steps, dtype=np.int64)
+        return {"pointer": track, "since": steps_since_advance(track), "pace": np.zeros_like(track), "advance": np.full_like(track, -1)}
+
+    def _pointer(self, text: TimedText, ids: np.ndarray, sung: int) -> dict[str, np.ndarray]:
+        """Which of `ids` is sung at each step, since when and how fast, and how far it then moves; -1 behind the `sung` tokens of a row."""
+        track = np.minimum(pointer_track(text, self.steps, self.semantic.token_rate), len(ids) - 1)
+        advance = np.full(self.steps, -1, dtype=np.int64)
+        advance[:-1] = np.diff(track)
+        advance[min(sung, self.steps) :] = -1
+        return {"pointer": track, "since": steps_since_advance(track), "pace": pace_track(ids, track), "advance": advance}
 
     def collate(self, examples: Sequence[Batch]) -> Batch:
         """Stacked examples without the padding that all their texts share: it is cut here, where reading a length waits for no device."""
@@ -323,8 +213,7 @@ class TASK:
         semantic, steps = batch["semantic"], batch["semantic"].shape[1]
         music = batch.get("music")
         if music is not None and model.training:
-            absent = torch.rand(len(music), device=music.device) < self.args.p_no_cond
-            music = torch.where(absent[:, None, None], CodecSpec.HOLE, music)
+            music, _ = leave_out(music, self.args.p_no_cond)
         grid = model.music_grid(music, len(text), self.frames, text.device)
         source = model.encode(text, batch["rate"], batch["language"], grid, steps)
         previous = F.pad(semantic[:, :-1], (1, 0), value=-1)
@@ -365,23 +254,23 @@ class TASK:
             music = batch["music"][row : row + 1] if "music" in batch else None
             generator = torch.Generator(text.device).manual_seed(0)
             tokens, track = generate_semantic(model, TimedText(ids, unknown, unknown), music, steps=self.steps, generator=generator)
-            words: list[Word] = []
-            if track.pointer is not None:
-                spelled = "".join("|" if i == PAUSE else "" if i == LINE else self.text.symbols[i] for i in track.ids).split("|")
-                words = [Word(word, *times, 1.0, 0) for word, times in zip(spelled, track.words(0), strict=False)]
+            words = self._spelled(track.ids, track.words(0)) if track.pointer is not None else ()
             tokens = tokens[0].cpu()
             heard = read_out(self.semantic, tokens)
-            made.append(Sample("t2s: words to sing, and what is heard in the tokens", Alignment(tuple(words)), heard, tokens=tokens, token_rate=self.semantic.token_rate))
+            made.append(Sample("t2s: words to sing, and what is heard in the tokens", Alignment(words), heard, tokens=tokens, token_rate=self.semantic.token_rate))
         return made
+
+    def _spelled(self, ids: np.ndarray, times: Sequence[tuple[float, float]]) -> tuple[Word, ...]:
+        """The words that text tokens spell, at their (start, end) in seconds."""
+        spelled = "".join("|" if i == PAUSE else "" if i == LINE else self.text.symbols[i] for i in ids).split("|")
+        return tuple(Word(word, *when, 1.0, 0) for word, when in zip(spelled, times, strict=False))
 
     def param_rules(self, model: nn.Module) -> list[ParamRule]:
         assert isinstance(model, T2S)
-        rules = learning_rules(model.config.width, self.tunables.embeddings_lr_scale)
-        return [ParamRule(pattern, lr_scale, decay) for pattern, lr_scale, decay in rules]
+        return mup_rules(model.config.width, self.tunables)
 
     def checkpoint_meta(self) -> dict[str, Any]:
-        dataset = replace(self.meta, accompaniment_codec=self.accompaniment)
-        return {"task": self.name, "args": to_mapping(self.args), "text": self.args.text, "dataset": dataset.to_json()}
+        return {"task": self.name, "args": to_mapping(self.args), "text": self.args.text, "dataset": self.meta.to_json()}
 
     def check_loaded(self, meta: dict[str, Any], where: str) -> None:
         """Refuse weights trained with another codec, semantic tokenizer or text front end than this dataset and these args.
@@ -389,19 +278,8 @@ class TASK:
         Raises:
             MismatchError: names the part and both values.
         """
-        check_specs(meta, where, replace(self.meta, accompaniment_codec=self.accompaniment), ("semantic", "accompaniment_codec"))
+        check_specs(meta, where, self.meta, ("semantic", "accompaniment_codec"))
         if meta.get("text") not in (None, self.args.text):
             raise MismatchError(
                 f"{where} reads text as '{meta['text']}', task_args say '{self.args.text}'; set \"text\": \"{meta['text']}\""
             )
-
-
-def check_specs(meta: dict[str, Any], where: str, own: DatasetMeta, names: Sequence[str]) -> None:
-    """Compare the specs in a checkpoint's meta with those of a dataset.
-
-    Raises:
-        MismatchError: names the spec and the field that differ.
-    """
-    theirs = DatasetMeta.from_json(meta.get("dataset", {}))
-    for name in names:
-        require_same(name.replace("_", " "), getattr(theirs, name), where, getattr(own, name), "the dataset")

@@ -132,7 +132,7 @@ def test_a_micro_sm2a_trains_a_step_on_its_tokens(name: str, lanes: int, tmp_pat
 
 def test_the_originals_flattened_codes_are_read(tmp_path: Path) -> None:
     """`atoks_vocals_snac_32khz` of the first AutoSing: levels x frames, flattened; whether -1 or the code again stands between codes is no matter."""
-    from tasks.t2s import window_codes
+    from tasks.sequence import window_codes
 
     spec = CodecSpec("snac_32khz", 32_000, 384, (8, 4, 2, 1), 4096, 8)
     grid = np.full((4, spec.frames(30)), -1, np.int16)

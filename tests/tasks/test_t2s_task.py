@@ -14,7 +14,8 @@ from autosing.errors import ConfigError, DataError, MismatchError
 from autosing.models.t2s import SIZES, Size
 from autosing.singing.picture import draw_sample
 from autosing.tokens.text import LINE, PAD, PHONES, UNKNOWN
-from tasks.t2s import TASK, MupTunables, T2SArgs, read_out, replace_codes
+from tasks.sequence import MupTunables, read_out, replace_codes
+from tasks.t2s import TASK, T2SArgs
 from tests.sequence_rows import SEMANTIC, toy_meta, toy_row, wake
 
 ARGS = T2SArgs(size="micro", text_guidance=1.0, p_no_text=0.0, p_no_cond=0.0, dropout=0.0, corrupt=0.0)

@@ -18,7 +18,7 @@ from autosing.training.data import TrainingData
 from autosing.training.loop import Trainer
 from autosing.training.settings import Settings
 from autosing.training.task import DatasetMeta, draw_tunables
-from tasks.t2s import MupTunables
+from tasks.sequence import MupTunables
 
 
 def test_a_run_learns_and_leaves_what_it_promises(runs, capsys):
