@@ -16,7 +16,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from autosing.config import nearest
-from autosing.errors import AutoSingError, ConfigError, DataError
+from autosing.errors import ConfigError, DataError
 from autosing.faults import Faults
 from autosing.models.io import save_model
 from autosing.song import audio
@@ -36,6 +35,7 @@ from autosing.training.batches import MicroBatch, Plan, TrainBatches, Validation
 from autosing.training.card import model_card
 from autosing.training.checkpoints import SAMPLES, Checkpoints, Snapshot, numbered
 from autosing.training.data import TrainingData, fingerprint
+from autosing.training.finite import Check, FiniteWatch, NotFiniteError
 from autosing.training.loader import prefetch
 from autosing.training.log import Meter, MetricsFile, Progress, TensorBoard, Wandb, draw_losses
 from autosing.training.optim import (
@@ -53,16 +53,13 @@ from autosing.training.spikes import Spike, SpikeWatch
 from autosing.training.state import RunState, load_into, load_state, require_same_run, take
 from autosing.training.stop import StopRequest
 from autosing.training.task import SPECS, Losses, OptimTunables, Sample, Task
+from autosing.training.validation import Scored, combine
 
 VALIDATION_CACHE_BYTES = 256 << 20
 PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often
 LEAST_SCALE = 1e-4  # of a loss in fp16: a gradient that is not finite at it is so by itself
 SAVE_SECONDS = 300.0  # the state is saved at least this often, however far apart validations are
 _VALIDATION_SEED = 1
-
-
-class NotFiniteError(AutoSingError):
-    """A loss or gradient is NaN or infinite; training stopped before the update."""
 
 
 class Result(NamedTuple):
@@ -76,15 +73,6 @@ class Result(NamedTuple):
 
 class _Signalled(Exception):
     """A signal came during a validation before which nothing was saved."""
-
-
-class _Check(NamedTuple):
-    """Whether a loss (of these rows), or a whole step's gradient, was finite; still on the device."""
-
-    step: int
-    of_loss: bool
-    ids: tuple[str, ...]
-    finite: Tensor
 
 
 class _Stepper(nn.Module):
@@ -101,6 +89,28 @@ class _Stepper(nn.Module):
 
     def samples(self, batch: dict[str, Tensor]) -> list[Sample]:
         return self.task.samples(self.model, batch)  # type: ignore[attr-defined] - a Trainer has seen that the task makes some
+
+
+class _Pace:
+    """Of the steps since a mark: rows a second, and the share of the time in which they waited for batches.
+
+    Attributes:
+        waited: seconds, added to by whoever waits.
+    """
+
+    def __init__(self, step: int, rows_a_step: int):
+        self._rows_a_step = rows_a_step
+        self.begin(step)
+
+    def begin(self, step: int) -> None:
+        self._time, self._step, self.waited = time.monotonic(), step, 0.0
+
+    def take(self, step: int) -> tuple[float, float]:
+        """Both, from the mark to `step`, where the next mark is."""
+        time_before, step_before, waited = self._time, self._step, self.waited
+        self.begin(step)
+        seconds = max(self._time - time_before, 1e-9)
+        return (step - step_before) * self._rows_a_step / seconds, waited / seconds
 
 
 class Trainer:
@@ -196,11 +206,10 @@ class Trainer:
         self.step, self.unfit, self.seconds_before = 0, 0, 0.0
         self.last_metrics: dict[str, float] = {}
         self._deferred = device.type == "cuda" or self.ranks.world > 1
-        self._pending: list[_Check] = []  # not yet read from the device, like the next
-        self._spikes: list[Spike] = []
+        self._finite = FiniteWatch(device)
+        self._spikes: list[Spike] = []  # not yet read from the device
         self.spike_watch = SpikeWatch(device)
         self._step_ids: tuple[str, ...] = ()
-        self._bad = torch.zeros((), device=device)  # 1 from the first value that is not finite
         self._request = StopRequest()
         self._validation_cache: list[MicroBatch] | None = None
         self._agreed_minutes = 0.0  # of several ranks, as the first one's clock said last
@@ -280,41 +289,46 @@ class Trainer:
         if validate_first and self.step == 0:
             self._validate_and_save()
             self.checkpoints.finish()  # a process is not forked while a thread writes
-        settings = self.settings
-        micro = self.step * settings.accumulate
-        stop = (self.total if self.total is not None else 1 << 40) * settings.accumulate
-        batches = TrainBatches(self.task, self.data.train, self.plan, self.ranks.rank, self.ranks.world)
-        stream = prefetch(batches, range(micro, stop), settings.workers, pin=self.device.type == "cuda")
-        mark_time, mark_step, waited = time.monotonic(), self.step, 0.0
+        settings, stream = self.settings, self._stream()
+        pace = _Pace(self.step, settings.batch_size * settings.accumulate)
         while not self._finished():
-            waited += self.train_step(stream)
+            pace.waited += self.train_step(stream)
             log_due = self.step % settings.log_every == 0
             validate_due = self.step % settings.validate_every == 0
             save_due = validate_due if settings.save_every is None else self.step % settings.save_every == 0
             if log_due:
-                self._read_pending()
+                self._read_finite()
                 self._read_spikes()
                 self._agree_on_time()
-                now = time.monotonic()
-                rate = (self.step - mark_step) * settings.batch_size * settings.accumulate / max(now - mark_time, 1e-9)
-                self._log_training(rate, waited / max(now - mark_time, 1e-9))
-                mark_time, mark_step, waited = now, self.step, 0.0
+                self._log_training(*pace.take(self.step))
             if (validate_due or save_due) and not self._finished():
-                self._read_pending()
+                self._read_finite()
                 if validate_due:
                     self._validate_and_save(save_due)
                 else:
                     self._save()
-                mark_time, mark_step, waited = time.monotonic(), self.step, 0.0
+                pace.begin(self.step)
             elif log_due and self._save_due():
                 self._save()
             number = self._request.signal if self.ranks.world == 1 else self._request.agreed
             if number and not self._finished():
-                self._read_pending()
+                self._read_finite()
                 self._save()
                 self.progress.line(f"stopped by signal {number} after step {self.step}; go on with --resume-from '{self.folder}'")
                 return number
-        self._read_pending()
+        self._end()
+        return 0
+
+    def _stream(self) -> Iterator[MicroBatch]:
+        """This rank's micro-batches from where the run stands to its end."""
+        accumulate = self.settings.accumulate
+        stop = (self.total if self.total is not None else 1 << 40) * accumulate
+        batches = TrainBatches(self.task, self.data.train, self.plan, self.ranks.rank, self.ranks.world)
+        return prefetch(batches, range(self.step * accumulate, stop), self.settings.workers, pin=self.device.type == "cuda")
+
+    def _end(self) -> None:
+        """What is left to do after the last step."""
+        self._read_finite()
         self._read_spikes()
         if self.meter.names():
             self._log_training(None, None)
@@ -323,7 +337,6 @@ class Trainer:
         elif self.checkpoints.step != self.step:
             self._save()
         self._draw(force=True)
-        return 0
 
     def train_step(self, stream: Iterator[MicroBatch]) -> float:
         """One optimiser step on the next batches of `stream`; returns the seconds that it waited for them."""
@@ -351,73 +364,78 @@ class Trainer:
             with self._autocast():
                 losses = self.stepper(tensors)
             loss = dist.mean_over_ranks(losses.terms, self.ranks) if self.ranks.world > 1 and losses.terms else losses.total
-            finite = torch.isfinite(loss.detach())
-            self._pending.append(_Check(self.step, True, batch.ids, finite))
+            self._check(Check(self.step, True, batch.ids, torch.isfinite(loss.detach())))
             total = loss / self.settings.accumulate
-            if self._deferred:
-                self._bad = torch.maximum(self._bad, (~finite).to(self._bad.dtype))
-                if self.scaler.is_enabled():
-                    # The scaler passes over an update whose gradients are not finite: keep them so once one loss was not.
-                    total = total * torch.where(self._bad > 0, torch.full_like(self._bad, math.nan), torch.ones_like(self._bad))
-            else:
-                self._read_pending()
+            if self._deferred and self.scaler.is_enabled():
+                # The scaler passes over an update whose gradients are not finite: keep them so once one loss was not.
+                bad = self._finite.bad
+                total = total * torch.where(bad > 0, torch.full_like(bad, math.nan), torch.ones_like(bad))
             self.scaler.scale(total).backward()
         self.meter.add({"loss": loss, **losses.parts, **losses.metrics}, len(batch.ids))
 
     def _tell_each_other(self) -> None:
         """One exchange a step between ranks: was a loss not finite, has one been sent a signal?"""
-        told = torch.stack([self._bad, torch.full_like(self._bad, self._request.signal)])
-        self._bad, largest_signal = dist.max_(told, self.ranks)
+        bad = self._finite.bad
+        told = torch.stack([bad, torch.full_like(bad, self._request.signal)])
+        self._finite.bad, largest_signal = dist.max_(told, self.ranks)
         self._request.agree(largest_signal)
 
     def _update(self) -> None:
         if self.ranks.world > 1:
             self._tell_each_other()
         self.scaler.unscale_(self.optimizer)
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = sharding.whole(torch.nn.utils.get_total_norm(grads))
-        if self.clip:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        threshold, over = self.spike_watch.see(norm)
-        self._spikes.append(Spike(self.step + 1, self._step_ids, norm, threshold, over))
-        finite = torch.isfinite(norm)
-        if self.scaler.is_enabled():
-            finite |= self.scaler.scale(torch.ones_like(norm)) > LEAST_SCALE
-        self._pending.append(_Check(self.step, False, self._step_ids, finite))
-        if self._deferred:
-            self._bad = torch.maximum(self._bad, (~finite).to(self._bad.dtype))
-        else:
-            self._read_pending()
-        skipping = self.settings.skip_gradient_spikes
-        if self.scaler.is_enabled():
-            if not (skipping and over.item()):  # the scaler has no flag for this: skipping costs it a look at every step
-                self.scaler.step(self.optimizer)
-            self.scaler.update()
-        elif self._deferred:
-            passed_over = torch.maximum(self._bad, over.to(self._bad.dtype)) if skipping else self._bad
-            self.optimizer.found_inf = passed_over  # type: ignore[attr-defined] - the fused kernel passes over the update
-            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
-            self.optimizer.step()
-        elif not (skipping and over.item()):
-            self.optimizer.step()
+        norm = self._clip()
+        over = self._watch(norm)
+        self._step_optimizer(over if self.settings.skip_gradient_spikes else None)
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.step + 1)
         self.meter.add({"grad_norm": norm}, 1 / self.ranks.world)  # every rank has the same
 
-    def _read_pending(self) -> None:
-        """Read the finite flags gathered since the last time; waits for the device. All ranks read at the same step, so that all stop where one
-        of them must, and each names the rows, wherever they were.
-        """
-        pending, self._pending = self._pending, []
-        if not pending:
-            return
-        flags = torch.stack([check.finite for check in pending]).tolist()
-        own = [(check.step, not check.of_loss, check.ids) for check, finite in zip(pending, flags, strict=True) if not finite]
-        bad = [(step, of_gradient, ids) for members in dist.gather(own, self.ranks) for step, of_gradient, ids in members]
-        if bad:
-            first = min(bad)[:2]  # of the step's checks a loss says more than the gradient that it spoiled
-            self._stop_not_finite(first[0], tuple(name for *which, ids in bad if tuple(which) == first for name in ids))
+    def _clip(self) -> Tensor:
+        """Clip the gradient as a whole; the norm that it had, ()."""
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        norm = sharding.whole(torch.nn.utils.get_total_norm(grads))
+        if self.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+        return norm
+
+    def _watch(self, norm: Tensor) -> Tensor:
+        """Note the norm of this update, (), for the log and the finite check; whether it is a spike, () bool."""
+        threshold, over = self.spike_watch.see(norm)
+        self._spikes.append(Spike(self.step + 1, self._step_ids, norm, threshold, over))
+        finite = torch.isfinite(norm)
+        if self.scaler.is_enabled():
+            finite |= self.scaler.scale(torch.ones_like(norm)) > LEAST_SCALE
+        self._check(Check(self.step, False, self._step_ids, finite))
+        return over
+
+    def _step_optimizer(self, over: Tensor | None) -> None:
+        """Move the weights, but where a value was not finite, or where `over`, () bool, is true."""
+        if self.scaler.is_enabled():
+            if over is None or not over.item():  # the scaler has no flag for this: skipping costs it a look at every step
+                self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif self._deferred:
+            bad = self._finite.bad
+            passed_over = bad if over is None else torch.maximum(bad, over.to(bad.dtype))
+            self.optimizer.found_inf = passed_over  # type: ignore[attr-defined] - the fused kernel passes over the update
+            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif over is None or not over.item():
+            self.optimizer.step()
+
+    def _check(self, check: Check) -> None:
+        """Note a finite check; read it at once where no step minds waiting for that."""
+        self._finite.see(check)
+        if not self._deferred:
+            self._read_finite()
+
+    def _read_finite(self) -> None:
+        """Stop where a value seen since the last time was not finite. All ranks read at the same step, so that all stop where one must."""
+        found = self._finite.read(self.ranks)
+        if found is not None:
+            self._stop_not_finite(*found)
 
     def _read_spikes(self) -> None:
         """Record the gradient norms that were spikes since the last time; waits for the device. All ranks know the same norms."""
@@ -445,6 +463,10 @@ class Trainer:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
 
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the model carries the averaged weights where there are some."""
+        return self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
+
     # ---- where the run stands
 
     def _elapsed_minutes(self) -> float:
@@ -452,7 +474,11 @@ class Trainer:
         return self._own_minutes() if self.ranks.world == 1 else self._agreed_minutes
 
     def _own_minutes(self) -> float:
-        return (self.seconds_before + time.monotonic() - self._started) / 60
+        return self._seconds() / 60
+
+    def _seconds(self) -> float:
+        """That the run has taken, before it was resumed too."""
+        return self.seconds_before + time.monotonic() - self._started
 
     def _agree_on_time(self) -> None:
         if self.settings.minutes and self.ranks.world > 1:
@@ -522,7 +548,7 @@ class Trainer:
             return
         tensors = {key: value.to(self.device) for key, value in batch.tensors.items()}
         self.model.eval()
-        with self.ema.in_place() if self.ema is not None else contextlib.nullcontext(), sharding.gathered(self.losses), self._autocast():
+        with self._averaged(), sharding.gathered(self.losses), self._autocast():
             made = self.losses.samples(tensors)
         self.model.train()
         for index, (sample, name) in enumerate(zip(made, batch.ids, strict=True) if self.ranks.first else ()):
@@ -547,34 +573,20 @@ class Trainer:
         self._not_finite = set()
         if not count:
             return {}
-        averaged = self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
-        own: list[tuple[int, int, dict[str, Tensor], Sequence[tuple[Tensor, Tensor]]]] = []  # (batch, rows, values, addends of the loss)
+        scored: list[Scored] = []
         self.model.eval()
-        with averaged, sharding.gathered(self.losses):
+        with self._averaged(), sharding.gathered(self.losses):
             for index, batch in self._validation_batches(count):
                 if not batch.ids:
                     continue
                 torch.manual_seed(step_seed(_VALIDATION_SEED, index, 0))
                 with self._autocast():
                     losses = self.losses(batch.on(self.device))
-                own.append((index, len(batch.ids), {"loss": losses.total, **losses.parts, **losses.metrics}, losses.terms))
+                scored.append(Scored(index, len(batch.ids), losses))
                 if until_signal and self._request.signal:
                     raise _Signalled
         self.model.train()
-        numbers = [
-            (index, size, {name: float(value) for name, value in values.items()}, [(float(addend), float(count)) for addend, count in terms])
-            for index, size, values, terms in own
-        ]
-        meter, whole = Meter(torch.device("cpu")), Meter(torch.device("cpu"))
-        for _, size, values, terms in sorted((tuple(row) for rank in dist.gather(numbers, self.ranks) for row in rank), key=itemgetter(0)):
-            meter.add({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}, size)
-            if math.isfinite(values["loss"]):
-                for number, (addend, count) in enumerate(terms):
-                    whole.add({str(number): torch.tensor(addend, dtype=torch.float64)}, count)
-        names = {f"val_{name}" for together in meter.names() for name in together}
-        self.last_metrics = {f"val_{name}": value for name, value in meter.take().items()}
-        if addends := whole.take():
-            self.last_metrics["val_loss"] = math.fsum(addends.values())
+        self.last_metrics, names = combine(scored, self.ranks)
         self._not_finite = names - set(self.last_metrics)
         if not names:
             self.progress.line(f"none of the {count} validation rows is fit for task {self.task.name}")
@@ -636,7 +648,7 @@ class Trainer:
         tensors["spikes/log_norms"] = self.spike_watch.log_norms
         numbers = {
             "step": self.step,
-            "seconds": self.seconds_before + time.monotonic() - self._started,
+            "seconds": self._seconds(),
             "unfit": self._unfit_rows(),
             "best": self.checkpoints.best,
             "ranking": list(self.checkpoints.ranking),
@@ -693,7 +705,7 @@ class Trainer:
         if self.checkpoints.stalled:
             record["save_stall_seconds"] = round(self.checkpoints.stalled, 4)
             self.checkpoints.stalled = 0.0
-        record["seconds"] = round(self.seconds_before + time.monotonic() - self._started, 3)
+        record["seconds"] = round(self._seconds(), 3)
         self._record(record)
         speed = f", {rows_per_second:.3g} rows/s" if rows_per_second else ""
         self.progress.update(self._done(), f"step {self.step}, loss {values.get('loss', math.nan):.4f}, lr {record['lr']:.2e}{speed}")

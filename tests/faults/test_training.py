@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autosing.models.t2s import SIZES, Size
+from autosing.training.finite import NotFiniteError
 from autosing.training.log import read_metrics
-from autosing.training.loop import NotFiniteError, Trainer
+from autosing.training.loop import Trainer
 from tests.sequence_rows import BAND, CODEC, write_token_set
 from tests.train_runs import ROOT, Runs, ended, environments, signalled
 
