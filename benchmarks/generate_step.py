@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from autosing.singing.generate import generate_codes, generate_semantic
+from autosing.singing.generate import generate_semantic
+from autosing.singing.stepwise import generate_codes
 from autosing.tokens.text import LINE, TimedText
 from benchmarks.our_step import make
 from benchmarks.turns import serve

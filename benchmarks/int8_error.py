@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from autosing.models.io import load_model
-from autosing.singing.generate import Pacer, generate_codes, generate_semantic, window_text
+from autosing.singing.generate import generate_semantic, window_text
+from autosing.singing.pace import Pacer
+from autosing.singing.stepwise import generate_codes
 from autosing.tokens.specs import CodecSpec
 from autosing.tokens.text import PAD, load_text
 

@@ -6,7 +6,7 @@ added to the decoder input at the very time of each level's code, so that nothin
 "bricks" and "bricks_unrolled": positions count finest frames / group whatever a step is.
 
 Letters: B batch, N semantic tokens, W voice windows, R lanes, M accompaniment steps, S decoder steps, K levels, T finest frames, D width.
-The decode loop is `autosing.singing.generate`.
+The decode loop is `autosing.singing.stepwise`.
 """
 
 from collections.abc import Sequence

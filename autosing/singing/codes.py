@@ -9,8 +9,8 @@ from torch import Tensor
 from autosing.errors import ConfigError
 from autosing.models.io import read_kind
 from autosing.models.places import resolve
-from autosing.singing.generate import generate_codes
 from autosing.singing.parallel import PASSES, generate_codes_parallel, passes_per_level
+from autosing.singing.stepwise import generate_codes
 
 
 class CodeSinger(NamedTuple):

@@ -72,7 +72,7 @@ def generate_codes_parallel(
         level_temperatures: a factor on `temperature` for each level; None = the checkpoint's own.
         choice_temperature: how much chance there is in which codes a pass keeps (Gumbel noise on the logarithms of their probabilities, less in
             each pass); 0 = the surest.
-        guidance, semantic_guidance, template, progress: as in `autosing.singing.generate.generate_codes`.
+        guidance, semantic_guidance, template, progress: as in `autosing.singing.stepwise.generate_codes`.
         lengths: (B,) finest frames of each candidate, where they differ; what lies beyond is HOLE. None = `frames`.
 
     Returns:

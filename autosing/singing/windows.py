@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autosing.singing.generate import Schedule
+from autosing.singing.pace import Schedule
 from autosing.singing.plan import PlacedLine
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec
 from autosing.tokens.text import LINE, PAUSE, TextFrontEnd, TimedText

@@ -13,7 +13,9 @@ from autosing.models.t2s import T2S, T2SConfig, T2SSource
 from autosing.nn.decode import Stepper
 from autosing.nn.int8 import ENGINE
 from autosing.nn.sampling import guide
-from autosing.singing.generate import BRISK, LONGEST_STEPS, Pacer, Track, generate_codes, generate_semantic, window_text
+from autosing.singing.generate import Track, generate_semantic, window_text
+from autosing.singing.pace import BRISK, LONGEST_STEPS, Pacer
+from autosing.singing.stepwise import generate_codes
 from autosing.tokens.pointer import MAX_ADVANCE
 from autosing.tokens.text import LINE, PAD, PAUSE, UNKNOWN, TimedText
 from tests.sequence_rows import BAND, CODEC, SEMANTIC, VOICE, wake

@@ -7,7 +7,8 @@ import torch
 from autosing.models.io import load_model
 from autosing.models.recogniser import BLANK, CLASS_OF, SILENCE
 from autosing.models.t2s import T2S
-from autosing.singing.generate import FADING_STEPS, Schedule, generate_semantic, window_text
+from autosing.singing.generate import generate_semantic, window_text
+from autosing.singing.pace import FADING_STEPS, Schedule
 from autosing.singing.reading import UNSAID, Reader, melodies_of
 from autosing.tokens.edits import edit_distance
 from autosing.tokens.pointer import steps_since_advance, with_opening_line

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from autosing.singing.generate import Pacer
+from autosing.singing.pace import Pacer
 from autosing.singing.plan import PlacedLine
 from autosing.singing.windows import REST, Grid, SongText, Window, plan_windows
 from autosing.tokens.specs import CodecSpec, SemanticSpec
