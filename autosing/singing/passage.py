@@ -22,19 +22,11 @@ from autosing.singing.codes import check_settings
 from autosing.singing.mix import PEAK, Gains, held
 from autosing.singing.output import readable, settle
 from autosing.singing.pipeline import Singer, Song
-from autosing.singing.plan import (
-    LyricLine,
-    PlacedLine,
-    check_amount,
-    need_of,
-    openings,
-    place_evenly,
-    place_stamped,
-    read_singable,
-)
+from autosing.singing.plan import LyricLine, PlacedLine, place_evenly, place_stamped
 from autosing.singing.request import Sung
 from autosing.singing.score import Take, phones_right, word_score
 from autosing.singing.windows import REST, SongText, plan_windows
+from autosing.singing.words import check_amount, need_of, openings, read_singable
 from autosing.song import audio
 from autosing.song.alignment import Alignment, Word
 from autosing.song.lyrics import Line, Lyrics

@@ -27,29 +27,17 @@ from autosing.registry import split_choice
 from autosing.singing.cache import Cache
 from autosing.singing.codes import check_settings, find_code_singer, sing_codes
 from autosing.singing.generate import generate_semantic
+from autosing.singing.layout import lyrics_of, plan_of, seconds_to_hear
 from autosing.singing.mix import AUDIBLE, Gains, Mixed, Seam, active_level, choose_gains, fade_edges, mix_with, sounding
 from autosing.singing.output import readable
-from autosing.singing.plan import (
-    LyricLine,
-    Need,
-    Plan,
-    check_amount,
-    need_of,
-    openings,
-    phrases_of,
-    place_evenly,
-    place_in_halves,
-    place_on_phrases,
-    place_stamped,
-    read_singable,
-)  # fmt: skip
 from autosing.singing.reading import Reader
 from autosing.singing.reference import Hearing, Reference
 from autosing.singing.repair import Version, repair
-from autosing.singing.request import LONGEST_SECONDS, SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
+from autosing.singing.request import SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
 from autosing.singing.score import Listener, Take, phones_right, timing, word_score
 from autosing.singing.seams import seam_figures
 from autosing.singing.windows import REST, Grid, SongText, Window, plan_windows
+from autosing.singing.words import check_amount, need_of
 from autosing.song import audio
 from autosing.song.lyrics import Line, Lyrics
 from autosing.store import sha256_of
@@ -203,12 +191,12 @@ class Singer:
         generator = torch.Generator(self.device).manual_seed(request.seed)
         assert self.meta.codec and self.meta.semantic
         clock.begin("separate")
-        lyrics, note = self._lyrics(request)
+        lyrics, note = lyrics_of(request, self.front_end.pronounce)
         notes = [note] if note else []
         need = need_of(self.front_end.pronounce)
         reference = None
         if request.reference is not None:
-            reference = self.hearing.read(request.reference, request.start_seconds, self._wanted(request, lyrics, need))
+            reference = self.hearing.read(request.reference, request.start_seconds, seconds_to_hear(request, lyrics, need))
         available = request.most_seconds if reference is None else reference.seconds
         if request.length_seconds is not None and available < request.length_seconds - 0.01:
             notes.append(f"--length {request.length_seconds:g}: the reference ends {available:.1f} s after --start-time, and the song with it")
@@ -221,7 +209,7 @@ class Singer:
         in_halves = request.in_halves and available <= self.window_seconds + 0.5 and not request.stream and not self.t2s.config.pointer
         plan = None
         if request.semantic_file is None:
-            plan = self._plan(request, lyrics, reference, available, need)
+            plan = plan_of(request, lyrics, reference, available, need)
             check_amount([line.text for line in plan.lines], plan.seconds, self.front_end.pronounce)
             notes += plan.notes
             lyrics = Lyrics(tuple(Line(line.text) for line in plan.lines))  # without what lies outside the time that is sung
@@ -329,49 +317,6 @@ class Singer:
     def front_end(self) -> TextFrontEnd:
         """How the t2s model reads text."""
         return load_text(self.t2s.config.text)
-
-    def _lyrics(self, request: SingRequest) -> tuple[Lyrics, str]:
-        """What of the lyrics can be sung, and what cannot."""
-        lyrics, note = read_singable(request.text, self.front_end.pronounce)
-        if note and request.strict:
-            raise ConfigError(f"--lyrics: {note}; leave --strict out to sing the rest")
-        if not lyrics.lines and request.semantic_file is None:
-            raise ConfigError(f"--lyrics: {note}, and nothing else is left to sing; write the words in Latin letters")
-        return lyrics, note and f"--lyrics: {note}; the rest is sung"
-
-    def _wanted(self, request: SingRequest, lyrics: Lyrics, need: Need) -> Seconds:
-        """How much of the reference to listen to: no more than the lyrics can take."""
-        if request.length_seconds is not None or request.in_halves or request.semantic_file is not None:
-            return request.most_seconds
-        if lyrics.stamped:
-            last = lyrics.lines[-1]
-            return max(SHORTEST_SECONDS, (last.start or 0.0) - request.start_seconds + 1.5 * need(last.text) + 4.0)
-        return 20.0 + 2.5 * sum(need(line.text) for line in lyrics.lines)
-
-    def _plan(self, request: SingRequest, lyrics: Lyrics, reference: Reference | None, available: Seconds, need: Need) -> Plan:
-        given = request.length_seconds is not None
-        if lyrics.stamped:
-            plan = place_stamped(lyrics, request.start_seconds, available if reference is not None or given else None, need)
-            end = plan.seconds if given or reference is None else min(available, plan.lines[-1].end + 2.0)
-            if end > LONGEST_SECONDS:
-                raise ConfigError(
-                    f"--lyrics: by its stamps the song ends at {request.start_seconds + end:.0f} s, more than the {LONGEST_SECONDS:g} s from --start-time "
-                    "on that a song may last; give other stamps, --start-time or --length"
-                )
-            return Plan(plan.lines, max(end, min(SHORTEST_SECONDS, plan.seconds)), plan.notes)
-        opens = openings(request.text) if len(openings(request.text)) == len(lyrics.lines) else (True,) + (False,) * len(lyrics.lines)
-        lines = [LyricLine(line.text, line.section, opening) for line, opening in zip(lyrics.lines, opens, strict=False)]
-        phrases = phrases_of(reference.activity) if reference is not None and reference.has_voice else []
-        if request.in_halves:
-            loudness = _loudness(reference, 4.0) if reference is not None else lambda _: 0.0
-            return Plan(place_in_halves(lines, phrases, available, need, loudness), available)
-        if phrases:
-            assert reference is not None
-            placed = place_on_phrases(lines, phrases, available, need, _loudness(reference), fill=given)
-        else:
-            placed = place_evenly(lines, 0.0, available, need, spread=given)
-        seconds = available if given else max(SHORTEST_SECONDS, min(available, placed[-1].end + 2.0))
-        return Plan(placed, seconds)
 
     # -- singing ---------------------------------------------------------------------------------------------------------------------
 
@@ -681,20 +626,6 @@ class _Stages:
         self.within(1, 1)
         self._before += self._share()
         self._name = ""
-
-
-def _loudness(reference: Reference, span: Seconds = 8.0) -> Callable[[Seconds], float]:
-    """How loud the song is in the `span` after a time, in standard deviations from its mean."""
-    mix = audio.mono(reference.band + reference.vocals)
-    hop = reference.rate // 2
-    blocks = mix[: mix.shape[-1] // hop * hop].reshape(-1, hop).square().mean(1)
-    level = 10 * torch.log10(blocks + 1e-8).numpy()
-    width = int(2 * span)
-    ahead = np.array([level[i : i + width].mean() for i in range(len(level))])
-    mean, deviation = (float(ahead.mean()), float(ahead.std())) if len(ahead) else (0.0, 0.0)
-    if deviation < 1.0:  # dB: nothing stands out
-        return lambda _: 0.0
-    return lambda t: float((ahead[min(len(ahead) - 1, int(2 * t))] - mean) / deviation)
 
 
 def _voice_source(request: SingRequest, reference: Reference | None) -> str:

@@ -13,20 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
-from unicodedata import category
 
 import numpy as np
 
 from autosing.errors import ConfigError
-from autosing.song.lyrics import SIGNS, Line, Lyrics, parse_lrc, parse_raw, passed_over
-from autosing.tokens.pronounce import UNKNOWN_PHONE
+from autosing.singing.words import SUNG_STRETCH, Need, short
+from autosing.song.lyrics import Line, Lyrics
 from autosing.tokens.specs import Seconds
-from autosing.tokens.text import expected_seconds
 
 ACTIVITY_RATE = 50  # frames a second of an aligner's activity
-SUNG_STRETCH = 1.6  # a sung sound at an easy pace lasts about this much longer than a spoken one
 USUAL_PACE = 0.66  # of the time at an easy pace, what a line takes in songs people sing
-FASTEST_SOUNDS = 14.0  # sounds a second that nobody sings over many lines, and that cannot be followed
 LEAST_GAP: Seconds = 0.3  # a shorter silence does not part two phrases, a shorter sound is none
 REST: Seconds = 1.5  # a silence from which a verse or chorus may begin
 CLOSE: Seconds = 0.2  # lines stamped closer together are one line
@@ -66,44 +62,6 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-Need = Callable[[str], Seconds]
-"""How long the sounds of a line take when they are sung at an easy pace."""
-
-
-def need_of(pronounce: Callable[[str], Sequence[str]]) -> Need:
-    """`Need` by a text front end's `pronounce`."""
-    return lambda text: max(0.4, SUNG_STRETCH * sum(expected_seconds(sound) for word in text.split() for sound in pronounce(word)))
-
-
-def read_lyrics(text: str) -> Lyrics:
-    """LRC where the text has stamped lines, else plain lines."""
-    timed = parse_lrc(text)
-    return timed if timed.lines else parse_raw(text)
-
-
-def unread(text: str) -> str:
-    """A sentence on the lines that `read_lyrics` does not find in `text` though something stands in them ("" if there are none)."""
-    told = []
-    for lines, lacking in zip(passed_over(text), ("no stamp where others have one", "no word"), strict=True):
-        if lines:
-            have = "has" if len(lines) == 1 else f"and {len(lines) - 1} more have"
-            told.append(f"the line '{_short(lines[0])}' {have} {lacking}")
-    return "; ".join(told)
-
-
-def openings(text: str) -> tuple[bool, ...]:
-    """For each sung line of unstamped `text` whether it opens a verse or chorus: a tag or an empty line comes before it."""
-    found: list[bool] = []
-    opens = True
-    for raw in text.splitlines():
-        *sung, probe = parse_raw(raw + "\nla").lines  # the section that `raw` names is that of what follows
-        opens = opens or probe.section is not None or not raw.strip()
-        for _ in sung:
-            found.append(opens)
-            opens = False
-    return tuple(found)
-
-
 def place_stamped(lyrics: Lyrics, start: Seconds, seconds: Seconds | None, need: Need, instead: str = "--start-time or --length") -> Plan:
     """Lines with stamps, for a song that begins `start` seconds into the time of the stamps.
 
@@ -135,13 +93,13 @@ def place_stamped(lyrics: Lyrics, start: Seconds, seconds: Seconds | None, need:
         starts, unfit = _in_order(line, end if stated is not None else until if until < math.inf else end + TAIL)
         wrong += unfit
         if need(line.text) > SUNG_STRETCH * 2.2 * (until - line.start):
-            notes.append(f"the line '{_short(line.text)}' has {until - line.start:.2f} s, too little for all of its words")
+            notes.append(f"the line '{short(line.text)}' has {until - line.start:.2f} s, too little for all of its words")
         placed.append(PlacedLine(line.text, line.start, end, line.section, starts))
     if wrong:
         others = f" and of {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        notes.append(f"the stamp of the word '{_short(wrong[0])}'{others} lies outside its line or among later ones, and is left out")
+        notes.append(f"the stamp of the word '{short(wrong[0])}'{others} lies outside its line or among later ones, and is left out")
     if outside:
-        notes.append(f"{len(outside)} of {len(lyrics.lines)} lines lie outside the time that is sung, such as '{_short(outside[0].text)}'")
+        notes.append(f"{len(outside)} of {len(lyrics.lines)} lines lie outside the time that is sung, such as '{short(outside[0].text)}'")
     return Plan(tuple(placed), seconds if seconds is not None else placed[-1].end + TAIL, tuple(notes))
 
 
@@ -219,6 +177,22 @@ def place_on_phrases(
     pieces = _cut(phrases, len(lines), float(np.median(needs)))
     if len(pieces) < len(lines):
         return place_evenly(lines, 0.0, seconds, need, spread=fill)
+    spans = _cheapest(lines, pieces, needs, loudness, fill)
+    following = [pieces[first][0] for first, _ in spans[1:]] + [seconds]
+    return tuple(
+        PlacedLine(line.text, pieces[first][0], float(min(until, max(pieces[last][1], pieces[first][0] + wanted / USUAL_PACE))), line.section)
+        for line, (first, last), until, wanted in zip(lines, spans, following, needs, strict=True)
+    )
+
+
+def _cheapest(
+    lines: Sequence[LyricLine],
+    pieces: Sequence[tuple[Seconds, Seconds]],
+    needs: Sequence[Seconds],
+    loudness: Callable[[Seconds], float],
+    fill: bool,
+) -> list[tuple[int, int]]:
+    """(first, last) of the pieces that each line takes, such that lines last about what they need and little is skipped; `fill`: at the end too."""
     n, m = len(lines), len(pieces)
     starts, ends = np.array(pieces).T
     rests = np.concatenate([[np.inf], starts[1:] - ends[:-1]])
@@ -248,12 +222,7 @@ def place_on_phrases(
         before_piece, first = came[i, upto]
         spans.append((int(first), upto - 1))
         upto = int(before_piece)
-    spans.reverse()
-    following = [float(starts[first]) for first, _ in spans[1:]] + [seconds]
-    return tuple(
-        PlacedLine(line.text, float(starts[first]), float(min(until, max(ends[last], starts[first] + wanted / USUAL_PACE))), line.section)
-        for line, (first, last), until, wanted in zip(lines, spans, following, needs, strict=True)
-    )
+    return spans[::-1]
 
 
 def place_in_halves(
@@ -333,61 +302,3 @@ def place_evenly(lines: Sequence[LyricLine], start: Seconds, end: Seconds, need:
         now = begin + need(line.text) * stretch
         placed.append(PlacedLine(line.text, begin, now, line.section))
     return tuple(placed)
-
-
-def singable(lyrics: Lyrics, pronounce: Callable[[str], Sequence[str]]) -> tuple[Lyrics, str]:
-    """The lyrics without what has no sound in the model's alphabet, and a sentence on what that is ("" if nothing).
-
-    A word loses the letters that cannot be sung, a line its words without sound, the lyrics their lines without words.
-    """
-    characters = {c for line in lyrics.lines for c in line.text if not c.isspace()}
-    without_sound = {c for c in characters if UNKNOWN_PHONE in pronounce(c) or category(c) in SIGNS}
-    left_out = set(without_sound)
-    lines = []
-    for line in lyrics.lines:
-        words, starts = [], []
-        for word, start in zip(line.text.split(), line.word_starts or [None] * len(line.text), strict=False):
-            rest = "".join(c for c in word if c not in without_sound)
-            if pronounce(rest):
-                words.append(rest)
-                starts.append(start)
-            else:
-                left_out |= {c for c in rest if c.isalnum()}
-        if words:
-            timed = tuple(starts) if any(start is not None for start in starts) else None
-            lines.append(line._replace(text=" ".join(words), word_starts=timed))
-    strange = [c for c in dict.fromkeys("".join(line.text for line in lyrics.lines)) if c in left_out]
-    if not strange:
-        return Lyrics(tuple(lines), lyrics.tags), ""
-    named = " ".join(strange[:12]) + (f" and {len(strange) - 12} more" if len(strange) > 12 else "")
-    return Lyrics(tuple(lines), lyrics.tags), f"this model has no sound for {len(strange)} of the lyrics' characters: {named}"
-
-
-def read_singable(text: str, pronounce: Callable[[str], Sequence[str]]) -> tuple[Lyrics, str]:
-    """What of the lyrics in `text` can be sung, and a sentence on what of them is left out ("" if nothing)."""
-    lyrics, without_sound = singable(read_lyrics(text), pronounce)
-    return lyrics, "; ".join(filter(None, (without_sound, unread(text))))
-
-
-def check_amount(
-    lines: Sequence[str], seconds: Seconds, pronounce: Callable[[str], Sequence[str]], instead: str = "more time with --length"
-) -> None:
-    """Refuse more words than the time holds; `instead`: what a person may give instead of fewer words.
-
-    Raises:
-        ConfigError: says how many would fit.
-    """
-    words = [word for line in lines for word in line.split()]
-    most = int(FASTEST_SOUNDS * seconds)
-    sounds = 0
-    for held, word in enumerate(words):
-        sounds += len(pronounce(word))
-        if sounds > most:
-            raise ConfigError(
-                f"--lyrics: {len(words)} words do not fit into {seconds:.1f} s, which hold about {held} of them sung fast; "
-                f"give fewer words, or {instead}"
-            )
-
-
-def _short(text: str, longest: int = 40) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autosing.errors import ConfigError
 from autosing.registry import split_choice
-from autosing.singing.plan import read_lyrics
+from autosing.singing.words import read_lyrics
 from autosing.song.alignment import Alignment
 from autosing.song.lyrics import Lyrics
 from autosing.tokens.specs import Seconds

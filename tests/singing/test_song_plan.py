@@ -6,20 +6,8 @@ import numpy as np
 import pytest
 
 from autosing.errors import ConfigError
-from autosing.singing.plan import (
-    LyricLine,
-    check_amount,
-    need_of,
-    openings,
-    phrases_of,
-    place_evenly,
-    place_in_halves,
-    place_on_phrases,
-    place_stamped,
-    read_lyrics,
-    read_singable,
-    singable,
-)
+from autosing.singing.plan import LyricLine, phrases_of, place_evenly, place_in_halves, place_on_phrases, place_stamped
+from autosing.singing.words import check_amount, need_of, openings, read_lyrics, read_singable, singable
 from autosing.song.lyrics import Line, Lyrics, clock
 from autosing.tokens.pronounce import UNKNOWN_PHONE
 
