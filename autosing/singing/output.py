@@ -1,6 +1,7 @@
 """Files of a song: all of them appear together or none does, and audio that is written while it grows."""
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -31,6 +32,17 @@ def is_candidate(path: Path) -> bool:
 def readable(text: str) -> str:
     """`text` as UTF-8 can hold it: the bytes of a file's name that are none become replacement characters."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def plain(value: object) -> object:
+    """A value as JSON in UTF-8 knows it; a number that is not finite becomes None."""
+    if isinstance(value, str | Path):
+        return readable(str(value))
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

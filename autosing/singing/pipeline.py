@@ -5,8 +5,6 @@ seed. What is longer than the windows the models know is sung window by window (
 on. Letters: B candidates, C channels, n samples, K codec levels, T finest codec frames, N semantic tokens, D width.
 """
 
-import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,48 +16,39 @@ from torch import Tensor
 
 import autosing
 from autosing.device import side_by_side
-from autosing.errors import ConfigError, DataError, MismatchError
-from autosing.models.io import load_model, resolve, weights_file
-from autosing.nn.embeddings import code_features, same_fit
+from autosing.errors import ConfigError, DataError
+from autosing.models.io import load_model
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
 from autosing.perception.codec.base import Codec
 from autosing.registry import split_choice
 from autosing.singing.cache import Cache
 from autosing.singing.codes import check_settings, find_code_singer, sing_codes
+from autosing.singing.desk import Desk, Listening, Stream
 from autosing.singing.generate import generate_semantic
 from autosing.singing.layout import lyrics_of, plan_of, seconds_to_hear
-from autosing.singing.mix import AUDIBLE, Gains, Mixed, Seam, active_level, choose_gains, fade_edges, mix_with, sounding
-from autosing.singing.output import readable
+from autosing.singing.loading import dataset_of, identity, require_same_fits
+from autosing.singing.mix import sounding
+from autosing.singing.output import plain
+from autosing.singing.plan import Plan
 from autosing.singing.reading import Reader
 from autosing.singing.reference import Hearing, Reference
 from autosing.singing.repair import Version, repair
 from autosing.singing.request import SHORTEST_SECONDS, Ears, SingRequest, Sung, halves
 from autosing.singing.score import Listener, Take, phones_right, timing, word_score
 from autosing.singing.seams import seam_figures
+from autosing.singing.stages import Stages
 from autosing.singing.windows import REST, Grid, SongText, Window, plan_windows
 from autosing.singing.words import check_amount, need_of
 from autosing.song import audio
 from autosing.song.lyrics import Line, Lyrics
-from autosing.store import sha256_of
 from autosing.tokens.specs import CodecSpec, Seconds, require_same
 from autosing.tokens.text import LINE, TextFrontEnd, load_text
-from autosing.training.task import DatasetMeta
 
-FADE_SECONDS: Seconds = 0.01
 SPARSE_SHARE = 0.25  # of its time; a song of which less is sung comes with a note
 STREAM_SECONDS: Seconds = 8.0  # of the first window when the audio is waited for
-SETTLED_SECONDS: Seconds = 3.0  # of a voice from which its level is known
-STREAM_MARGIN: Seconds = 0.6  # the end of what was decoded may still change with what follows
-SHARES = {"separate": 0.1, "condition": 0.02, "t2s": 0.37, "sm2a": 0.05, "decode": 0.06, "align": 0.04, "repair": 0.36}
-"""The stages of singing in order, each with about the share of the time that it takes; they sum to 1."""
-ONCE = ("separate", "condition")
-"""Stages that a song goes through once; the others come again with every window."""
 
 CodesOf = Callable[..., Tensor]
 """(which of the candidates, also several times, (1, K, T) template of given codes or None[, progress]) -> (rows, K, T) codes."""
-
-Listening = Callable[[Tensor, int], None]
-"""Is given the mix (C, n) as it grows, piece after piece, and its rate."""
 
 
 @dataclass
@@ -90,6 +79,45 @@ class Takes:
     def order(self) -> list[int]:
         """The candidates, best first."""
         return sorted(range(len(self.heard)), key=lambda i: (self.heard[i].score.badness, i))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with all that was read for it.
+
+    Attributes:
+        lyrics: what of them is sung.
+        plan: when; None where the words are those of a recording.
+        in_halves: one or two lines share one window, and are held to no other times.
+        spoken: (n,) the recording whose words are sung, at the rate of the semantic tokenizer.
+        reference: cut to the song.
+        accompaniment: (1, K, T) codes of the band, or of silence.
+        voice: (1, 1, D) the asked one; None = any.
+        seconds, steps, frames: how long the song is: N and T of the vocals.
+    """
+
+    request: SingRequest
+    lyrics: Lyrics
+    plan: Plan | None
+    in_halves: bool
+    spoken: Tensor | None
+    reference: Reference | None
+    accompaniment: Tensor
+    voice: Tensor | None
+    seconds: Seconds
+    steps: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was sung. `takes`: None of several windows; `windows`, `repairs`: figures for the report; `voice`: (1, 1, D) whom it was sung as."""
+
+    song: Song
+    takes: Takes | None
+    windows: list[dict]
+    repairs: list[dict]
+    voice: Tensor | None
 
 
 class Singer:
@@ -133,10 +161,9 @@ class Singer:
             self.t2s.use_int8()
             self.sm2a.use_int8()
         self.models = {  # what of them a report names
-            "t2s": _identity(t2s_model, "t2s", self.t2s_meta), "sm2a": {"kind": kind, **_identity(place, kind, self.sm2a_meta)}
+            "t2s": identity(t2s_model, "t2s", self.t2s_meta), "sm2a": {"kind": kind, **identity(place, kind, self.sm2a_meta)}
         }  # fmt: skip
-        t2s, sm2a = (_dataset(name, kind, meta) for name, kind, meta in (
-            (t2s_model, "t2s", self.t2s_meta), (sm2a_model, "sm2a", self.sm2a_meta)))  # fmt: skip
+        t2s, sm2a = dataset_of(t2s_model, "t2s", self.t2s_meta), dataset_of(sm2a_model, "sm2a", self.sm2a_meta)
         places = (f"the t2s model '{t2s_model}'", f"the sm2a model '{sm2a_model}'")
         require_same("semantic tokenizer", t2s.semantic, places[0], sm2a.semantic, places[1])
         require_same("accompaniment codec", t2s.accompaniment_codec, places[0], sm2a.accompaniment_codec, places[1])
@@ -162,17 +189,7 @@ class Singer:
         self.grid = Grid.of(sm2a.semantic, sm2a.codec, sm2a.accompaniment_codec)
         require_same("codec", sm2a.codec, places[1], self.codec.spec, "this installation")
         require_same("voice embedding", sm2a.voice, places[1], self.hearing.voice.spec, "this installation")
-        if not same_fit(self.t2s.semantic.codebook, self.sm2a.semantic.codebook):
-            raise MismatchError(f"{places[0]} and {places[1]} know different fits of semantic tokenizer '{sm2a.semantic.name}'; train both on one dataset")
-        for geometry, codec in ((self.sm2a.geometry, self.codec), (self.sm2a.music_geometry, self.hearing.band_codec)):
-            if geometry is None:
-                continue
-            books = codec.codebooks()
-            if not all(same_fit(geometry.features(level).cpu(), code_features(book)) for level, book in enumerate(books)):
-                raise MismatchError(
-                    f"{places[1]} was trained with another fit of codec '{codec.spec.name}' than this installation has; train it on a dataset "
-                    "that this installation tokenised"
-                )
+        require_same_fits(self.t2s, self.sm2a, self.codec, self.hearing.band_codec, sm2a.semantic.name, places)
 
     def sing(self, request: SingRequest, progress: Callable[[float, str], None] | None = None, listening: Listening | None = None) -> Sung:
         """Sing the request.
@@ -187,164 +204,181 @@ class Singer:
             ConfigError: the lyrics cannot be sung, or the sm2a model has no such setting.
         """
         rounds = check_settings(self.sm2a, request.steps, request.repair)
-        clock = _Stages(progress, () if rounds else ("repair",))
+        clock = Stages(progress, () if rounds else ("repair",))
         generator = torch.Generator(self.device).manual_seed(request.seed)
-        assert self.meta.codec and self.meta.semantic
-        clock.begin("separate")
-        lyrics, note = lyrics_of(request, self.front_end.pronounce)
-        notes = [note] if note else []
-        need = need_of(self.front_end.pronounce)
-        reference = None
-        if request.reference is not None:
-            reference = self.hearing.read(request.reference, request.start_seconds, seconds_to_hear(request, lyrics, need))
-        available = request.most_seconds if reference is None else reference.seconds
-        if request.length_seconds is not None and available < request.length_seconds - 0.01:
-            notes.append(f"--length {request.length_seconds:g}: the reference ends {available:.1f} s after --start-time, and the song with it")
-        spoken = None if request.semantic_file is None else self._spoken(request.semantic_file, notes.append)
-        if spoken is not None and request.length_seconds is None:
-            available = min(available, spoken.shape[-1] / self.meta.semantic.sample_rate)
-            if available < SHORTEST_SECONDS:
-                raise DataError(f"--semfile: '{request.semantic_file}' lasts {available:.1f} s, less than the {SHORTEST_SECONDS:g} s that are sung at the least; "
-                                "give a longer recording, or --length")  # fmt: skip
-        in_halves = request.in_halves and available <= self.window_seconds + 0.5 and not request.stream and not self.t2s.config.pointer
-        plan = None
-        if request.semantic_file is None:
-            plan = plan_of(request, lyrics, reference, available, need)
-            check_amount([line.text for line in plan.lines], plan.seconds, self.front_end.pronounce)
-            notes += plan.notes
-            lyrics = Lyrics(tuple(Line(line.text) for line in plan.lines))  # without what lies outside the time that is sung
-        length = available if plan is None else plan.seconds
-        if request.semantic_file is not None and length > self.window_seconds + 0.5:
-            raise ConfigError(f"--semfile: at most {self.window_seconds:g} s are sung after a recording, found --length {length:g}")
-        steps, frames = self.meta.semantic.tokens(length), self.meta.codec.frames(length)
-        if reference is not None:
-            reference = reference.cut(length, self.hearing.band_codec.spec.frames(length))
-
-        clock.begin("condition")
-        accompaniment = self.hearing.silence(length) if request.tts or reference is None else reference.codes
-        voice = singer = self._voice(request, reference, notes.append)
-        stream = None if listening is None else _Stream(self, request, reference, listening, length)
-        takes: Takes | None = None
-        told: list[dict] = []
-        repairs: list[dict] = []
-
-        if in_halves or request.semantic_file is not None:
-            song, takes, repairs = self._sing_at_once(request, lyrics, spoken, accompaniment, voice, steps, frames, generator, rounds, clock)
+        notes: list[str] = []
+        job = self._read(request, notes.append, clock)
+        stream = None if listening is None else Stream(self, request, job.reference, listening, job.seconds)
+        if job.plan is None or job.in_halves:
+            result = self._sing_at_once(job, generator, rounds, clock)
         else:
-            assert plan is not None
-            if not self.t2s.config.pointer:
-                raise ConfigError("this t2s model has no pointer, so it sings one or two plain lines in one window alone; train one with 'pointer': true")
-            longest = self.window_seconds
-            windows = plan_windows(plan.lines, 0, steps, self.grid, longest, STREAM_SECONDS if request.stream else None)
-            clock.parts = len(windows)
-            text = SongText(self.front_end, plan.lines, self.meta.semantic.token_rate)
-            song = Song.empty(self.meta.codec.levels, self.device)
-            for window in windows:
-                song, takes, figures = self.sing_window(
-                    text, window, song, accompaniment, singer, (steps, frames), generator, candidates=request.candidates,
-                    temperature=request.temperature, passes=request.steps, rounds=rounds, clock=clock,
-                )  # fmt: skip
-                told.append(figures)
-                if stream is not None:
-                    stream.feed(self._decode(song), last=window is windows[-1])
-                if singer is None and window is not windows[-1]:  # anyone may sing, but the same one to the end
-                    singer = self._voice_of(song)
-            if len(windows) > 1:
-                takes = None
-            else:
-                repairs = told[0]["repairs"]
-        if takes is None:
-            clock.begin("decode")
-            vocals = stream.vocals[None] if stream is not None else self._decode(song)[None]
-            clock.begin("align")
-            takes = Takes(vocals, [self._listen(vocals[0], lyrics)])
+            result = self._sing_in_windows(job, generator, rounds, clock, stream)
+        takes = result.takes or self._whole(result.song, stream, job.lyrics, clock)
         clock.end()
+
         order = takes.order
-        chosen = order[0]
-        heard = takes.heard[chosen].words
+        vocals = takes.vocals[order[0]]
         if stream is not None and not stream.done:
-            stream.feed(takes.vocals[chosen], last=True)
-        rate = self.codec.spec.sample_rate
-        share = float(sounding(takes.vocals[chosen]).float().mean())
-        if plan is not None and share < SPARSE_SHARE:
+            stream.feed(vocals, last=True)
+        share = float(sounding(vocals).float().mean())
+        if job.plan is not None and share < SPARSE_SHARE:
             notes.append(
-                f"{share * length:.1f} of {length:g} s are sung; more lines fill them, --length shortens the song, --start-time passes over an introduction"
+                f"{share * job.seconds:.1f} of {job.seconds:g} s are sung; more lines fill them, --length shortens the song, --start-time passes over an "
+                "introduction"
             )
-        for figures in told[1:]:
-            figures["seam"] = seam_figures(takes.vocals[chosen], rate, figures["start"], self._embed)._asdict()
-        mixes = [self._mix(takes.vocals[i][None], reference, request, length) for i in order]
-        if stream is not None:
-            mixes[0] = stream.mixed
-        best = mixes[0]
+        for figures in result.windows[1:]:
+            figures["seam"] = seam_figures(vocals, self.codec.spec.sample_rate, figures["start"], self._embed)._asdict()
+        desk = Desk(self.codec.spec.sample_rate, request, job.reference, job.seconds)
+        mixes = [desk.mix(takes.vocals[i][None]) for i in order]
+        best = mixes[0] if stream is None else stream.mixed
         report = {
-            "autosing": autosing.__version__,
-            "torch": torch.__version__,
-            "request": _plain(asdict(request)),
-            "seconds": length,
-            "chosen": chosen if not told else told[-1]["chosen"],
-            "word_scores": [_plain(round(word_score(take.words), 4)) for take in takes.heard],  # None: no word could be found
-            "phone_errors": [take.score.phone_error for take in takes.heard],
-            "words": [_plain(word) for word in heard.words],
-            "phones_right": phones_right(takes.heard[chosen], self.pronounce),
-            "repairs": repairs,
-            "plan": [] if plan is None else [_plain(line._asdict()) for line in plan.lines],
-            "windows": told,
-            "timing": timing(heard, [line.start for line in plan.lines]) if plan is not None and not in_halves else None,
-            "voice_from": _voice_source(request, reference),
-            "voice": self.likeness(takes.vocals[chosen], voice),
-            "notes": _plain(notes),
-            "gains": _plain(best.gains._asdict()),
-            "cache": {"hits": self.hearing.cache.hits, "misses": self.hearing.cache.misses},
-            "models": self.models,
-            "language": self.language,
-            "ears": _plain(self.ears._asdict()),
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-            "int8": self.int8,
+            **self._told_of(job, result, takes),
+            "voice": self.likeness(vocals, job.voice),
+            "notes": plain(notes),
+            "gains": plain(best.gains._asdict()),
+            **self._told_of_machine(),
             "stage_seconds": clock.laps,
             "first_audio_seconds": None if stream is None else round(stream.first_at - clock.born, 3),
         }
-        tokens = {"semantic": song.semantic, "codes": song.codes, "track": torch.from_numpy(song.track), "band": accompaniment}
-        tokens |= {} if singer is None else {"voice": singer}
+        song = result.song
+        tokens = {"semantic": song.semantic, "codes": song.codes, "track": torch.from_numpy(song.track), "band": job.accompaniment}
+        tokens |= {} if result.voice is None else {"voice": result.voice}
         return Sung(
-            best.mix, best.vocals, best.accompaniment, self._rate(reference), heard, tuple(s.mix for s in mixes[1:]), report,
+            best.mix, best.vocals, best.accompaniment, desk.rate, takes.heard[order[0]].words, tuple(s.mix for s in mixes[1:]), report,
             {name: tensor.cpu() for name, tensor in tokens.items()},
         )  # fmt: skip
 
-    # -- what is sung when -----------------------------------------------------------------------------------------------------------
+    def _told_of(self, job: Job, result: Result, takes: Takes) -> dict:
+        """What the report says of the song and of what was sung for it."""
+        best = takes.order[0]
+        heard = takes.heard[best].words
+        return {
+            "autosing": autosing.__version__,
+            "torch": torch.__version__,
+            "request": plain(asdict(job.request)),
+            "seconds": job.seconds,
+            "chosen": result.windows[-1]["chosen"] if result.windows else best,
+            "word_scores": [plain(round(word_score(take.words), 4)) for take in takes.heard],  # None: no word could be found
+            "phone_errors": [take.score.phone_error for take in takes.heard],
+            "words": [plain(word) for word in heard.words],
+            "phones_right": phones_right(takes.heard[best], self.pronounce),
+            "repairs": result.repairs,
+            "plan": [] if job.plan is None else [plain(line._asdict()) for line in job.plan.lines],
+            "windows": result.windows,
+            "timing": timing(heard, [line.start for line in job.plan.lines]) if job.plan is not None and not job.in_halves else None,
+            "voice_from": _voice_source(job.request, job.reference),
+        }
+
+    def _told_of_machine(self) -> dict:
+        """What the report says of the models, the ears and where they ran."""
+        return {
+            "cache": {"hits": self.hearing.cache.hits, "misses": self.hearing.cache.misses},
+            "models": self.models,
+            "language": self.language,
+            "ears": plain(self.ears._asdict()),
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "int8": self.int8,
+        }
+
+    # -- what is read before anything is sung ----------------------------------------------------------------------------------------
 
     @cached_property
     def front_end(self) -> TextFrontEnd:
         """How the t2s model reads text."""
         return load_text(self.t2s.config.text)
 
+    def _read(self, request: SingRequest, tell: Callable[[str], None], clock: Stages) -> Job:
+        """Read the lyrics, the reference and other recordings, and lay the plan. `tell`: as of `_voice`."""
+        assert self.meta.codec and self.meta.semantic
+        clock.begin("separate")
+        lyrics, note = lyrics_of(request, self.front_end.pronounce)
+        if note:
+            tell(note)
+        need = need_of(self.front_end.pronounce)
+        reference = None
+        if request.reference is not None:
+            reference = self.hearing.read(request.reference, request.start_seconds, seconds_to_hear(request, lyrics, need))
+        available = request.most_seconds if reference is None else reference.seconds
+        if request.length_seconds is not None and available < request.length_seconds - 0.01:
+            tell(f"--length {request.length_seconds:g}: the reference ends {available:.1f} s after --start-time, and the song with it")
+        spoken = None if request.semantic_file is None else self._spoken(request.semantic_file, tell)
+        if spoken is not None and request.length_seconds is None:
+            available = min(available, spoken.shape[-1] / self.meta.semantic.sample_rate)
+            if available < SHORTEST_SECONDS:
+                raise DataError(f"--semfile: '{request.semantic_file}' lasts {available:.1f} s, less than the {SHORTEST_SECONDS:g} s that are sung at the least; "
+                                "give a longer recording, or --length")  # fmt: skip
+        one_window = self.window_seconds + 0.5
+        in_halves = request.in_halves and available <= one_window and not request.stream and not self.t2s.config.pointer
+        plan, seconds = None, available
+        if spoken is None:
+            plan = plan_of(request, lyrics, reference, available, need)
+            check_amount([line.text for line in plan.lines], plan.seconds, self.front_end.pronounce)
+            for note in plan.notes:
+                tell(note)
+            lyrics = Lyrics(tuple(Line(line.text) for line in plan.lines))  # without what lies outside the time that is sung
+            seconds = plan.seconds
+        elif seconds > one_window:
+            raise ConfigError(f"--semfile: at most {self.window_seconds:g} s are sung after a recording, found --length {seconds:g}")
+        if reference is not None:
+            reference = reference.cut(seconds, self.hearing.band_codec.spec.frames(seconds))
+
+        clock.begin("condition")
+        accompaniment = self.hearing.silence(seconds) if request.tts or reference is None else reference.codes
+        voice = self._voice(request, reference, tell)
+        steps, frames = self.meta.semantic.tokens(seconds), self.meta.codec.frames(seconds)
+        return Job(request, lyrics, plan, in_halves, spoken, reference, accompaniment, voice, seconds, steps, frames)
+
     # -- singing ---------------------------------------------------------------------------------------------------------------------
 
-    def _sing_at_once(self, request, lyrics, spoken, accompaniment, voice, steps, frames, generator, rounds, clock) -> tuple[Song, Takes, list[dict]]:
+    def _sing_at_once(self, job: Job, generator: torch.Generator, rounds: int, clock: Stages) -> Result:
         """One window whose halves the lyrics share, by a t2s model that cannot be held to their times; or the words of a recording."""
+        request = job.request
         clock.begin("t2s")
-        if spoken is not None:
-            semantic, track = self._semantic_of(spoken, steps).expand(request.candidates, -1), None
+        if job.spoken is not None:
+            semantic, track = self._semantic_of(job.spoken, job.steps).expand(request.candidates, -1), None
         else:
             semantic, track = generate_semantic(
-                self.t2s, halves([line.text for line in lyrics.lines]), accompaniment, steps=steps, temperature=request.temperature,
+                self.t2s, halves([line.text for line in job.lyrics.lines]), job.accompaniment, steps=job.steps, temperature=request.temperature,
                 generator=generator, language=self.language, batch=request.candidates, reader=self.reader, progress=clock.within,
             )  # fmt: skip
-        sing = self._code_singer(request.temperature, request.steps, semantic, accompaniment, voice, frames, generator)
-        codes = self._codes(sing, None, clock)
-        takes = self._judge(codes, lyrics, clock)
-        best = takes.order[0]
-        codes, takes, repairs = self._repair(codes, takes, rounds, 0, lyrics, sing, clock)
-        sung = np.full(steps, REST)
+        sing = self._code_singer(request.temperature, request.steps, semantic, job.accompaniment, job.voice, job.frames, generator)
+        codes, takes, best, repairs = self._sing_codes(sing, None, job.lyrics, rounds, 0, clock)
+        sung = np.full(job.steps, REST)
         if track is not None and track.pointer is not None:
             of_song = np.arange(len(track.ids)) - np.cumsum(track.ids == LINE)  # the song's text has no breaks
             sung = of_song[track.pointer[best].cpu().numpy()]
-        return Song(semantic[best], codes[best], sung), takes, repairs
+        return Result(Song(semantic[best], codes[best], sung), takes, [], repairs, job.voice)
+
+    def _sing_in_windows(self, job: Job, generator: torch.Generator, rounds: int, clock: Stages, stream: Stream | None) -> Result:
+        """To a plan, one window after the other, each going on with the best of the one before."""
+        assert job.plan is not None and self.meta.codec and self.meta.semantic
+        if not self.t2s.config.pointer:
+            raise ConfigError("this t2s model has no pointer, so it sings one or two plain lines in one window alone; train one with 'pointer': true")
+        request, voice = job.request, job.voice
+        told, takes = [], None
+        windows = plan_windows(job.plan.lines, 0, job.steps, self.grid, self.window_seconds, STREAM_SECONDS if request.stream else None)
+        clock.parts = len(windows)
+        text = SongText(self.front_end, job.plan.lines, self.meta.semantic.token_rate)
+        song = Song.empty(self.meta.codec.levels, self.device)
+        for window in windows:
+            song, takes, figures = self.sing_window(
+                text, window, song, job.accompaniment, voice, (job.steps, job.frames), generator, candidates=request.candidates,
+                temperature=request.temperature, passes=request.steps, rounds=rounds, clock=clock,
+            )  # fmt: skip
+            told.append(figures)
+            if stream is not None:
+                stream.feed(self._decode(song), last=window is windows[-1])
+            if voice is None and window is not windows[-1]:  # anyone may sing, but the same one to the end
+                voice = self._voice_of(song)
+        if len(windows) > 1:
+            return Result(song, None, told, [], voice)
+        return Result(song, takes, told, told[0]["repairs"], voice)
 
     def sing_window(
         self, text: SongText, window: Window, song: Song, accompaniment: Tensor, voice: Tensor | None, whole: tuple[int, int],
         generator: torch.Generator, *, candidates: int, temperature: float, passes: int | None = None, rounds: int = 0,
-        clock: "_Stages | None" = None,
+        clock: Stages | None = None,
     ) -> tuple[Song, Takes, dict]:  # fmt: skip
         """Go on with `song` to the end of `window` by the best of the candidates; also the candidates, and figures for the report.
 
@@ -354,7 +388,7 @@ class Singer:
             passes: of a parallel sm2a model; None = as many as usual.
             rounds: in which the wrong words of the best candidate are sung again, in as many ways as there are candidates.
         """
-        clock = clock or _Stages(None)
+        clock = clock or Stages(None)
         assert self.meta.codec and self.meta.semantic and self.meta.accompaniment_codec
         rate = self.meta.semantic.token_rate
 
@@ -375,12 +409,9 @@ class Singer:
             template = torch.full((1, self.meta.codec.levels, last - first), CodecSpec.HOLE, dtype=torch.long, device=self.device)
             template[0, :, : fresh - first] = song.codes[:, first:fresh]
         sing = self._code_singer(temperature, passes, semantic, band, voice, last - first, generator)
-        codes = self._codes(sing, template, clock)
         inside = [line for line in text.lines if window.start <= text.step((line.start + line.end) / 2) < window.end]
         words = Lyrics(tuple(Line(line.text) for line in inside))
-        takes = self._judge(codes, words, clock)
-        best = takes.order[0]
-        codes, takes, repairs = self._repair(codes, takes, rounds, fresh - first, words, sing, clock)
+        codes, takes, best, repairs = self._sing_codes(sing, template, words, rounds, fresh - first, clock)
         assert track.pointer is not None
         new = window.fresh - window.start
         song = song.join(
@@ -403,12 +434,23 @@ class Singer:
 
         return sing
 
-    def _codes(self, sing: CodesOf, template: Tensor | None, clock: "_Stages") -> Tensor:
+    def _sing_codes(
+        self, sing: CodesOf, template: Tensor | None, lyrics: Lyrics, rounds: int, first: int, clock: Stages
+    ) -> tuple[Tensor, Takes, int, list[dict]]:
+        """Sing and judge all candidates, and the wrong words of the best one from frame `first` on again.
+
+        Returns:
+            (B, K, T) codes, how they are heard, which is the best, and what became of its words.
+        """
         clock.begin("sm2a")
-        return sing(slice(None), template, clock.within)
+        codes = sing(slice(None), template, clock.within)
+        takes = self._judge(codes, lyrics, clock)
+        best = takes.order[0]
+        codes, takes, repairs = self._repair(codes, takes, rounds, first, lyrics, sing, clock)
+        return codes, takes, best, repairs
 
     def _repair(
-        self, codes: Tensor, takes: Takes, rounds: int, first: int, lyrics: Lyrics, sing: CodesOf, clock: "_Stages"
+        self, codes: Tensor, takes: Takes, rounds: int, first: int, lyrics: Lyrics, sing: CodesOf, clock: Stages
     ) -> tuple[Tensor, Takes, list[dict]]:
         """(B, K, T) `codes` and their `takes`, the best with its wrong words from frame `first` on sung again, and what became of them."""
         if not rounds:
@@ -431,12 +473,19 @@ class Singer:
         codes[best], vocals[best], heard[best] = version
         return codes, Takes(vocals, heard), told
 
-    def _judge(self, codes: Tensor, lyrics: Lyrics, clock: "_Stages") -> Takes:
+    def _judge(self, codes: Tensor, lyrics: Lyrics, clock: Stages) -> Takes:
         """Decode (B, K, T) and listen to every candidate."""
         clock.begin("decode")
         vocals = torch.cat(side_by_side(lambda one: self.codec.decode(one[None])[0], list(codes), self.device, clock.within)).cpu()
         clock.begin("align")
         return Takes(vocals, side_by_side(lambda one: self._listen(one, lyrics), list(vocals), self.device, clock.within))
+
+    def _whole(self, song: Song, stream: Stream | None, lyrics: Lyrics, clock: Stages) -> Takes:
+        """A song of several windows, or what was given out of it, as the only take."""
+        clock.begin("decode")
+        vocals = self._decode(song) if stream is None else stream.vocals
+        clock.begin("align")
+        return Takes(vocals[None], [self._listen(vocals, lyrics)])
 
     def _listen(self, vocals: Tensor, lyrics: Lyrics) -> Take:
         return self.listener.take(vocals, self.codec.spec.sample_rate, lyrics, self.pronounce)
@@ -465,7 +514,7 @@ class Singer:
         wav = torch.nn.functional.pad(wav, (0, max(0, n - wav.shape[-1])))[:n]
         return tokenizer.encode(wav[None].to(self.device))[:, :steps]
 
-    # -- voice and mix ---------------------------------------------------------------------------------------------------------------
+    # -- the voice ---------------------------------------------------------------------------------------------------------------
 
     def _voice(self, request: SingRequest, reference: Reference | None, tell: Callable[[str], None] = lambda _: None) -> Tensor | None:
         """(1, 1, D) the asked voice; None = any voice. `tell`: is told what a person should know about it.
@@ -511,122 +560,6 @@ class Singer:
         """(n,) vocals at the codec's rate -> (D,) whose voice it is."""
         return self.hearing.embed(vocals[None], self.codec.spec.sample_rate).cpu()
 
-    def _rate(self, reference: Reference | None) -> int:
-        return self.codec.spec.sample_rate if reference is None else reference.rate
-
-    def _tracks(self, vocals: Tensor, reference: Reference | None, request: SingRequest, seconds: Seconds = 0.0) -> tuple[Tensor, Tensor, float]:
-        """(1, n) vocals at the codec's rate -> vocals and band (C, n) at the rate of the mix, `seconds` long where the vocals' last whole frame ends
-        before; and the level wanted of the vocals."""
-        rate = self._rate(reference)
-        vocals = audio.resample(vocals, self.codec.spec.sample_rate, rate)
-        if (missing := round(seconds * rate) - vocals.shape[-1]) > 0:
-            vocals = torch.nn.functional.pad(fade_edges(vocals, int(FADE_SECONDS * rate), start=False), (0, missing))
-        n = vocals.shape[-1]
-        if request.tts or reference is None:
-            return vocals, torch.zeros(1, n), 0.0
-        band = torch.nn.functional.pad(reference.band, (0, max(0, n - reference.band.shape[-1])))[:, :n]
-        return vocals, band, active_level(reference.vocals) if reference.has_voice else 0.0
-
-    def _mix(self, vocals: Tensor, reference: Reference | None, request: SingRequest, seconds: Seconds) -> Mixed:
-        vocals, band, level = self._tracks(vocals, reference, request, seconds)
-        rate = self._rate(reference)
-        edge = int(FADE_SECONDS * rate)
-        vocals, band = fade_edges(vocals, edge), fade_edges(band, edge)
-        return mix_with(vocals, band, choose_gains(vocals, band, rate, level, request.music_volume), rate)
-
-
-class _Stream:
-    """The mix as it grows: the band's level is settled with the first piece, the voice's once enough of it is heard, and what was given out stays."""
-
-    def __init__(self, singer: Singer, request: SingRequest, reference: Reference | None, listening: Listening, seconds: Seconds):
-        """`seconds`: how long the song will be."""
-        self._singer, self._request, self._reference, self._listening, self._seconds = singer, request, reference, listening, seconds
-        self._seam = Seam(singer.codec.spec.sample_rate)
-        self._gains: Gains | None = None
-        self._is_settled = False
-        self._given = 0  # samples of the mix
-        self._pieces: list[Mixed] = []
-        self.first_at = 0.0
-        self.done = False
-
-    @property
-    def vocals(self) -> Tensor:
-        """(n,) at the codec's rate, as given out."""
-        return self._seam.whole
-
-    @property
-    def mixed(self) -> Mixed:
-        """All that was given out."""
-        mix, vocals, band = (torch.cat(parts, 1) for parts in zip(*((p.mix, p.vocals, p.accompaniment) for p in self._pieces), strict=True))
-        return Mixed(mix, vocals, band, self._pieces[-1].gains)
-
-    def feed(self, decoded: Tensor, last: bool) -> None:
-        """(n,) all vocals so far, whose end may still change unless they are the `last`."""
-        singer = self._singer
-        self._seam.grow(decoded, 0 if last else int(STREAM_MARGIN * singer.codec.spec.sample_rate))
-        vocals, band, level = singer._tracks(self._seam.whole[None], self._reference, self._request, self._seconds if last else 0.0)
-        rate = singer._rate(self._reference)
-        edge = int(FADE_SECONDS * rate)
-        before = self._gains
-        if not self._is_settled:
-            whole = band if self._reference is None or self._request.tts else self._reference.band
-            self._gains = choose_gains(vocals, whole, rate, level, self._request.music_volume, apart=True)
-            self._is_settled = active_level(vocals) > AUDIBLE and float(sounding(vocals[0]).sum()) >= SETTLED_SECONDS * rate
-        assert self._gains is not None
-        if before is not None and before != self._gains:
-            turned = torch.ones(vocals.shape[-1])
-            turned[self._given : self._given + edge] = torch.linspace(before.vocals / self._gains.vocals, 1, edge)[: len(turned) - self._given]
-            vocals = vocals * turned
-        end = vocals.shape[-1] if last else max(self._given, vocals.shape[-1] - rate // 50)  # what resampling, and peaks that are held, may still change
-        if last:
-            vocals, band = fade_edges(vocals, edge, start=False), fade_edges(band, edge, start=False)
-        begin = max(0, self._given - rate // 50)  # peaks before it may be held into the piece
-        vocals, band = fade_edges(vocals, edge, end=False)[:, begin:], fade_edges(band, edge, end=False)[:, begin:]
-        mixed = mix_with(vocals, band, self._gains, rate)
-        piece = slice(self._given - begin, end - begin)
-        mixed = Mixed(mixed.mix[:, piece], mixed.vocals[:, piece], mixed.accompaniment[:, piece], mixed.gains)
-        self._given, self.done = end, last
-        self._pieces.append(mixed)
-        if not self.first_at:
-            self.first_at = time.perf_counter()
-        self._listening(mixed.mix, rate)
-
-
-class _Stages:
-    """Times the stages of `SHARES`, begun in that order, and tells how far the whole is; `parts`: how often those not in `ONCE` come."""
-
-    def __init__(self, progress: Callable[[float, str], None] | None, without: Sequence[str] = ()) -> None:
-        """`without`: stages that do not come."""
-        self.laps: dict[str, float] = {}
-        self._shares = {name: share for name, share in SHARES.items() if name not in without}
-        self.parts = 1
-        self.born = time.perf_counter()
-        self._progress = progress
-        self._name = ""
-        self._before = 0.0
-        self._begun = 0.0
-
-    def begin(self, name: str) -> None:
-        """End the stage at work, if any, and begin `name`."""
-        if self._name:
-            self.end()
-        self._name, self._begun = name, time.perf_counter()
-        self.within(0, 1)
-
-    def _share(self) -> float:
-        return self._shares.get(self._name, 0.0) / sum(self._shares.values()) / (1 if self._name in ONCE else self.parts)
-
-    def within(self, done: int, total: int) -> None:
-        """`done` of `total` of the stage at work."""
-        if self._progress is not None:
-            self._progress(min(1.0, self._before + self._share() * done / total), self._name)
-
-    def end(self) -> None:
-        self.laps[self._name] = round(self.laps.get(self._name, 0.0) + time.perf_counter() - self._begun, 3)
-        self.within(1, 1)
-        self._before += self._share()
-        self._name = ""
-
 
 def _voice_source(request: SingRequest, reference: Reference | None) -> str:
     own = reference is not None and reference.has_voice
@@ -635,31 +568,3 @@ def _voice_source(request: SingRequest, reference: Reference | None) -> str:
     if request.reference is not None and (own or not request.any_voice):
         return "reference" if own else "another part of the reference"
     return "any (the reference has no voice to copy)"
-
-
-def _dataset(name: str, kind: str, meta: dict) -> DatasetMeta:
-    """What a checkpoint says of the data it was trained on.
-
-    Raises:
-        MismatchError: it says nothing, as one that `train.py` did not write.
-    """
-    if "dataset" not in meta:
-        raise MismatchError(f"the {kind} model '{name}' does not say which tokens it was trained with; give a checkpoint written by train.py")
-    return DatasetMeta.from_json(meta["dataset"])
-
-
-def _identity(name: str | Path, kind: str, meta: dict) -> dict:
-    """Which model this is: the hash of its weights, and what it says about its training."""
-    trained = {k: meta[k] for k in ("steps", "seed", "source_hash") if k in meta}
-    return {"sha256": sha256_of(weights_file(resolve(name, kind))), **trained}
-
-
-def _plain(value: object) -> object:
-    """A value as JSON in UTF-8 knows it; a number that is not finite becomes None."""
-    if isinstance(value, str | Path):
-        return readable(str(value))
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -62,7 +62,7 @@ def test_loaded_it_is_its_base_plus_the_product(base: Path, adapter: Path) -> No
 
 
 def test_singing_takes_an_adapter_of_the_shipped_weights_and_names_it(tmp_path: Path) -> None:
-    from autosing.singing.pipeline import _identity
+    from autosing.singing.loading import identity as _identity
     from autosing.weights import weights_folder
 
     shipped, _ = load_model("builtin", "t2s")

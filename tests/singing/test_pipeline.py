@@ -13,9 +13,10 @@ import torch
 from autosing.errors import AudioError, ConfigError, DataError, MismatchError
 from autosing.models.io import load_model, save_model
 from autosing.singing.parallel import PASSES
-from autosing.singing.pipeline import SHARES, Singer
+from autosing.singing.pipeline import Singer
 from autosing.singing.reference import Reference
 from autosing.singing.request import SingRequest
+from autosing.singing.stages import SHARES
 from autosing.song import audio
 from autosing.weights import weights_folder
 

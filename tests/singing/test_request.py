@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from autosing.errors import ConfigError
+from autosing.singing.desk import Stream as _Stream
 from autosing.singing.mix import PEAK, Mixed, active_level, choose_gains, fade_edges, held, mix_with, sounding
-from autosing.singing.pipeline import Singer, _Stream
+from autosing.singing.pipeline import Singer
 from autosing.singing.request import SingRequest, halves
 from autosing.tokens.specs import CodecSpec
 
