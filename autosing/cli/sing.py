@@ -11,25 +11,34 @@ the first governs the first half of the time and the other the rest; more lines 
 """
 
 import argparse
-import codecs
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autosing.cli.arguments import run_command, underscores_too
+from autosing.cli.sing_files import (
+    ANY_VOICE,
+    SONG_FILES,
+    STANDARD_OUTPUT,
+    check_outputs,
+    check_stream,
+    check_writable,
+    folders_for,
+    inputs_of,
+    read_lyrics,
+    recordings,
+    stream_to,
+)
 from autosing.errors import AudioError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from autosing.singing.output import WavStream
-    from autosing.singing.request import Ears, Sung
+    from autosing.singing.request import Ears, SingRequest, Sung
 
-ANY_VOICE = "any"
-STANDARD_OUTPUT = "-"
-SONG_FILES = ("mix.wav", "vocals.wav", "accompaniment.wav", "lyrics.lrc", "picture.png", "request.json", "song.safetensors")
 OF_A_NEW_SONG = (
     "reference", "reference_path", "t2s_model", "sm2a_model", "start_time", "length", "music_volume", "spkfile", "spk_alpha", "semfile", "gen_semantic",
     "tts", "stream", "language",
@@ -87,56 +96,30 @@ def _main(argv: Sequence[str]) -> int:
     options = parser().parse_args(underscores_too(parser(), argv))
     if options.reference and options.reference_path:
         raise ConfigError("the reference is given twice; give it once, as --reference FILE")
-    from autosing.device import pick_device
     from autosing.singing.cache import default_folder
-    from autosing.singing.request import Ears, SingRequest
+    from autosing.singing.request import Ears
 
-    given = options.reference or options.reference_path
     output, lyrics = Path(options.output_dir), read_lyrics(options.lyrics)
     cache = None if options.no_cache else default_folder()
     ears = Ears(options.separator, options.aligner, options.codec, options.semantic, options.voice)
     if options.replace is not None:
         check_replace(argv)
         return _replace(options, output, lyrics, ears, cache)
-    references: list[Path | None] = [Path(given)] if given else [None]
+    return _sing(options, output, lyrics, ears, cache)
+
+
+def _sing(options: argparse.Namespace, output: Path, lyrics: str, ears: "Ears", cache: Path | None) -> int:
+    """Sing over the reference, or over each of a folder of them."""
+    from autosing.device import pick_device
+
+    given = options.reference or options.reference_path
     is_folder = bool(given) and os.path.isdir(given)
-    if is_folder:
-        references = [*_recordings(Path(given))]
-    if options.stream and len(references) > 1:
-        raise ConfigError("--stream is for one reference, not for a folder of them")
-    folders, inputs = _folders(output, references), _inputs(options, references)
-    check_outputs(folders, inputs)
-    if options.stream == STANDARD_OUTPUT and sys.stdout is None:
-        raise ConfigError("--stream -: standard output is closed; pipe it into a player, or give a file")
-    if options.stream and options.stream != STANDARD_OUTPUT:
-        check_outputs(folders, [("--stream", Path(options.stream))])
-        check_stream(options.stream, inputs)
+    references: list[Path | None] = [*recordings(Path(given))] if is_folder else [Path(given) if given else None]
+    folders = folders_for(output, references)
+    _check_places(options, folders, references)
     if options.semfile and options.gen_semantic:
         raise ConfigError("--semfile takes the words from a recording, --gen-semantic from --lyrics; give one of the two")
-    requests = [
-        SingRequest(
-            lyrics=lyrics,
-            reference=reference,
-            t2s_model=options.t2s_model,
-            sm2a_model=options.sm2a_model,
-            start_seconds=options.start_time,
-            length_seconds=options.length,
-            music_volume=options.music_volume,
-            temperature=options.temp,
-            steps=options.steps,
-            candidates=options.batch_size,
-            repair=options.repair,
-            speaker_files=tuple(Path(file) for file in options.spkfile if file != ANY_VOICE),
-            speaker_alpha=options.spk_alpha,
-            semantic_file=Path(options.semfile) if options.semfile else None,
-            tts=options.tts,
-            seed=options.seed,
-            any_voice=ANY_VOICE in options.spkfile,
-            strict=options.strict,
-            stream=bool(options.stream),
-        )
-        for reference in references
-    ]
+    requests = [_request(options, lyrics, reference) for reference in references]
     from autosing.singing.pipeline import Singer
 
     check_writable(output)
@@ -144,7 +127,7 @@ def _main(argv: Sequence[str]) -> int:
     left_out: list[str] = []
     for folder, request in zip(folders, requests, strict=True):
         try:
-            with _stream(options.stream) as listening:
+            with stream_to(options.stream) as listening:
                 write(folder, singer, request, listening)
         except (AudioError, DataError) as error:
             if not is_folder or request.reference is None:
@@ -156,22 +139,46 @@ def _main(argv: Sequence[str]) -> int:
     return 1 if left_out else 0
 
 
-def _recordings(folder: Path) -> list[Path]:
-    """The audio files of a --reference that is a folder, without hidden ones; those of kinds that cannot be decoded too, for them to be named.
-
-    Raises:
-        ConfigError: there are none, or it cannot be read.
+def _check_places(options: argparse.Namespace, folders: Sequence[Path], references: Sequence[Path | None]) -> None:
     """
-    from processing.formats.files import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES
+    Raises:
+        ConfigError: what is to be read would be written over, or --stream cannot be written.
+    """
+    if options.stream and len(references) > 1:
+        raise ConfigError("--stream is for one reference, not for a folder of them")
+    inputs = inputs_of(options, references)
+    check_outputs(folders, inputs)
+    if options.stream == STANDARD_OUTPUT and sys.stdout is None:
+        raise ConfigError("--stream -: standard output is closed; pipe it into a player, or give a file")
+    if options.stream and options.stream != STANDARD_OUTPUT:
+        check_outputs(folders, [("--stream", Path(options.stream))])
+        check_stream(options.stream, inputs)
 
-    kinds = AUDIO_SUFFIXES + UNREADABLE_SUFFIXES
-    try:
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in kinds and not p.name.startswith(".") and p.is_file())
-    except OSError as error:
-        raise ConfigError(f"--reference: the folder '{folder}' cannot be read ({error.strerror}); name another one") from error
-    if not found:
-        raise ConfigError(f"--reference: the folder '{folder}' holds no audio file ({', '.join(AUDIO_SUFFIXES)})")
-    return found
+
+def _request(options: argparse.Namespace, lyrics: str, reference: Path | None) -> "SingRequest":
+    from autosing.singing.request import SingRequest
+
+    return SingRequest(
+        lyrics=lyrics,
+        reference=reference,
+        t2s_model=options.t2s_model,
+        sm2a_model=options.sm2a_model,
+        start_seconds=options.start_time,
+        length_seconds=options.length,
+        music_volume=options.music_volume,
+        temperature=options.temp,
+        steps=options.steps,
+        candidates=options.batch_size,
+        repair=options.repair,
+        speaker_files=tuple(Path(file) for file in options.spkfile if file != ANY_VOICE),
+        speaker_alpha=options.spk_alpha,
+        semantic_file=Path(options.semfile) if options.semfile else None,
+        tts=options.tts,
+        seed=options.seed,
+        any_voice=ANY_VOICE in options.spkfile,
+        strict=options.strict,
+        stream=bool(options.stream),
+    )
 
 
 def check_replace(argv: Sequence[str]) -> None:
@@ -226,128 +233,6 @@ def _passage(text: str) -> tuple[float, float]:
         return float(begin), float(end)
     except ValueError:
         raise ConfigError(f"--replace must be FROM-TO in seconds, for example 12.5-18.0, found '{text}'") from None
-
-
-def names_a_file(lyrics: str) -> bool:
-    """Whether --lyrics names a file and is no text itself."""
-    return "\n" not in lyrics and len(lyrics) <= 1000 and lyrics.lower().endswith((".lrc", ".txt"))
-
-
-def read_lyrics(value: str) -> str:
-    """The text of --lyrics, or of the .txt or .lrc file that it names.
-
-    Raises:
-        ConfigError: no such file, or no text in it; or a file of another kind.
-    """
-    if not names_a_file(value):
-        if os.path.isfile(value):  # nobody wants its name sung
-            raise ConfigError(f"--lyrics: the file '{value}' is no .txt or .lrc; save its words as one")
-        return value
-    try:
-        data = Path(value).read_bytes()
-        return data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"--lyrics: '{value}' cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--lyrics: '{value}' is neither UTF-8 nor UTF-16 text; save it as UTF-8") from error
-
-
-def _inputs(options: argparse.Namespace, references: Sequence[Path | None]) -> list[tuple[str, Path]]:
-    """Every file that is read, after its flag."""
-    files = [("--reference", path) for path in references if path is not None]
-    files += [("--spkfile", Path(file)) for file in options.spkfile if file != ANY_VOICE]
-    files += [("--semfile", Path(options.semfile))] if options.semfile else []
-    return files + ([("--lyrics", Path(options.lyrics))] if names_a_file(options.lyrics) else [])
-
-
-def check_outputs(folders: Sequence[Path], inputs: Sequence[tuple[str, Path]]) -> None:
-    """
-    Raises:
-        ConfigError: one of the `inputs` is a file of a song in one of the `folders`, which would be written over.
-    """
-    from autosing.singing.output import CANDIDATES, is_candidate
-
-    real = lambda path: Path(os.path.realpath(path))  # noqa: E731
-    places = {real(place) for folder in folders for place in (folder, folder / CANDIDATES)}
-    for flag, file in inputs:
-        for path in (real(file), real(file.parent) / file.name):
-            if path.parent in places and (path.name in SONG_FILES or is_candidate(path)):
-                raise ConfigError(f"{flag}: '{file}' would be written over by the song; give another file, or another --output-dir")
-
-
-def check_stream(place: str, inputs: Sequence[tuple[str, Path]]) -> None:
-    """
-    Raises:
-        ConfigError: `place` is one of the `inputs`, or cannot be written.
-    """
-    path = Path(place)
-    try:
-        path.stat()
-        for flag, file in inputs:
-            if os.path.exists(file) and path.samefile(file):
-                raise ConfigError(f"--stream: '{place}' is read as {flag}; name another file")
-        wrong = "it is a folder" if path.is_dir() else "" if os.access(path, os.W_OK) else "it may not be written"
-    except FileNotFoundError:
-        wrong = "" if os.access(path.parent, os.W_OK | os.X_OK) else f"'{path.parent}' is no folder that may be written"
-    except OSError as error:
-        wrong = error.strerror
-    if wrong:
-        raise ConfigError(f"--stream: '{place}' cannot be written ({wrong}); name another file")
-
-
-@contextlib.contextmanager
-def _stream(place: str | None) -> Iterator["WavStream | None"]:
-    """Where --stream is written to. A file that it made is gone again if the song is not finished; one that was there before is not touched until there
-    is something to write."""
-    from autosing.singing.output import WavStream
-
-    if place is None:
-        yield None
-        return
-    if place == STANDARD_OUTPUT:
-        stream = WavStream(lambda: sys.stdout.buffer, is_pipe=True)
-        yield stream
-        stream.finish()
-        return
-    path, was_there = Path(place), os.path.lexists(place)
-    with contextlib.ExitStack() as opened:
-        stream = WavStream(lambda: opened.enter_context(open(path, "wb")), is_pipe=path.exists() and not path.is_file())
-        try:
-            yield stream
-            stream.finish()
-        except BaseException:
-            with contextlib.suppress(OSError):  # what could not be written before
-                opened.close()
-            if not was_there:
-                path.unlink(missing_ok=True)
-            raise
-
-
-def check_writable(folder: Path) -> None:
-    """
-    Raises:
-        ConfigError: `folder` is none, or cannot be made or written: better said before an hour of singing than after it.
-    """
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
-    if not there.is_dir():
-        raise ConfigError(f"--output-dir '{folder}': '{there}' is a file, not a folder; name another one")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"--output-dir '{folder}': '{there}' may not be written; name another one")
-    longest = os.pathconf(there, "PC_NAME_MAX")
-    if any(len(os.fsencode(name)) > longest for name in folder.parts):
-        raise ConfigError(f"--output-dir '{folder}': a name may have {longest} bytes there; name another one")
-
-
-def _folders(output: Path, references: Sequence[Path | None]) -> list[Path]:
-    """Where each reference's song goes: `output` itself if there is one alone, else a folder named like the file.
-
-    The suffix is kept where two files differ in it alone (or, for disks that do not tell them apart, in capitals).
-    """
-    if len(references) == 1:
-        return [output]
-    named = [p for p in references if p is not None]
-    unique = len({p.stem.casefold() for p in named}) == len(named)
-    return [output / (p.stem if unique else p.name) for p in named]
 
 
 def write(folder: Path, singer, request, stream: "WavStream | None" = None) -> None:
