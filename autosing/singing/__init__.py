@@ -1,1 +1,2 @@
-"""A sing request -> waveforms: request (validated settings), pipeline, generate (decode loops), mix, picture."""
+"""A sing request -> waveforms: request (validated settings), words, plan and layout (what is sung when), pipeline (the whole way), generate, stepwise and
+parallel (decode loops), desk and mix, picture."""

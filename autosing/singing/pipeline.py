@@ -514,7 +514,7 @@ class Singer:
         wav = torch.nn.functional.pad(wav, (0, max(0, n - wav.shape[-1])))[:n]
         return tokenizer.encode(wav[None].to(self.device))[:, :steps]
 
-    # -- the voice ---------------------------------------------------------------------------------------------------------------
+    # -- the voice -------------------------------------------------------------------------------------------------------------------
 
     def _voice(self, request: SingRequest, reference: Reference | None, tell: Callable[[str], None] = lambda _: None) -> Tensor | None:
         """(1, 1, D) the asked voice; None = any voice. `tell`: is told what a person should know about it.
