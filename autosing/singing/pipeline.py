@@ -19,6 +19,7 @@ from autosing.device import side_by_side
 from autosing.errors import ConfigError, DataError
 from autosing.models.io import load_model
 from autosing.perception import load_aligner, load_codec, load_semantic, load_separator, load_voice
+from autosing.perception.alignment.base import Aligner
 from autosing.perception.codec.base import Codec
 from autosing.registry import split_choice
 from autosing.singing.cache import Cache
@@ -173,9 +174,7 @@ class Singer:
         self.codec: Codec = load_codec(ears.trained("codec", sm2a.codec.name), self.device)
         same = sm2a.accompaniment_codec.name == sm2a.codec.name
         band_codec = self.codec if same else load_codec(sm2a.accompaniment_codec.name, self.device)
-        name, options = split_choice(ears.aligner)  # ears that got used to the words would find them in anything; these judge what was sung
-        fixed = {"adapt_steps": 0} if name == "builtin" and "adapt_steps" not in options else {}
-        self.aligner = load_aligner(ears.aligner, self.device, **fixed)
+        self.aligner = _unbiased_aligner(ears.aligner, self.device)
         voice = ears.trained("voice", sm2a.voice.name)
         self.semantic = ears.trained("semantic", sm2a.semantic.name)
         self.reader = Reader.of(self.t2s, self.semantic)
@@ -559,6 +558,13 @@ class Singer:
     def _embed(self, vocals: Tensor) -> Tensor:
         """(n,) vocals at the codec's rate -> (D,) whose voice it is."""
         return self.hearing.embed(vocals[None], self.codec.spec.sample_rate).cpu()
+
+
+def _unbiased_aligner(choice: str, device: torch.device) -> Aligner:
+    """Ears that got used to the words would find them in anything; these judge what was sung."""
+    name, options = split_choice(choice)
+    fixed = {"adapt_steps": 0} if name == "builtin" and "adapt_steps" not in options else {}
+    return load_aligner(choice, device, **fixed)
 
 
 def _voice_source(request: SingRequest, reference: Reference | None) -> str:
