@@ -14,8 +14,10 @@ from autosing.cli.construct_dataset import main
 from autosing.cli.process import main as process
 from autosing.store import Dataset
 from autosing.tokens.specs import CodecSpec, spec_from_json
-from processing.dataset import _half_codes, _share, _validation_groups
+from processing.held_out import validation_groups
 from processing.judged import duplicates
+from processing.shuffle import share
+from processing.training_rows import _half_codes
 
 CODEC = ["--codec", "fake"]
 
@@ -251,7 +253,7 @@ def test_a_full_disk_leaves_the_dataset_that_was_there(
 
 def test_more_rows_than_one_spool_holds(processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     construct(processed, tmp_path / "a", "--num-out-partitions", "2")
-    monkeypatch.setattr("processing.dataset._SPOOL_BYTES", 1)
+    monkeypatch.setattr("processing.shuffle._SPOOL_BYTES", 1)
     construct(processed, tmp_path / "b", "--num-out-partitions", "2")
     assert tables(tmp_path / "a") == tables(tmp_path / "b")
 
@@ -259,18 +261,18 @@ def test_more_rows_than_one_spool_holds(processed: Path, tmp_path: Path, monkeyp
 def test_shares_are_even() -> None:
     for rows in (0, 1, 5, 1000):
         for partitions in (1, 3, 512):
-            shares = [_share(n, rows, partitions) for n in range(partitions)]
+            shares = [share(n, rows, partitions) for n in range(partitions)]
             assert sum(shares) == rows and max(shares) - min(shares) <= 1
 
 
 def test_the_held_out_share() -> None:
     groups = {f"song/{i}": 1 for i in range(2000)}
-    assert 60 <= len(_validation_groups(groups, 0, 0.05)) <= 140
-    assert _validation_groups(groups, 0, 0.0) == set() and len(_validation_groups({"a": 1, "b": 1}, 3, 0.99)) == 1
+    assert 60 <= len(validation_groups(groups, 0, 0.05)) <= 140
+    assert validation_groups(groups, 0, 0.0) == set() and len(validation_groups({"a": 1, "b": 1}, 3, 0.99)) == 1
     more = groups | {f"song/{i}": 1 for i in range(2000, 3000)}
-    assert _validation_groups(groups, 0, 0.05) <= _validation_groups(more, 0, 0.05)  # a song never changes sides
+    assert validation_groups(groups, 0, 0.05) <= validation_groups(more, 0, 0.05)  # a song never changes sides
     for seed in range(8):  # where the share takes none, an artist of most songs is not the one held out
-        assert _validation_groups({"a": 50, "b": 3, "c": 2, "d": 2}, seed, 1e-9) < {"c", "d"}
+        assert validation_groups({"a": 50, "b": 3, "c": 2, "d": 2}, seed, 1e-9) < {"c", "d"}
 
 
 def test_numbers_with_a_gap_say_what_to_rename(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
