@@ -12,14 +12,8 @@ left out, for this or any other reason, is named with a code and the reason in `
 """
 
 import contextlib
-import hashlib
 import itertools
-import json
 import os
-import re
-import sqlite3
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -28,31 +22,19 @@ from typing import Any
 import pyarrow as pa
 
 from autosing.errors import ConfigError, DataError
-from autosing.store import Dataset, TableReader, TableWriter, atomic_path, locked, remove_temporaries, writing
+from autosing.store import Dataset, TableReader, TableWriter, locked, writing
 from processing.formats import READERS
 from processing.formats.base import TEXT_COLUMNS, Entry, LeftOut, Options, Reader, Song, Survey, Unusable
-from processing.formats.columns import common, fit, plain
+from processing.formats.columns import common, fit
 from processing.formats.files import AUDIO_SUFFIXES as AUDIO_SUFFIXES
-from processing.formats.files import check_encoding, decodable
+from processing.formats.files import check_encoding
 from processing.formats.naming import who
 from processing.formats.table import Table, check_columns
-from processing.index import AUDIO_HASH, id_fault
+from processing.import_report import ImportReport
+from processing.index import AUDIO_HASH, INDEX, INDEX_SCHEMA, audio_hash, id_fault
+from processing.song_ledger import LedgerSong, SongLedger
+from processing.sources import name_of, remember, sources_of
 
-SOURCES_FILE = "sources.json"
-SOURCES_FORMAT = "autosing-sources/1"
-INDEX_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("audio", pa.binary()),
-        (AUDIO_HASH, pa.string()),
-        ("lrc_lyrics", pa.string()),
-        ("raw_lyrics", pa.string()),
-        ("artist", pa.string()),
-        ("title", pa.string()),
-        ("source", pa.string()),
-    ]
-)
-_SHOWN = 20
 _CHANGED_BYTES = 256 << 20
 """Changed songs wait in memory up to this, so that a partition is rewritten once."""
 
@@ -125,7 +107,7 @@ def import_songs(
     if options.columns and not isinstance(reader, Table):
         raise ConfigError(f"--columns says what a table's columns stand for, and '{source}' is read as another format; leave it out")
     root = source if source.is_dir() else source.parent
-    options = replace(options, encoding=options.encoding or _sources(dataset).get(_name_of(dataset, root, moved), {}).get("lyrics_encoding"))
+    options = replace(options, encoding=options.encoding or sources_of(dataset).get(name_of(dataset, root, moved), {}).get("lyrics_encoding"))
     survey = reader.survey(source, options)
     if not survey.songs:
         raise _nothing(source, reader.entries(source, options))
@@ -134,10 +116,10 @@ def import_songs(
     except OSError as error:
         raise DataError(f"cannot make the dataset '{dataset.path}' ({error.strerror}); name a folder that is there or can be made") from error
     with locked(dataset.path), contextlib.ExitStack() as stack:
-        name = _name_of(dataset, root, moved)
-        _remember(dataset, name, root, moved, options.encoding)
-        known = stack.enter_context(_Known(dataset, survey.columns))
-        report = stack.enter_context(_Report(dataset, name))
+        name = name_of(dataset, root, moved)
+        remember(dataset, name, root, moved, options.encoding)
+        known = stack.enter_context(SongLedger(dataset, survey.columns))
+        report = stack.enter_context(ImportReport(dataset, name))
         work = _Import(dataset, reader, source, options, survey, partition_size, keep_duplicates, known, report, name)
         return work.run(seen)
 
@@ -159,137 +141,6 @@ def _nothing(source: Path, entries: Iterator[Entry | LeftOut]) -> DataError:
     return DataError(f"no audio file under '{source}'{why}; it must hold {kinds} files, or a table that names some")
 
 
-def audio_hash(audio: bytes) -> str:
-    """24 hexadecimal digits that say which audio this is."""
-    return hashlib.sha256(audio).hexdigest()[:24]
-
-
-class _Known:
-    """The songs that the dataset holds. In a database of SQLite's own on disk, so that memory does not grow with them."""
-
-    def __init__(self, dataset: Dataset, columns: Mapping[str, pa.DataType]):
-        self._database = sqlite3.connect("", isolation_level=None)
-        self._database.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
-            "CREATE TABLE songs (source TEXT, id TEXT, folded TEXT, audio TEXT, digest TEXT, partition INTEGER, now INTEGER, there INTEGER);"
-            "CREATE INDEX by_source ON songs (source); CREATE INDEX by_id ON songs (folded); CREATE INDEX by_audio ON songs (audio);"
-            "BEGIN"
-        )
-        self.compared = (*(name for name in INDEX_SCHEMA.names if name not in ("id", "source", "audio", AUDIO_HASH)), *columns)
-        for partition in _partitions(dataset):
-            with TableReader(dataset.table(partition, "index")) as reader:
-                names = [n for n in ("id", "source", AUDIO_HASH, *self.compared) if n in reader.schema.names]
-                if AUDIO_HASH not in names:
-                    names.append("audio")  # of another writer, or an import before there was this column
-                for row in reader.rows(names):
-                    self.add(row, row.get(AUDIO_HASH) or audio_hash(row.get("audio") or b""), partition, now=False)
-
-    def add(self, row: Mapping[str, Any], audio: str, partition: int, now: bool) -> None:
-        identity = row.get("id")
-        values = (row.get("source"), identity, _folded(identity), audio, self.digest(row), partition, now, now)
-        self._database.execute("INSERT INTO songs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
-
-    def digest(self, row: Mapping[str, Any]) -> str:
-        """Of everything but the id and the audio."""
-        values = {name: value for name in self.compared if (value := _comparable(row.get(name))) is not None}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
-
-    def of_source(self, source: str) -> tuple[str, str, str, int, bool] | None:
-        """-> id, audio hash, digest, partition, whether it was seen in this run already."""
-        return self._first("SELECT id, audio, digest, partition, now FROM songs WHERE source = ? LIMIT 1", source)
-
-    def saw(self, source: str) -> None:
-        self._database.execute("UPDATE songs SET now = 1, there = 1 WHERE source = ?", (source,))
-
-    def is_there(self, place: str) -> None:
-        """What has this source, or lies below it, is not gone, even if it cannot be read."""
-        self._database.execute("UPDATE songs SET there = 1 WHERE source = ? OR (source > ? AND source < ?)", (place, *_below(place)))
-
-    def changed(self, source: str, row: Mapping[str, Any]) -> None:
-        """The song of this source is now as the row says, its source too."""
-        values = (row["source"], row["id"], _folded(row["id"]), row[AUDIO_HASH], self.digest(row), source)
-        self._database.execute("UPDATE songs SET source = ?, id = ?, folded = ?, audio = ?, digest = ? WHERE source = ?", values)
-
-    def unseen(self, base: str, audio: str | None = None) -> Iterator[tuple[str, str | None]]:
-        """-> source and id of songs below `base` that this run has not come upon so far.
-
-        Args:
-            audio: of those with this audio hash.
-        """
-        query = "SELECT source, id FROM songs WHERE there = 0 AND source > ? AND source < ?"
-        if audio is None:
-            yield from self._database.execute(f"{query} ORDER BY source", _below(base)).fetchall()
-        else:
-            yield from self._database.execute(f"{query} AND audio = ? ORDER BY +source", (*_below(base), audio)).fetchall()
-
-    def named(self, identity: str) -> str | None:
-        """Which song has this id."""
-        found = self._first("SELECT coalesce(source, id) FROM songs WHERE folded = ? LIMIT 1", _folded(identity))
-        return found and found[0]
-
-    def sounding(self, audio: str) -> str | None:
-        """Which song has this audio."""
-        found = self._first("SELECT coalesce(source, id, '?') FROM songs WHERE audio = ? LIMIT 1", audio)
-        return found and found[0]
-
-    def _first(self, query: str, value: str | None) -> Any:
-        return self._database.execute(query, (value,)).fetchone()
-
-    def __enter__(self) -> "_Known":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._database.close()
-
-
-class _Report:
-    """`import-<name>.jsonl` of a dataset, one line a song or file; appears when the import ends, even by an error of the user's."""
-
-    def __init__(self, dataset: Dataset, name: str):
-        safe = re.sub(r"[^\w.-]+", "_", name)[:60] or "songs"
-        self.path = dataset.path / f"import-{safe}.jsonl"
-        self.codes: Counter[str] = Counter()
-        self.left_out: list[LeftOut] = []
-        self.not_unicode: list[str] = []
-        self.gone: list[str] = []
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> "_Report":
-        with writing(self.path):
-            remove_temporaries(self.path.parent)
-            temporary = self._stack.enter_context(atomic_path(self.path))
-            self._file = self._stack.enter_context(open(temporary, "w", encoding="utf-8"))
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, DataError):
-            kind = error = trace = None
-        with writing(self.path):
-            self._stack.__exit__(kind, error, trace)
-
-    def song(self, state: str, path: str, identity: str | None) -> None:
-        self._line({"state": state, "path": path, "id": identity})
-
-    def is_gone(self, path: str, identity: str | None) -> None:
-        if len(self.gone) < _SHOWN:
-            self.gone.append(path)
-        self.song("gone", path, identity)
-
-    def leave_out(self, item: LeftOut) -> None:
-        self.codes[item.code] += 1
-        if len(self.left_out) < _SHOWN:
-            self.left_out.append(item)
-        self._line({"state": "left_out", **item._asdict()})
-
-    def note(self, path: str) -> None:
-        if len(self.not_unicode) < _SHOWN and path not in self.not_unicode:
-            self.not_unicode.append(path)
-
-    def _line(self, values: Mapping[str, Any]) -> None:
-        with writing(self.path):
-            self._file.write(json.dumps(values, ensure_ascii=False) + "\n")
-
-
 @dataclass
 class _Import:
     """The work of one import."""
@@ -301,8 +152,8 @@ class _Import:
     survey: Survey
     partition_size: int
     keep_duplicates: bool
-    known: _Known
-    report: _Report
+    known: SongLedger
+    report: ImportReport
     _base: str
     added: int = 0
     changed: int = 0
@@ -337,9 +188,18 @@ class _Import:
             first = report.left_out[0]
             raise DataError(f"no song of '{self.source}' can be used: {sum(report.codes.values())} left out, such as '{first.path}': {first.reason}")
         return Imported(
-            self.added, self.changed, self.unchanged, self.with_lyrics, tuple(sorted(self.written)), dict(sorted(report.codes.items())),
-            tuple(sorted(report.left_out)), tuple(sorted(report.not_unicode)), self.gone, tuple(report.gone), report.path,
-        )  # fmt: skip
+            added=self.added,
+            changed=self.changed,
+            unchanged=self.unchanged,
+            with_lyrics=self.with_lyrics,
+            partitions=tuple(sorted(self.written)),
+            codes=dict(sorted(report.codes.items())),
+            left_out=tuple(sorted(report.left_out)),
+            not_unicode=tuple(sorted(report.not_unicode)),
+            gone=self.gone,
+            gone_first=tuple(report.gone),
+            report=report.path,
+        )
 
     def _fresh(self, seen: Callable[[int, int], None]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The keys and rows to add; what was known is compared on the way."""
@@ -386,8 +246,8 @@ class _Import:
             self.report.leave_out(part)
         for path in song.not_unicode:
             self.report.note(path)
-        if old is not None and old[4]:
-            if not self.keep_duplicates or (row[AUDIO_HASH] == old[1] and self.known.digest(row) == old[2]):
+        if old is not None and old.seen:
+            if not self.keep_duplicates or (row[AUDIO_HASH] == old.audio and self.known.digest(row) == old.digest):
                 self.report.leave_out(LeftOut(item.key, "duplicate", "is named more than once; the first counts"))
                 return None
             row["source"] = next(s for n in itertools.count(2) if self._unseen(s := f"{row['source']}#{n}"))
@@ -396,7 +256,7 @@ class _Import:
         if before != row["source"]:
             old = self.known.of_source(before)
         if old is not None:
-            self._compare(item.key, row, song, before, *old[:4])
+            self._compare(item.key, row, song, before, old)
         elif fault := self._fault(row):
             self.report.leave_out(LeftOut(item.key, *fault))
         else:
@@ -418,7 +278,7 @@ class _Import:
 
     def _unseen(self, source: str) -> bool:
         old = self.known.of_source(source)
-        return old is None or not old[4]
+        return old is None or not old.seen
 
     def _row(self, key: str, song: Song) -> dict[str, Any]:
         """The row of a song; its id is None where the source gives none."""
@@ -443,7 +303,7 @@ class _Import:
 
     def _if_renamed(self, twin: str) -> str:
         name = twin.split("/", 1)[0]
-        folder = _sources(self.dataset).get(name, {}).get("folder")
+        folder = sources_of(self.dataset).get(name, {}).get("folder")
         if folder is None or name == self._base or Path(folder).exists():
             return ""
         return f", --moved goes on with the songs of '{folder}', which is gone, if it has another name now"
@@ -454,27 +314,26 @@ class _Import:
         owner = self.known.named(identity)
         return None if owner is None else ("duplicate_id", f"its id '{identity}' is that of '{owner}'; give one of them another")
 
-    def _compare(
-        self, key: str, row: dict[str, Any], song: Song, before: str, identity: str, audio: str, digest: str, partition: int
-    ) -> None:
+    def _compare(self, key: str, row: dict[str, Any], song: Song, before: str, old: LedgerSong) -> None:
         """
         Args:
             before: the source that the song is known by.
+            old: what is known of it.
         """
         self.known.saw(before)
-        new_id = row["id"] not in (None, identity)
+        new_id = row["id"] not in (None, old.id)
         if new_id and (fault := self._id_taken(row["id"])):
             self.report.leave_out(LeftOut(key, *fault))
             self.unchanged += 1
             return
-        same = not new_id and (row["source"], row[AUDIO_HASH], self.known.digest(row)) == (before, audio, digest)
+        same = not new_id and (row["source"], row[AUDIO_HASH], self.known.digest(row)) == (before, old.audio, old.digest)
         if same or song.left_out:  # a song that cannot be read whole stays as it was
             self.unchanged += 1
-            self.report.song("unchanged", key, identity)
+            self.report.song("unchanged", key, old.id)
             return
-        row["id"] = row["id"] or identity
+        row["id"] = row["id"] or old.id
         self.known.changed(before, row)
-        self._waiting.setdefault(partition, {})[before] = key, row
+        self._waiting.setdefault(old.partition, {})[before] = key, row
         self._waiting_bytes += len(row["audio"])
         if self._waiting_bytes > _CHANGED_BYTES:
             self._rewrite()
@@ -482,7 +341,7 @@ class _Import:
     def _rewrite(self) -> None:
         """Write the partitions that have changed songs."""
         for partition, songs in sorted(self._waiting.items()):
-            path = self.dataset.table(partition, "index")
+            path = self.dataset.table(partition, INDEX)
             with TableReader(path) as reader:
                 schema = _extended(reader.schema.remove_metadata(), self.survey.columns)
                 kinds = {name: schema.field(name).type for name in self.survey.columns}
@@ -510,103 +369,15 @@ def _extended(schema: pa.Schema, columns: Mapping[str, pa.DataType]) -> pa.Schem
     return schema
 
 
-def _comparable(value: Any) -> Any:
-    value = plain(value)
-    if value == "":
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, dict):
-        return {name: inner for name, old in value.items() if (inner := _comparable(old)) is not None}
-    return [_comparable(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _below(place: str) -> tuple[str, str]:
-    """What all sources below a place lie between."""
-    return f"{place}/", f"{place}{chr(ord('/') + 1)}"
-
-
-def _folded(identity: str | None) -> str | None:
-    return None if identity is None else unicodedata.normalize("NFC", identity)
-
-
-def _partitions(dataset: Dataset) -> list[int]:
-    """The partitions that have an index. Empty folders, left by an import that was killed, are removed, so that numbers have no gaps."""
-    there = []
-    names = {p.name for p in dataset.path.iterdir() if p.is_dir() and p.name.isascii() and p.name.isdecimal()}
-    for number in sorted(int(name) for name in names if str(int(name)) == name):
-        if dataset.table(number, "index").is_file():
-            there.append(number)
-        else:
-            remove_temporaries(dataset.folder(number))
-            with contextlib.suppress(OSError):  # holds something else
-                dataset.folder(number).rmdir()
-    return there
-
-
 @contextlib.contextmanager
 def _new_partition(dataset: Dataset, number: int, schema: pa.Schema) -> Iterator[TableWriter]:
     """The index of a partition that is not there yet, held against steps until it is whole; of a failed one nothing remains."""
     try:
         with writing(dataset.folder(number)):
             dataset.folder(number).mkdir()
-        with locked(dataset.folder(number)), TableWriter(dataset.table(number, "index"), schema) as writer:
+        with locked(dataset.folder(number)), TableWriter(dataset.table(number, INDEX), schema) as writer:
             yield writer
     except BaseException:
         with contextlib.suppress(OSError):
             dataset.folder(number).rmdir()
         raise
-
-
-def _sources(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """Folder's name -> where it is and the encoding of its texts.
-
-    Raises:
-        DataError: the file that remembers it is damaged.
-    """
-    path = dataset.path / SOURCES_FILE
-    try:
-        found = dict(json.loads(path.read_text(encoding="utf-8"))["sources"]) if path.exists() else {}
-        return {name: {key: about[key] for key in ("folder", "lyrics_encoding")} for name, about in found.items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"'{path}' is damaged ({error}); delete it, then import each folder from where it was") from error
-
-
-def _name_of(dataset: Dataset, folder: Path, moved: bool) -> str:
-    """What a folder is called in `source`: its own name, or the one that it had when it was first imported.
-
-    Args:
-        moved: it may be one that is gone from where it was, if it holds the files of half of that one's songs.
-    """
-    sources, place = _sources(dataset), decodable(str(folder.resolve()))
-    own = next((name for name, about in sources.items() if about["folder"] == place), decodable(folder.resolve().name))
-    for name, about in sources.items() if moved else ():
-        if name != own and not Path(about["folder"]).exists():
-            keys = [key.removeprefix(f"{name}/") for key in _told_sources(dataset) if key.startswith(f"{name}/")]
-            if keys and 2 * sum(os.path.exists(folder / key) for key in keys) >= len(keys):
-                return name
-    return own
-
-
-def _told_sources(dataset: Dataset) -> Iterator[str]:
-    """The `source` of every song that has one."""
-    for path in dataset.path.glob("*/index.parquet"):
-        with TableReader(path) as reader:
-            yield from filter(None, reader.column("source") if "source" in reader.schema.names else ())
-
-
-def _remember(dataset: Dataset, name: str, folder: Path, moved: bool, encoding: str | None) -> None:
-    """Note which folder a name stands for in `source`, and refuse another one of that name, whose songs would replace the first's."""
-    sources, place = _sources(dataset), decodable(str(folder.resolve()))
-    about = {"folder": place, "lyrics_encoding": encoding}
-    before = sources.get(name, about)["folder"]
-    if before != place and not moved:
-        raise DataError(
-            f"'{name}' of '{dataset.path}' stands for '{before}', not for '{place}'; rename one of the two folders, or give --moved if it "
-            "is the same folder at another place"
-        )
-    if sources.get(name) != about:
-        others = {other: known for other, known in sources.items() if known["folder"] != place}  # one folder has one name
-        text = json.dumps({"format": SOURCES_FORMAT, "sources": {**others, name: about}}, indent=1, sort_keys=True, ensure_ascii=False)
-        with writing(dataset.path / SOURCES_FILE), atomic_path(dataset.path / SOURCES_FILE) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")

@@ -21,6 +21,19 @@ INDEX = "index"
 AUDIO_HASH = "audio_hash"
 """The column in which import tells the hash of each song's audio."""
 ID_BYTES = 512
+INDEX_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("audio", pa.binary()),
+        (AUDIO_HASH, pa.string()),
+        ("lrc_lyrics", pa.string()),
+        ("raw_lyrics", pa.string()),
+        ("artist", pa.string()),
+        ("title", pa.string()),
+        ("source", pa.string()),
+    ]
+)
+"""Of the tables that import writes; columns of the source follow. `open_index` asks of other writers for less."""
 _TEXTS = ("lrc_lyrics", "raw_lyrics", "artist")
 
 
@@ -89,6 +102,11 @@ class IdLedger:
     def repeated(self, partition: int) -> np.ndarray:
         """(rows,) bool: the id of this row was there before."""
         return self._repeated[partition]
+
+
+def audio_hash(audio: bytes) -> str:
+    """24 hexadecimal digits that say which audio this is."""
+    return hashlib.sha256(audio).hexdigest()[:24]
 
 
 def id_fault(value: str | None) -> tuple[str, str] | None:
