@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from autosing.errors import DataError
-from autosing.rendering import band as bands
+from autosing.rendering.band import Band
 from autosing.rendering.lyrics import vocabulary, write_line
 from autosing.rendering.melody import Composer, Key
 from autosing.rendering.mixing import balance, dress_band, dress_vocals
+from autosing.rendering.recordings import estimate_key, real_stretch
 from autosing.rendering.singer import Voice
+from autosing.rendering.styles import STYLES
 from autosing.rendering.voices import FRAME_RATE, SAMPLE_RATE, Singer, WordBank, singers
 from autosing.song.lyrics import clock
 
@@ -160,14 +162,14 @@ class Studio:
         real = (
             self.music[int(rng.integers(len(self.music)))] if self.music and rng.random() < REAL_SHARE and style is None else None
         )
-        style = style or str(rng.choice(list(bands.STYLES)))
-        table = bands.STYLES[style]
+        style = style or str(rng.choice(list(STYLES)))
+        table = STYLES[style]
         bpm = round(float(rng.uniform(*table.bpm)), 1)
         if real is None:
             key, beats, music = Key(int(rng.integers(-6, 6)), str(rng.choice(table.modes))), table.beats, None
         else:
-            music = bands.real_stretch(real, seconds + 4 * 60 / bpm, rng)
-            key, beats, style = bands.estimate_key(music), 4, f"real:{music_artist(real)}"
+            music = real_stretch(real, seconds + 4 * 60 / bpm, rng)
+            key, beats, style = estimate_key(music), 4, f"real:{music_artist(real)}"
             bpm = round(float(rng.uniform(70, 125)), 1)
         composer = Composer(singer, key, bpm, beats, rng)
         given = itertools.cycle(line.split() for line in lines)
@@ -177,7 +179,7 @@ class Studio:
         sung = self.voice.sing(score, singer, rng)
         n = len(sung.vocals)
         if music is None:
-            backing = dress_band(bands.Band(style, rng).play(score), rng)
+            backing = dress_band(Band(style, rng).play(score), rng)
         else:
             backing = music[:, :n] if music.shape[1] >= n else np.pad(music, ((0, 0), (0, n - music.shape[1])), mode="wrap")
             if rng.random() < 0.3:

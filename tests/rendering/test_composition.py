@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from autosing.errors import AudioError
-from autosing.rendering import band, mixing
+from autosing.rendering import mixing, recordings
+from autosing.rendering.band import Band
 from autosing.rendering.lyrics import FUNCTION, HELD_OUT, is_held_out, vocabulary, write_line
 from autosing.rendering.melody import SCALES, Composer, Key
+from autosing.rendering.styles import STYLES
 from autosing.rendering.voices import BINS, POINTS, SAMPLE_RATE, VOICES, expansion, singers
 
 
@@ -52,10 +54,10 @@ def test_notes_are_in_the_key_in_order_and_in_range(seed):
     assert [word.text for word in score.words] == " ".join(score.lines).split()
 
 
-@pytest.mark.parametrize("style", sorted(band.STYLES))
+@pytest.mark.parametrize("style", sorted(STYLES))
 def test_every_style_plays_the_whole_song_in_stereo(style):
-    score = compose(2, seconds=6.0, beats=band.STYLES[style].beats)
-    music = band.Band(style, np.random.default_rng(0)).play(score)
+    score = compose(2, seconds=6.0, beats=STYLES[style].beats)
+    music = Band(style, np.random.default_rng(0)).play(score)
     assert music.shape == (2, round(score.seconds * SAMPLE_RATE))
     assert np.isfinite(music).all() and np.abs(music).max() > 0.01
 
@@ -64,8 +66,8 @@ def test_estimate_key_finds_the_key_of_a_synthetic_band():
     found = 0
     for seed in range(4):
         score = compose(seed, seconds=14.0, mode="major")
-        music = band.Band("piano", np.random.default_rng(seed)).play(score)
-        key = band.estimate_key(music)
+        music = Band("piano", np.random.default_rng(seed)).play(score)
+        key = recordings.estimate_key(music)
         scale = {(key.tonic + step) % 12 for step in SCALES[key.mode]}
         found += len(scale & {(3 + step) % 12 for step in SCALES["major"]}) >= 6
     assert found >= 3
@@ -75,12 +77,12 @@ def test_real_stretch_loops_a_short_file(tmp_path):
     import soundfile
 
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).standard_normal((44_100, 2)) * 0.1, 44_100)
-    music = band.real_stretch(tmp_path / "a.wav", 3.5, np.random.default_rng(1))
+    music = recordings.real_stretch(tmp_path / "a.wav", 3.5, np.random.default_rng(1))
     assert music.shape == (2, 84_000) and music.dtype == np.float32
     assert np.sqrt((music[:, -24_000:] ** 2).mean()) > 0.02
     (tmp_path / "b.mp3").write_bytes(bytes(range(256)))
     with pytest.raises(AudioError, match=r"b.mp3' cannot be decoded"):
-        band.real_stretch(tmp_path / "b.mp3", 3.5, np.random.default_rng(1))
+        recordings.real_stretch(tmp_path / "b.mp3", 3.5, np.random.default_rng(1))
 
 
 def test_balance_sets_the_ratio_and_the_peak():
