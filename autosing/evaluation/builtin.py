@@ -93,7 +93,8 @@ class Material:
 
 
 def alignment(m: Material) -> Figures:
-    from autosing.evaluation.alignment import ENGLISH, measure, real_songs, rendered_songs, summary, with_separated
+    from autosing.evaluation.alignment import measure, summary
+    from autosing.evaluation.known_songs import ENGLISH, real_songs, rendered_songs, with_separated
     from autosing.perception import load_aligner, load_separator
 
     aligner = load_aligner("builtin")

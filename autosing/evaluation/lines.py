@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from autosing.errors import AutoSingError, ConfigError
-from autosing.evaluation.alignment import auc
 from autosing.evaluation.builtin import REAL_FOLDER
 from autosing.evaluation.chain import asked_voice_auc
 from autosing.evaluation.figures import bar
 from autosing.evaluation.judge import Judge
+from autosing.evaluation.ranking import auc
 from autosing.evaluation.result import hash_of, last_line
 from autosing.models.recogniser import Recogniser
 from autosing.singing.mix import active_level, sounding

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autosing.errors import DataError
-from autosing.evaluation.alignment import auc
+from autosing.evaluation.ranking import auc
 from autosing.perception.separation.base import Separator, vocals_of
 from autosing.perception.voice.base import VoiceEmbedder
 from autosing.song import audio

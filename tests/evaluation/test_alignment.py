@@ -7,19 +7,10 @@ import pytest
 import torch
 
 from autosing.errors import DataError
-from autosing.evaluation.alignment import (
-    KnownSong,
-    TimedWord,
-    activity_f1,
-    auc,
-    errors,
-    even_spread,
-    main,
-    measure,
-    real_songs,
-    summary,
-    with_separated,
-)
+from autosing.evaluation.alignment import main, measure, summary
+from autosing.evaluation.known_songs import KnownSong, TimedWord, real_songs, with_separated
+from autosing.evaluation.ranking import auc
+from autosing.evaluation.timing import activity_f1, errors, even_spread
 from autosing.perception.alignment.builtin import BuiltinAligner
 from autosing.perception.separation.builtin import BuiltinSeparator
 from autosing.song.alignment import Alignment, Word

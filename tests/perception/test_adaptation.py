@@ -116,7 +116,7 @@ def test_no_steps_hears_every_recording_alike(tmp_path, recogniser, wav):
 
 def test_a_real_voice_in_its_band_is_read_better(shared):
     """The words' own phones gain in likelihood, and more than those of another verse."""
-    from autosing.evaluation.alignment import real_songs
+    from autosing.evaluation.known_songs import real_songs
     from autosing.perception.alignment.builtin import read_lines
 
     recogniser, _ = load_model("builtin", "recogniser", "cpu")

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from autosing.errors import AlignmentError
-from autosing.evaluation.alignment import auc, errors, even_spread, judge_lines, real_songs
+from autosing.evaluation.known_songs import real_songs
+from autosing.evaluation.ranking import auc
+from autosing.evaluation.timing import errors, even_spread, judge_lines
 from autosing.models.io import save_model
 from autosing.models.recogniser import CLASS_OF, CLASSES, SIZES, Recogniser
 from autosing.perception.alignment import confidence
