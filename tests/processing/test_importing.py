@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from small_songs import audio_bytes, read, tone
 
-from autosing import store
 from autosing.cli.process import main
 from autosing.errors import DataError
-from autosing.store import Dataset
+from autosing.store import Dataset, TableWriter, files
 from processing.importing import import_songs
 
 FLAC, *MORE = (audio_bytes(tone(1, frequency)) for frequency in (220, 230, 240, 250, 260, 270))
@@ -177,19 +176,19 @@ def test_songs_are_told_as_added_or_changed_once_they_are_so(
     (tmp_path / "m").mkdir()
     for number in range(3):
         (tmp_path / "m" / f"{number}.flac").write_bytes(MORE[number])
-    commit = store.TableWriter.commit
+    commit = TableWriter.commit
 
-    def full(writer: store.TableWriter) -> None:
+    def full(writer: TableWriter) -> None:
         if writer.path.parent.name == "1":
             raise DataError("cannot write: the disk is full")
         commit(writer)
 
-    monkeypatch.setattr(store.TableWriter, "commit", full)
+    monkeypatch.setattr(TableWriter, "commit", full)
     assert main(["import", str(tmp_path / "m"), str(tmp_path / "ds"), "--partition-size", "2"]) == 2
     assert states(tmp_path / "ds") == [("added", "0.flac"), ("added", "1.flac")] and not (tmp_path / "ds" / "1").exists()
     monkeypatch.undo()
     assert main(["import", str(tmp_path / "m"), str(tmp_path / "ds"), "--partition-size", "2"]) == 0
-    monkeypatch.setattr(store.TableWriter, "commit", full)
+    monkeypatch.setattr(TableWriter, "commit", full)
     for number in (0, 2):
         (tmp_path / "m" / f"{number}.txt").write_text("new words")
     assert main(["import", str(tmp_path / "m"), str(tmp_path / "ds")]) == 2
@@ -200,7 +199,7 @@ def test_a_full_disk_is_one_line(music: Path, tmp_path: Path, monkeypatch: pytes
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store, "_fsync", full)
+    monkeypatch.setattr(files, "fsync", full)
     assert main(["import", str(music), str(tmp_path / "ds")]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith(f"error: cannot write '{tmp_path / 'ds' / 'sources.json'}'") and "No space left" in said[-1]

@@ -9,9 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from autosing import store
 from autosing.errors import DataError
-from autosing.store import Dataset, TableReader, TableWriter, atomic_path, locked, remove_temporaries, write_table
+from autosing.store import Dataset, TableReader, TableWriter, atomic_path, locked, remove_temporaries, write_table, writer
 
 SCHEMA = pa.schema([("id", pa.string()), ("audio", pa.binary()), ("values", pa.list_(pa.int16()))])
 
@@ -31,7 +30,7 @@ def test_round_trip_with_metadata(tmp_path: Path) -> None:
 
 
 def test_rows_are_found_by_key_in_any_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "ROW_GROUP_ROWS", 7)
+    monkeypatch.setattr(writer, "ROW_GROUP_ROWS", 7)
     path = tmp_path / "t.parquet"
     write_table(path, [{**row, "song": f"s{i // 3}"} for i, row in enumerate(rows(50))], SCHEMA.append(pa.field("song", pa.string())))
     with TableReader(path) as reader:
@@ -43,7 +42,7 @@ def test_rows_are_found_by_key_in_any_row_group(tmp_path: Path, monkeypatch: pyt
 
 
 def test_large_cells_are_one_row_group_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "ROW_GROUP_BYTES", 1000)
+    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 1000)
     write_table(tmp_path / "t.parquet", rows(5), SCHEMA)
     assert pq.read_metadata(tmp_path / "t.parquet").num_row_groups == 5
 
