@@ -1,19 +1,16 @@
 """A `Report` as one HTML page that needs nothing beside it: styles, script, pictures and audio are inside.
 
-Everything works without the script except listening at a word, sorting and trying a filter. Charts are SVG with a table of the same numbers
-behind them, colours have a light and a dark set, and whatever can be clicked can be reached by keyboard.
+Charts are SVG with a table of the same numbers behind them. What other pages have too is in processing/page_parts.py.
 """
 
-import base64
-import html
 import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-from processing.report import CLIP_FORMAT, Line, Report, SongFacts
+from processing.page_parts import clock, document, escaped, line_article
+from processing.report import Report, SongFacts
 
 MAX_SONGS = 400
 """So many songs are listed, the least trusted first."""
@@ -21,9 +18,6 @@ MAX_ROWS = 20_000
 """So many rows are kept in the page to try filters on; of more, every n-th."""
 MAX_REFUSED = 25
 """So many songs are named for a code."""
-_MIME = {"mp3": "audio/mpeg", "ogg": "audio/ogg", "opus": "audio/ogg", "wav": "audio/wav", "flac": "audio/flac"}
-_LINE_WIDTH = 860
-"""Pixels that a line's timeline has at least; labels are laid out for it."""
 
 
 @dataclass(frozen=True)
@@ -71,24 +65,6 @@ def page(report: Report) -> str:
     return document(f"Dataset {report.dataset}", report.dataset, sections)
 
 
-def document(title: str, heading: str, sections: Iterable[tuple[str, str, str]]) -> str:
-    """A whole page of (key, heading, HTML) sections, with styles and script inside."""
-    style, script = (resources.files("processing").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    sections = tuple(sections)
-    links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in sections)
-    body = "".join(f'<section id="{key}" aria-labelledby="h-{key}"><h2 id="h-{key}">{title}</h2>{text}</section>' for key, title, text in sections)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{_t(title)}</title><style>{style}</style></head>'
-        f'<body><a class="skip" href="#main">Skip to content</a><header><h1>{_t(heading)}</h1><nav aria-label="Sections">{links}</nav></header>'
-        f'<main id="main">{body}</main><script>{script}</script></body></html>\n'
-    )
-
-
-def _t(text: object) -> str:
-    return html.escape(str(text), quote=True)
-
-
 def _hours(seconds: float) -> str:
     """Seconds as hours, or minutes where they are less than one hour."""
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
@@ -110,14 +86,14 @@ def _summary(report: Report) -> str:
         ("artists", len(artists), f"{sum(song.artist is None for song in accepted)} without one"),
         ("copies of other songs", copies, "as far as fingerprints tell"),
     ]
-    boxes = "".join(f"<div><dt>{_t(what)}</dt><dd>{_t(count)}</dd><dd class=note>{_t(note)}</dd></div>" for what, count, note in tiles)
+    boxes = "".join(f"<div><dt>{escaped(what)}</dt><dd>{escaped(count)}</dd><dd class=note>{escaped(note)}</dd></div>" for what, count, note in tiles)
     to_do = "".join(f"<li>{_code(line)}</li>" for line in report.to_do)
     return f"<dl class=tiles>{boxes}</dl>" + (f'<div class=todo><h3>Not done yet</h3><ul>{to_do}</ul></div>' if to_do else "")
 
 
 def _code(line: str) -> str:
     """Text with `...` as code."""
-    return "".join(f"<code>{_t(part)}</code>" if i % 2 else _t(part) for i, part in enumerate(line.split("`")))
+    return "".join(f"<code>{escaped(part)}</code>" if i % 2 else escaped(part) for i, part in enumerate(line.split("`")))
 
 
 def _rows(report: Report) -> str:
@@ -213,75 +189,6 @@ def _worst(report: Report) -> str:
     )
 
 
-def line_article(line: Line, label: str, names: Mapping[str, str], more: str = "") -> str:
-    """A line with its words at their times and its players; `more` is HTML below them."""
-    text = " ".join(word.text for word in line.words)
-    peaks = "".join(f"{'M' if i == 0 else 'L'}{i},{50 - 48 * peak:.1f}" for i, peak in enumerate(line.wave))
-    back = "".join(f"L{i},{50 + 48 * peak:.1f}" for i, peak in reversed(list(enumerate(line.wave))))
-    scale = len(line.wave) / line.seconds
-    spans = "".join(
-        f'<rect x="{word.start * scale:.1f}" y="0" width="{max(1.0, (word.end - word.start) * scale):.1f}" height="100" class="{_grade(word.score)}"/>'
-        for word in line.words
-    )
-    lanes, count = _lanes(line)
-    buttons = "".join(
-        f'<button type=button class="word {_grade(word.score)}" style="left:{left:.2f}%;top:{lane * 30}px" data-start="{word.start:.2f}" '
-        f'data-end="{word.end:.2f}" aria-label="{_t(word.text)}, {word.start:.2f} s, score {word.score:.2f}">'
-        f"{_t(word.text)}<small>{_score(word.score)}</small></button>"
-        for word, (left, lane) in zip(line.words, lanes, strict=True)
-    )
-    every = 1 if line.seconds <= 8 else 2
-    ticks = "".join(
-        f'<span style="left:{100 * second / line.seconds:.2f}%">{_clock(line.start + second)}</span>'
-        for second in range(0, int(line.seconds) + 1, every)
-        if second < line.seconds * 0.95
-    )
-    players = "".join(
-        f'<label>{what} <audio controls preload=metadata aria-label="{what}, line {label}" src="data:{_MIME[CLIP_FORMAT]};base64,{base64.b64encode(clip).decode()}"></audio></label>'
-        for what, clip in (("song", line.song_clip), ("vocals", line.vocals_clip))
-        if clip
-    )
-    note = ' <span class=note>(cut: the line is longer)</span>' if line.cut else ""
-    return (
-        f'<article class=line><h3><span class="badge {_grade(line.score)}">{line.score:.2f}</span> {_t(text)}</h3>'
-        f"<p class=note>{_t(names.get(line.song, line.song))}, line {line.number + 1}, from {_clock(line.start)}{note}</p>"
-        f'<div class=scroll tabindex=0 role=group aria-label="Words of line {label} at their times"><div class=time style="min-width:{_LINE_WIDTH}px">'
-        f'<svg viewBox="0 0 {len(line.wave)} 100" preserveAspectRatio="none" aria-hidden="true">{spans}<path d="{peaks}{back}Z"/></svg>'
-        f'<div class=cursor></div><div class=ticks aria-hidden="true">{ticks}</div><div class=words style="height:{count * 30}px">{buttons}</div></div></div>'
-        f"<div class=players>{players}</div>{more}</article>"
-    )
-
-
-def _lanes(line: Line) -> tuple[list[tuple[float, int]], int]:
-    """For each word its left edge in percent and the first lane where its label does not touch the one before; and how many lanes."""
-    ends: list[float] = []
-    placed = []
-    for word in line.words:
-        width = 100 * (_columns(word.text) * 8.6 + 50) / _LINE_WIDTH
-        left = min(100 * word.start / line.seconds, 100 - width)
-        lane = next((i for i, end in enumerate(ends) if end <= left), len(ends))
-        ends[lane : lane + 1] = [left + width]
-        placed.append((left, lane))
-    return placed, len(ends)
-
-
-def _columns(text: str) -> int:
-    """Letters, those of East Asian scripts twice as wide."""
-    return sum(2 if ord(letter) >= 0x1100 else 1 for letter in text)
-
-
-def _score(score: float) -> str:
-    return f"{score:.2f}".lstrip("0") if score < 0.995 else "1.0"
-
-
-def _grade(score: float) -> str:
-    return "good" if score >= 0.8 else "fair" if score >= 0.5 else "poor"
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
 def _songs(songs: Sequence[SongFacts]) -> str:
     accepted = [song for song in songs if song.refused is None]
     if not accepted:
@@ -314,17 +221,17 @@ def _song(song: SongFacts, names: Mapping[str, str]) -> str:
     if not song.windows:
         remarks.append("no window")
     cells: Iterable[tuple[object, str]] = (
-        (song.seconds, "" if song.seconds is None else _clock(song.seconds)),
+        (song.seconds, "" if song.seconds is None else clock(song.seconds)),
         (song.trust, "" if song.trust is None else f"{song.trust:.2f}"),
         (song.score, "" if song.score is None else f"{song.score:.2f}"),
         (song.words, str(song.words)),
         (song.windows, str(song.windows)),
-        (song.sung_seconds, _clock(song.sung_seconds)),
+        (song.sung_seconds, clock(song.sung_seconds)),
         (song.signal_to_bleed, "" if song.signal_to_bleed is None else f"{song.signal_to_bleed:.0f} dB"),
         (song.clipped_share, "" if song.clipped_share is None else f"{100 * song.clipped_share:.2f} %"),
     )
     numbers = "".join(f'<td class=number data-value="{"" if value is None else value}">{text}</td>' for value, text in cells)
-    return f"<tr><th scope=row>{_t(names[song.id])}</th>{numbers}<td>{_t(', '.join(remarks))}</td></tr>"
+    return f"<tr><th scope=row>{escaped(names[song.id])}</th>{numbers}<td>{escaped(', '.join(remarks))}</td></tr>"
 
 
 def _refused(report: Report) -> str:
@@ -335,14 +242,14 @@ def _refused(report: Report) -> str:
     for code, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         mine = [(step, row) for step, row in report.rejected if row.code == code]
         rows = "".join(
-            f"<tr><th scope=row>{_t('(none)' if row.id is None else names.get(row.id, row.id))}</th><td>{_t(step)}</td><td>{_t(row.reason)}</td></tr>"
+            f"<tr><th scope=row>{escaped('(none)' if row.id is None else names.get(row.id, row.id))}</th><td>{escaped(step)}</td><td>{escaped(row.reason)}</td></tr>"
             for step, row in mine[:MAX_REFUSED]
         )
         more = f"<p class=note>and {count - MAX_REFUSED} more in rejected.parquet</p>" if count > MAX_REFUSED else ""
         opened = " open" if len(counts) <= 6 else ""
         parts.append(
-            f"<details{opened}><summary><code>{_t(code)}</code> {count} song{'s' * (count != 1)}</summary><div class=scroll tabindex=0 role=group "
-            f'aria-label="Songs rejected as {_t(code)}"><table><thead><tr><th scope=col>song</th><th scope=col>step</th><th scope=col>why, and what to do</th></tr>'
+            f"<details{opened}><summary><code>{escaped(code)}</code> {count} song{'s' * (count != 1)}</summary><div class=scroll tabindex=0 role=group "
+            f'aria-label="Songs rejected as {escaped(code)}"><table><thead><tr><th scope=col>song</th><th scope=col>step</th><th scope=col>why, and what to do</th></tr>'
             f"</thead><tbody>{rows}</tbody></table></div>{more}</details>"
         )
     return "".join(parts)

@@ -1,42 +1,31 @@
 """What a person wants to know of a processed dataset before training on it: counts, hours, songs, rows, the worst-aligned lines, refusals.
 
 `gather` reads the tables of the partitions once, streaming; processing/page.py makes a page of what it returns. Nothing is computed again and no
-model is loaded: a table that is not there leaves its part empty and is named in `to_do`. Only the songs whose lines are shown are decoded.
+model is loaded: a table that is not there leaves its part empty and is named in `to_do`. Which lines are shown, and their sound, is in
+processing/lines.py: only the songs of those are decoded.
 """
 
-import heapq
 import io
 import itertools
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import soundfile
-import torch
 
-from autosing.errors import AudioError, ConfigError
-from autosing.song.alignment import Alignment, Word
-from autosing.song.audio import Audio, decode, encode, resample
+from autosing.errors import ConfigError
+from autosing.song.alignment import Alignment
 from autosing.store import Dataset, TableReader
 from autosing.tokens.specs import Seconds
-from processing.index import INDEX, open_index
+from processing.index import open_index
 from processing.judged import duplicates, judged, missing_quality
+from processing.lines import TYPICAL_LINES, AlignedLine, Line, aligned_lines, heard_line, typical_lines, worst_lines
 from processing.manifest import FileHashes, Manifest, stale_text
 from processing.step import Rejected
 from processing.steps import ORDER, sort_key
 from processing.windows import WINDOWS_TABLE
-
-LINES_A_SONG = 3
-"""So that one song with wrong lyrics does not fill the list of worst lines."""
-TYPICAL_LINES = 3
-MARGIN_SECONDS: Seconds = 0.7
-"""Heard before and after a line."""
-MAX_CLIP_SECONDS: Seconds = 15.0
-CLIP_RATE, CLIP_FORMAT = 22_050, "mp3"
-"""Small, and played by every browser: 15 s are about 60 kB."""
-WAVE_POINTS = 300
 
 
 @dataclass(frozen=True)
@@ -73,30 +62,6 @@ class SongFacts:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A sung line to be judged by ear.
-
-    Attributes:
-        words: times relative to the clip; those that begin after its end are left out.
-        start: of the clip in the song.
-        song_clip, vocals_clip: encoded as `CLIP_FORMAT`; empty where there is no such table.
-        wave: (WAVE_POINTS,) peaks of the vocals (of the song where there are none) in [0, 1].
-        cut: the line is longer than the clip.
-    """
-
-    song: str
-    number: int
-    score: float
-    words: tuple[Word, ...]
-    start: Seconds
-    seconds: Seconds
-    song_clip: bytes
-    vocals_clip: bytes
-    wave: tuple[float, ...]
-    cut: bool = False
-
-
-@dataclass(frozen=True)
 class Report:
     """All that the page shows.
 
@@ -113,17 +78,6 @@ class Report:
     typical: tuple[Line, ...]
     rejected: tuple[tuple[str, Rejected], ...]
     to_do: tuple[str, ...] = field(default=())
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A line before its audio is read."""
-
-    score: float
-    song: str
-    partition: int
-    number: int
-    words: tuple[Word, ...]
 
 
 def gather(dataset: Dataset, lines: int = 20, seen: Callable[[int, int], None] = lambda done, total: None) -> Report:
@@ -145,54 +99,35 @@ def gather(dataset: Dataset, lines: int = 20, seen: Callable[[int, int], None] =
     copy_of = duplicates(dataset, partitions)
     songs: list[SongFacts] = []
     rows: list[Mapping[str, Any]] = []
-    candidates: list[_Candidate] = []
+    candidates: list[AlignedLine] = []
     rejected: list[tuple[str, Rejected]] = []
     known: set[str] = set()
     for done, partition in enumerate(partitions):
         seen(done, total)
-        manifest = Manifest(dataset.folder(partition), partition, FileHashes())
-        refused: dict[str, str] = {}
-        for step in sorted(manifest.rejected, key=sort_key):
-            for row in manifest.rejected[step]:
-                rejected.append((step, row))
-                if row.code != "duplicate_id":  # said of a row; the song of that id is the first that has it
-                    refused.setdefault(row.id or "", row.code)
-        found = list(_windows(dataset, partition, copy_of))
-        rows += found
-        aligned = dict(_alignments(dataset, partition))
-        by_song = {song: list(group) for song, group in itertools.groupby(found, key=lambda row: row["song"])}
-        for facts in _indexed(dataset, partition):
-            folded = unicodedata.normalize("NFC", facts["id"])
-            first = not folded or folded not in known
-            known.add(folded)
-            alignment = aligned.get(facts["id"], Alignment(()))
-            mine = by_song.get(facts["id"], [])
-            if not first:  # a row that repeats an id: the tables are of the first
-                songs.append(SongFacts(**facts, partition=partition, refused="duplicate_id"))
+        refusals = _refusals(dataset, partition)
+        windows = list(_windows(dataset, partition, copy_of))
+        alignments = dict(_alignments(dataset, partition))
+        rejected += refusals
+        rows += windows
+        code_of = _codes(refusals)
+        by_song = {song: list(group) for song, group in itertools.groupby(windows, key=lambda row: row["song"])}
+        for indexed in _indexed(dataset, partition):
+            song = indexed["id"]
+            folded = unicodedata.normalize("NFC", song)
+            if folded and folded in known:  # a row that repeats an id: the tables are of the first
+                songs.append(SongFacts(**indexed, partition=partition, refused="duplicate_id"))
                 continue
-            songs.append(
-                SongFacts(
-                    **facts,
-                    partition=partition,
-                    trust=alignment.trust,
-                    score=float(np.mean([w.score for w in alignment.words])) if alignment.words else None,
-                    words=len(alignment.words),
-                    windows=len(mine),
-                    window_seconds=sum(row["seconds"] for row in mine),
-                    sung_seconds=sum(row["seconds"] * row["sung_share"] for row in mine),
-                    signal_to_bleed=_median(row["signal_to_bleed"] for row in mine),
-                    clipped_share=max((row["clipped_share"] for row in mine if row["clipped_share"] is not None), default=None),
-                    duplicate_of=copy_of.get(facts["id"]),
-                    refused=refused.get(facts["id"]) or refused.get(facts["id"][:64]),  # an id too long is shortened there
-                )
-            )
-            candidates += _lines(facts["id"], partition, alignment)
-    worst = _worst(candidates, lines)
-    typical = _typical(candidates, worst)
+            known.add(folded)
+            alignment = alignments.get(song, Alignment(()))
+            refused = code_of.get(song) or code_of.get(song[:64])  # an id too long is shortened there
+            told = _judgement(alignment, by_song.get(song, []))
+            songs.append(SongFacts(**indexed, **told, partition=partition, duplicate_of=copy_of.get(song), refused=refused))
+            candidates += aligned_lines(song, partition, alignment)
+    worst = worst_lines(candidates, lines)
     shown = []
-    for done, line in enumerate((*worst, *typical)):
+    for done, line in enumerate((*worst, *typical_lines(candidates, worst))):
         seen(len(partitions) + done, total)
-        shown.append(_heard(dataset, line))
+        shown.append(heard_line(dataset, line))
     seen(total, total)
     return Report(
         dataset=str(dataset.path),
@@ -204,6 +139,35 @@ def gather(dataset: Dataset, lines: int = 20, seen: Callable[[int, int], None] =
         rejected=tuple(rejected),
         to_do=_to_do(dataset, partitions),
     )
+
+
+def _refusals(dataset: Dataset, partition: int) -> list[tuple[str, Rejected]]:
+    """The rejected rows with their steps, in the order of the steps."""
+    manifest = Manifest(dataset.folder(partition), partition, FileHashes())
+    return [(step, row) for step in sorted(manifest.rejected, key=sort_key) for row in manifest.rejected[step]]
+
+
+def _codes(refusals: Iterable[tuple[str, Rejected]]) -> dict[str, str]:
+    """Song -> the first code it was rejected with."""
+    codes: dict[str, str] = {}
+    for _, row in refusals:
+        if row.code != "duplicate_id":  # said of a row; the song of that id is the first that has it
+            codes.setdefault(row.id or "", row.code)
+    return codes
+
+
+def _judgement(alignment: Alignment, windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a song's alignment and windows say of it, as fields of `SongFacts`."""
+    return {
+        "trust": alignment.trust,
+        "score": float(np.mean([w.score for w in alignment.words])) if alignment.words else None,
+        "words": len(alignment.words),
+        "windows": len(windows),
+        "window_seconds": sum(row["seconds"] for row in windows),
+        "sung_seconds": sum(row["seconds"] * row["sung_share"] for row in windows),
+        "signal_to_bleed": _median(row["signal_to_bleed"] for row in windows),
+        "clipped_share": max((row["clipped_share"] for row in windows if row["clipped_share"] is not None), default=None),
+    }
 
 
 def _indexed(dataset: Dataset, partition: int) -> Iterator[dict[str, Any]]:
@@ -252,86 +216,6 @@ def _alignments(dataset: Dataset, partition: int) -> Iterator[tuple[str, Alignme
         with TableReader(path) as reader:
             for row in reader.rows(["id", "alignment"]):
                 yield row["id"], Alignment.from_struct(row["alignment"])
-
-
-def _lines(song: str, partition: int, alignment: Alignment) -> Iterator[_Candidate]:
-    for number, group in itertools.groupby(alignment.words, key=lambda word: word.line):
-        words = tuple(group)
-        yield _Candidate(float(np.mean([word.score for word in words])), song, partition, number, words)
-
-
-def _worst(candidates: Sequence[_Candidate], count: int) -> list[_Candidate]:
-    """The lines of the lowest mean word score, at most `LINES_A_SONG` of a song."""
-    chosen: list[_Candidate] = []
-    of_song: dict[str, int] = {}
-    ordered = [(line.score, place) for place, line in enumerate(candidates)]
-    heapq.heapify(ordered)
-    while ordered and len(chosen) < count:
-        line = candidates[heapq.heappop(ordered)[1]]
-        if of_song.get(line.song, 0) < LINES_A_SONG:
-            of_song[line.song] = of_song.get(line.song, 0) + 1
-            chosen.append(line)
-    return chosen
-
-
-def _typical(candidates: Sequence[_Candidate], worst: Sequence[_Candidate]) -> list[_Candidate]:
-    """Lines of about the median score, each of another song, to compare the worst with."""
-    left = [line for line in candidates if line not in worst]
-    if not left:
-        return []
-    middle = float(np.median([line.score for line in left]))
-    chosen: list[_Candidate] = []
-    for line in sorted(left, key=lambda line: (abs(line.score - middle), line.song, line.number)):
-        if len(chosen) < TYPICAL_LINES and line.song not in {other.song for other in chosen}:
-            chosen.append(line)
-    return chosen
-
-
-def _heard(dataset: Dataset, line: _Candidate) -> Line | None:
-    """The line with its audio; None if the song cannot be decoded any more."""
-    sources = []
-    for table in (INDEX, "vocals"):
-        path = dataset.table(line.partition, table)
-        row = None
-        if path.is_file():
-            with TableReader(path) as reader:
-                row = reader.get(line.song, ["id", "audio"])
-        try:
-            sources.append(None if row is None else decode(row["audio"], 1e6))
-        except AudioError:
-            return None
-    song, vocals = sources
-    first = song or vocals
-    if first is None:
-        return None
-    begin = max(0.0, line.words[0].start - MARGIN_SECONDS)
-    wanted = min(first.seconds, max(word.end for word in line.words) + MARGIN_SECONDS)
-    end = min(wanted, begin + MAX_CLIP_SECONDS)
-    words = tuple(w._replace(start=w.start - begin, end=min(w.end, end) - begin) for w in line.words if w.start < end)
-    wave = peaks_of(vocals or first, begin, end)
-    clips = [b"" if audio is None else clip_of(audio, begin, end) for audio in sources]
-    return Line(line.song, line.number, line.score, words, begin, end - begin, clips[0], clips[1], wave, end < wanted)
-
-
-def _cut(audio: Audio, begin: Seconds, end: Seconds) -> torch.Tensor:
-    """-> (n,) the channels' mean between two times."""
-    return audio.samples[:, round(begin * audio.sample_rate) : round(end * audio.sample_rate)].mean(dim=0)
-
-
-def clip_of(audio: Audio, begin: Seconds, end: Seconds) -> bytes:
-    """The sound between two times as `CLIP_FORMAT`, about as loud as it may be."""
-    samples = resample(_cut(audio, begin, end), audio.sample_rate, CLIP_RATE)
-    peak = float(samples.abs().max()) if len(samples) else 0.0
-    return encode(samples * min(0.9 / peak, 10.0) if peak > 0 else samples, CLIP_RATE, CLIP_FORMAT)
-
-
-def peaks_of(audio: Audio, begin: Seconds, end: Seconds) -> tuple[float, ...]:
-    """(WAVE_POINTS,) peaks between two times in [0, 1]."""
-    samples = _cut(audio, begin, end).abs().numpy()
-    edges = np.linspace(0, len(samples), WAVE_POINTS + 1).astype(int)
-    peaks = [float(samples[a : max(b, a + 1)].max(initial=0.0)) for a, b in itertools.pairwise(edges)]
-    top = max(*peaks, 1e-9)
-    return tuple(peak / top for peak in peaks)
 
 
 def _median(values: Iterator[float | None]) -> float | None:

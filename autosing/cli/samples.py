@@ -31,8 +31,8 @@ from autosing.song.alignment import Alignment, Word
 from autosing.song.audio import Audio, decode, resample
 from autosing.store import Dataset, TableReader, atomic_path, sha256_of
 from autosing.tokens.specs import Seconds
-from processing.page import document, line_article
-from processing.report import Line, clip_of, peaks_of
+from processing.lines import Line, clip_of, peaks_of
+from processing.page_parts import document, line_article
 
 DEMO = ROOT / "demo" / "songs"
 SHARED = ROOT.parent / "shared" / "data"

@@ -12,8 +12,9 @@ from small_songs import SMALL, audio_bytes, read, tone, write_index
 from autosing.cli.process import main
 from autosing.song.audio import decode
 from autosing.store import Dataset
+from processing.lines import LINES_A_SONG
 from processing.page import page
-from processing.report import LINES_A_SONG, Report, SongFacts, _name, gather
+from processing.report import Report, SongFacts, _name, gather
 from tests.browser import look
 
 
@@ -176,7 +177,7 @@ def test_a_dataset_of_a_hundred_songs_stays_small() -> None:
     import torch
 
     from autosing.song.audio import encode
-    from processing.report import CLIP_FORMAT, CLIP_RATE, MAX_CLIP_SECONDS, TYPICAL_LINES
+    from processing.lines import CLIP_FORMAT, CLIP_RATE, MAX_CLIP_SECONDS, TYPICAL_LINES
 
     noise = 0.3 * torch.randn(round(MAX_CLIP_SECONDS * CLIP_RATE), generator=torch.Generator().manual_seed(0))  # codes worst
     assert 2 * (20 + TYPICAL_LINES) * len(encode(noise, CLIP_RATE, CLIP_FORMAT)) * 4 / 3 < 9e6
@@ -227,8 +228,8 @@ def test_text_can_be_read_in_both_colour_schemes() -> None:
 def test_labels_of_words_do_not_touch(processed: Path) -> None:
     """However close words follow each other, two labels of one lane are apart."""
     from autosing.song.alignment import Word
-    from processing.page import _LINE_WIDTH, _columns, _lanes
-    from processing.report import Line
+    from processing.lines import Line
+    from processing.page_parts import _LINE_WIDTH, _columns, _lanes
 
     words = tuple(Word("la" * (1 + i % 5), 0.12 * i, 0.12 * i + 0.1, 0.5, 0) for i in range(24))
     placed, count = _lanes(Line("s", 0, 0.5, words, 0.0, 3.0, b"", b"", (0.0,) * 10))
