@@ -14,7 +14,7 @@ left out, for this or any other reason, is named with a code and the reason in `
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -171,17 +171,7 @@ class _Import:
         numbers = itertools.count()
         for first in fresh:
             number = next(n for n in numbers if not self.dataset.folder(n).exists())
-            songs = []
-            with _new_partition(self.dataset, number, schema) as writer:
-                for key, row in itertools.chain([first], itertools.islice(fresh, self.partition_size - 1)):
-                    self.known.add(row, row[AUDIO_HASH], number, now=True)
-                    writer.write(row)
-                    songs.append((key, row["id"], bool(row["lrc_lyrics"] or row["raw_lyrics"])))
-            self.written.add(number)
-            for key, identity, has_lyrics in songs:  # told once they are there
-                self.added += 1
-                self.with_lyrics += has_lyrics
-                self.report.song("added", key, identity)
+            self._add_partition(number, itertools.chain([first], itertools.islice(fresh, self.partition_size - 1)), schema)
         self._rewrite()
         report = self.report
         if not (self.added or self.changed or self.unchanged):
@@ -200,6 +190,19 @@ class _Import:
             gone_first=tuple(report.gone),
             report=report.path,
         )
+
+    def _add_partition(self, number: int, rows: Iterable[tuple[str, dict[str, Any]]], schema: pa.Schema) -> None:
+        songs = []
+        with _new_partition(self.dataset, number, schema) as writer:
+            for key, row in rows:
+                self.known.add(row, row[AUDIO_HASH], number, now=True)
+                writer.write(row)
+                songs.append((key, row["id"], bool(row["lrc_lyrics"] or row["raw_lyrics"])))
+        self.written.add(number)
+        for key, identity, has_lyrics in songs:  # told once they are there
+            self.added += 1
+            self.with_lyrics += has_lyrics
+            self.report.song("added", key, identity)
 
     def _fresh(self, seen: Callable[[int, int], None]) -> Iterator[tuple[str, dict[str, Any]]]:
         """The keys and rows to add; what was known is compared on the way."""
@@ -341,16 +344,7 @@ class _Import:
     def _rewrite(self) -> None:
         """Write the partitions that have changed songs."""
         for partition, songs in sorted(self._waiting.items()):
-            path = self.dataset.table(partition, INDEX)
-            with TableReader(path) as reader:
-                schema = _extended(reader.schema.remove_metadata(), self.survey.columns)
-                kinds = {name: schema.field(name).type for name in self.survey.columns}
-                with locked(self.dataset.folder(partition)), TableWriter(path, schema) as writer:
-                    for old in reader.rows(reader.schema.names):
-                        _, row = songs.get(old["source"], ("", None))
-                        new = old if row is None else {**old, **dict.fromkeys(kinds), **row}  # what is no longer said of it is empty
-                        new |= {name: fit(new.get(name), kind) for name, kind in kinds.items()}
-                        writer.write({name: new.get(name) for name in schema.names})
+            _rewrite_index(self.dataset, partition, {before: row for before, (_, row) in songs.items()}, self.survey.columns)
             self.written.add(partition)
             for key, row in songs.values():
                 self.changed += 1
@@ -359,7 +353,22 @@ class _Import:
         self._waiting_bytes = 0
 
 
+def _rewrite_index(dataset: Dataset, partition: int, changed: Mapping[str, dict[str, Any]], columns: Mapping[str, pa.DataType]) -> None:
+    """Write a partition's index again with the rows that are changed, by the source that each had."""
+    path = dataset.table(partition, INDEX)
+    with TableReader(path) as reader:
+        schema = _extended(reader.schema.remove_metadata(), columns)
+        kinds = {name: schema.field(name).type for name in columns}
+        with locked(dataset.folder(partition)), TableWriter(path, schema) as writer:
+            for old in reader.rows(reader.schema.names):
+                row = changed.get(old["source"])
+                new = old if row is None else {**old, **dict.fromkeys(kinds), **row}  # what is no longer said of it is empty
+                new |= {name: fit(new.get(name), kind) for name, kind in kinds.items()}
+                writer.write({name: new.get(name) for name in schema.names})
+
+
 def _extended(schema: pa.Schema, columns: Mapping[str, pa.DataType]) -> pa.Schema:
+    """The schema with the columns too, each of a type that holds what both hold."""
     for name, kind in columns.items():
         place = schema.get_field_index(name)
         if place < 0:
