@@ -6,12 +6,10 @@ Letters: C channels, n samples.
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from autosing.perception.codec.base import Codec
 from autosing.singing.mix import AUDIBLE, Gains, Mixed, Seam, active_level, choose_gains, fade_edges, mix_with, sounding
 from autosing.singing.reference import Reference
 from autosing.singing.request import SingRequest
@@ -30,7 +28,7 @@ class Desk:
     """Where vocals and band come together.
 
     Attributes:
-        rate: Hz of the mix.
+        vocals_rate, rate: Hz of what is sung and of the mix.
         edge: samples of a fade.
         music_volume: factor on the band.
     """
@@ -41,7 +39,7 @@ class Desk:
             vocals_rate: Hz of what is sung, the codec's.
             seconds: how long the song will be.
         """
-        self._vocals_rate, self._seconds = vocals_rate, seconds
+        self.vocals_rate, self._seconds = vocals_rate, seconds
         self._sung_over = None if request.tts else reference
         self.rate = vocals_rate if reference is None else reference.rate
         self.edge = int(FADE_SECONDS * self.rate)
@@ -55,7 +53,7 @@ class Desk:
     def tracks(self, vocals: Tensor, is_whole: bool) -> tuple[Tensor, Tensor, float]:
         """(1, n) vocals at the codec's rate -> vocals and band (C, n) at the rate of the mix, as long as the song where the vocals are its `whole` and
         their last whole frame ends before; and the level wanted of the vocals."""
-        vocals = audio.resample(vocals, self._vocals_rate, self.rate)
+        vocals = audio.resample(vocals, self.vocals_rate, self.rate)
         if is_whole and (missing := round(self._seconds * self.rate) - vocals.shape[-1]) > 0:
             vocals = torch.nn.functional.pad(fade_edges(vocals, self.edge, start=False), (0, missing))
         n = vocals.shape[-1]
@@ -72,20 +70,12 @@ class Desk:
         return mix_with(vocals, band, choose_gains(vocals, band, self.rate, level, self.music_volume), self.rate)
 
 
-class _Sings(Protocol):
-    @property
-    def codec(self) -> Codec: ...
-
-
 class Stream:
     """The mix as it grows: the band's level is settled with the first piece, the voice's once enough of it is heard, and what was given out stays."""
 
-    def __init__(self, singer: _Sings, request: SingRequest, reference: Reference | None, listening: Listening, seconds: Seconds):
-        """`seconds`: how long the song will be."""
-        self._vocals_rate = singer.codec.spec.sample_rate
-        self._desk = Desk(self._vocals_rate, request, reference, seconds)
-        self._listening = listening
-        self._seam = Seam(self._vocals_rate)
+    def __init__(self, desk: Desk, listening: Listening):
+        self._desk, self._listening = desk, listening
+        self._seam = Seam(desk.vocals_rate)
         self._gains: Gains | None = None
         self._is_settled = False
         self._given = 0  # samples of the mix
@@ -106,7 +96,7 @@ class Stream:
 
     def feed(self, decoded: Tensor, last: bool) -> None:
         """(n,) all vocals so far, whose end may still change unless they are the `last`."""
-        self._seam.grow(decoded, 0 if last else int(STREAM_MARGIN * self._vocals_rate))
+        self._seam.grow(decoded, 0 if last else int(STREAM_MARGIN * self._desk.vocals_rate))
         vocals, band, level = self._desk.tracks(self._seam.whole[None], is_whole=last)
         before = self._gains
         gains = self._settle(vocals, band, level)

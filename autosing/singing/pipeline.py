@@ -207,7 +207,8 @@ class Singer:
         generator = torch.Generator(self.device).manual_seed(request.seed)
         notes: list[str] = []
         job = self._read(request, notes.append, clock)
-        stream = None if listening is None else Stream(self, request, job.reference, listening, job.seconds)
+        desk = Desk(self.codec.spec.sample_rate, request, job.reference, job.seconds)
+        stream = None if listening is None else Stream(desk, listening)
         if job.plan is None or job.in_halves:
             result = self._sing_at_once(job, generator, rounds, clock)
         else:
@@ -227,7 +228,6 @@ class Singer:
             )
         for figures in result.windows[1:]:
             figures["seam"] = seam_figures(vocals, self.codec.spec.sample_rate, figures["start"], self._embed)._asdict()
-        desk = Desk(self.codec.spec.sample_rate, request, job.reference, job.seconds)
         mixes = [desk.mix(takes.vocals[i][None]) for i in order]
         best = mixes[0] if stream is None else stream.mixed
         report = {

@@ -1,16 +1,12 @@
 """What a sing request refuses, how lines are shared out, and the mix."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from autosing.errors import ConfigError
-from autosing.singing.desk import Stream as _Stream
+from autosing.singing.desk import Desk, Stream
 from autosing.singing.mix import PEAK, Mixed, active_level, choose_gains, fade_edges, held, mix_with, sounding
-from autosing.singing.pipeline import Singer
 from autosing.singing.request import SingRequest, halves
-from autosing.tokens.specs import CodecSpec
 
 
 @pytest.fixture
@@ -83,13 +79,11 @@ def test_vocals_take_the_level_they_are_asked_for():
 def test_a_stream_whose_words_begin_late_neither_hisses_nor_shouts(begin: float) -> None:
     """Its first piece holds no more than noise far under a voice, or the quiet beginning of a word."""
     rate, pieces = 8000, []
-    singer = Singer.__new__(Singer)
-    singer.__dict__["codec"] = SimpleNamespace(spec=CodecSpec("tone", rate, 80, (1,), 4, 1))
     vocals = 1e-6 * torch.randn(16 * rate, generator=torch.Generator().manual_seed(0))
     vocals[int(begin * rate) :] = 0.1 * torch.sin(torch.arange(int((16 - begin) * rate)) * 0.5)
     vocals[int(begin * rate) : int((begin + 0.6) * rate)] *= 0.1
     request = SingRequest("la", tts=True, stream=True)
-    stream = _Stream(singer, request, None, lambda piece, _: pieces.append(piece), 16.0)
+    stream = Stream(Desk(rate, request, None, 16.0), lambda piece, _: pieces.append(piece))
     for seconds in (8, 12, 16):
         stream.feed(vocals[: seconds * rate], last=seconds == 16)
     mix = torch.cat(pieces, 1)
