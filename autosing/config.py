@@ -109,6 +109,11 @@ def to_mapping(value: Any) -> dict[str, Any]:
     return dataclasses.asdict(value)
 
 
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """The fields of `ours` that have other values, or none, in `theirs`, as "name: ... there, ... here"."""
+    return [f"{name}: {theirs.get(name)!r} there, {value!r} here" for name, value in ours.items() if theirs.get(name) != value]
+
+
 def _convert(value: Any, hint: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if hint is Any:

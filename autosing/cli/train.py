@@ -20,7 +20,7 @@ import torch
 
 from autosing.cli.checkpoints import COMMANDS
 from autosing.cli.run_config import config_text, read_words
-from autosing.config import from_mapping, nearest, parse_json, to_mapping
+from autosing.config import differences, from_mapping, nearest, parse_json, to_mapping
 from autosing.device import deterministic_algorithms, has_matrix_units, pick_device
 from autosing.errors import AutoSingError, ConfigError, MismatchError, WeightsError
 from autosing.faults import Faults
@@ -468,8 +468,7 @@ def load_from(model: Any, task: Task, name: str, refitted: bool = False) -> list
     try:
         load_weights(model, resolve(name, model.kind))
     except WeightsError as error:
-        different = [f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in ours if theirs.get(k) != ours.get(k)]
-        if different:
+        if different := differences(theirs, ours):
             raise MismatchError(f"checkpoint '{name}' has another model config ({'; '.join(different)}); give the same --task-args") from error
         raise
     others = [key for key, table in fitted.items() if not same_fit(model.get_buffer(key), table)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from autosing.config import to_mapping
+from autosing.config import differences, to_mapping
 from autosing.errors import MismatchError
 from autosing.models.io import load_model
 
@@ -31,9 +31,8 @@ def average(kind: str, sources: Sequence[str | Path], shares: Sequence[float]) -
     loaded = [load_model(source, kind) for source in sources]
     model: Any = loaded[0][0]
     for source, (other, _) in zip(sources, loaded, strict=True):
-        ours, theirs = to_mapping(model.config), to_mapping(other.config)
-        different = [f"{name}: {theirs[name]!r} there, {ours[name]!r} here" for name in ours if name not in LOOSE and theirs[name] != ours[name]]
-        if different:
+        ours = {name: value for name, value in to_mapping(model.config).items() if name not in LOOSE}
+        if different := differences(to_mapping(other.config), ours):
             raise MismatchError(f"'{source}' has another model config than '{sources[0]}' ({'; '.join(different)}); average checkpoints of one shape")
     states = [other.state_dict() for other, _ in loaded]
     model.load_state_dict({name: _mean([state[name] for state in states], shares) for name in states[0]})
