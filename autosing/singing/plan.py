@@ -1,9 +1,9 @@
 """When each line is sung: lyrics of any number of lines, laid over the time that is there. Pure values; no model, no audio.
 
-Lines with stamps stay where their stamps say. One or two lines without govern a share of the time each. More are laid over the phrases that are
-sung in the reference: a line takes one or several phrases in a row, such that their length fits what its sounds take, verses begin after rests
-and are not torn apart, and a chorus goes where the music is loud. Where nothing is sung, lines follow each other at an easy pace. Times are seconds from where the song
-that is sung begins.
+Lines with stamps stay where their stamps say. One or two lines without govern a share of the time each. More are laid over the phrases that
+are sung in the reference: a line takes one or several phrases in a row, such that their length fits what its sounds take, verses begin
+after rests and are not torn apart, and a chorus goes where the music is loud. Where nothing is sung, lines follow each other at an easy
+pace. Times are seconds from where the song that is sung begins.
 """
 
 import math
