@@ -3,10 +3,12 @@
 Times are seconds; `AlignedLine` knows a line before its audio is read, `Line` with it. How a page shows them is said in processing/page_parts.py.
 """
 
+import contextlib
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -55,20 +57,18 @@ class Line:
 
 @dataclass(frozen=True)
 class AlignedLine:
-    """A line before its audio is read; `score` is the mean of its words."""
+    """A line before its words and audio are read; `score` is the mean of its words."""
 
     score: float
     song: str
     partition: int
     number: int
-    words: tuple[Word, ...]
 
 
 def aligned_lines(song: str, partition: int, alignment: Alignment) -> Iterator[AlignedLine]:
     """Every line that has a word."""
-    for number, group in itertools.groupby(alignment.words, key=lambda word: word.line):
-        words = tuple(group)
-        yield AlignedLine(float(np.mean([word.score for word in words])), song, partition, number, words)
+    for number, words in itertools.groupby(alignment.words, key=attrgetter("line")):
+        yield AlignedLine(float(np.mean([word.score for word in words])), song, partition, number)
 
 
 def worst_lines(candidates: Sequence[AlignedLine], count: int) -> list[AlignedLine]:
@@ -98,30 +98,46 @@ def typical_lines(candidates: Sequence[AlignedLine], worst: Sequence[AlignedLine
     return chosen
 
 
-def heard_line(dataset: Dataset, line: AlignedLine) -> Line | None:
-    """The line with its audio; None if the song cannot be decoded any more."""
-    sources = []
-    for table in (INDEX, "vocals"):
-        path = dataset.table(line.partition, table)
-        row = None
-        if path.is_file():
-            with TableReader(path) as reader:
-                row = reader.get(line.song, ["id", "audio"])
-        try:
-            sources.append(None if row is None else decode(row["audio"], 1e6))
-        except AudioError:
-            return None
-    song, vocals = sources
-    first = song or vocals
-    if first is None:
+def heard_lines(dataset: Dataset, lines: Iterable[AlignedLine]) -> Iterator[tuple[AlignedLine, Line | None]]:
+    """Each line with its words and its audio, in the order of the tables, which are read once; None if the song cannot be decoded any more."""
+    for partition, of_partition in itertools.groupby(sorted(lines, key=attrgetter("partition")), key=attrgetter("partition")):
+        with contextlib.ExitStack() as stack:
+            paths = {table: dataset.table(partition, table) for table in ("alignment", INDEX, "vocals")}
+            readers = {table: stack.enter_context(TableReader(path)) for table, path in paths.items() if path.is_file()}
+            place = {song: position for position, song in enumerate(readers["alignment"].column("id"))}
+            in_order = sorted(of_partition, key=lambda line: (place[line.song], line.number))
+            for song, of_song in itertools.groupby(in_order, key=attrgetter("song")):
+                words, sounds = _words(readers["alignment"], song), _sounds(readers, song)
+                for line in of_song:
+                    yield line, None if sounds is None else _heard(line, [word for word in words if word.line == line.number], *sounds)
+
+
+def _words(alignments: TableReader, song: str) -> tuple[Word, ...]:
+    row = alignments.get(song, ["id", "alignment"])
+    assert row is not None, f"{song} is not in alignment"
+    return Alignment.from_struct(row["alignment"]).words
+
+
+def _sounds(readers: Mapping[str, TableReader], song: str) -> tuple[Audio | None, Audio | None] | None:
+    """Song and vocals, as far as there are such tables; None where there are none, or one cannot be decoded."""
+    rows = [readers[table].get(song, ["id", "audio"]) if table in readers else None for table in (INDEX, "vocals")]
+    try:
+        mixture, vocals = (None if row is None else decode(row["audio"], 1e6) for row in rows)
+    except AudioError:
         return None
-    begin = max(0.0, line.words[0].start - MARGIN_SECONDS)
-    wanted = min(first.seconds, max(word.end for word in line.words) + MARGIN_SECONDS)
+    return None if mixture is None and vocals is None else (mixture, vocals)
+
+
+def _heard(line: AlignedLine, words: Sequence[Word], mixture: Audio | None, vocals: Audio | None) -> Line:
+    first = mixture or vocals
+    assert first is not None
+    begin = max(0.0, words[0].start - MARGIN_SECONDS)
+    wanted = min(first.seconds, max(word.end for word in words) + MARGIN_SECONDS)
     end = min(wanted, begin + MAX_CLIP_SECONDS)
-    words = tuple(w._replace(start=w.start - begin, end=min(w.end, end) - begin) for w in line.words if w.start < end)
+    shown = tuple(w._replace(start=w.start - begin, end=min(w.end, end) - begin) for w in words if w.start < end)
     wave = peaks_of(vocals or first, begin, end)
-    clips = [b"" if audio is None else clip_of(audio, begin, end) for audio in sources]
-    return Line(line.song, line.number, line.score, words, begin, end - begin, clips[0], clips[1], wave, end < wanted)
+    clips = [b"" if audio is None else clip_of(audio, begin, end) for audio in (mixture, vocals)]
+    return Line(line.song, line.number, line.score, shown, begin, end - begin, clips[0], clips[1], wave, end < wanted)
 
 
 def clip_of(audio: Audio, begin: Seconds, end: Seconds) -> bytes:

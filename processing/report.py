@@ -21,7 +21,7 @@ from autosing.store import Dataset, TableReader
 from autosing.tokens.specs import Seconds
 from processing.index import open_index
 from processing.judged import duplicates, judged, missing_quality
-from processing.lines import TYPICAL_LINES, AlignedLine, Line, aligned_lines, heard_line, typical_lines, worst_lines
+from processing.lines import TYPICAL_LINES, AlignedLine, Line, aligned_lines, heard_lines, typical_lines, worst_lines
 from processing.manifest import FileHashes, Manifest, stale_text
 from processing.step import Rejected
 from processing.steps import ORDER, sort_key
@@ -124,21 +124,26 @@ def gather(dataset: Dataset, lines: int = 20, seen: Callable[[int, int], None] =
             songs.append(SongFacts(**indexed, **told, partition=partition, duplicate_of=copy_of.get(song), refused=refused))
             candidates += aligned_lines(song, partition, alignment)
     worst = worst_lines(candidates, lines)
-    shown = []
-    for done, line in enumerate((*worst, *typical_lines(candidates, worst))):
-        seen(len(partitions) + done, total)
-        shown.append(heard_line(dataset, line))
+    typical = typical_lines(candidates, worst)
+    heard: dict[AlignedLine, Line | None] = {}
+    for line, found in heard_lines(dataset, (*worst, *typical)):
+        heard[line] = found
+        seen(len(partitions) + len(heard), total)
     seen(total, total)
     return Report(
         dataset=str(dataset.path),
         partitions=len(partitions),
         songs=tuple(songs),
         rows=tuple(rows),
-        worst=tuple(line for line in shown[: len(worst)] if line is not None),
-        typical=tuple(line for line in shown[len(worst) :] if line is not None),
+        worst=_audible(worst, heard),
+        typical=_audible(typical, heard),
         rejected=tuple(rejected),
         to_do=_to_do(dataset, partitions),
     )
+
+
+def _audible(chosen: Iterable[AlignedLine], heard: Mapping[AlignedLine, Line | None]) -> tuple[Line, ...]:
+    return tuple(line for known in chosen if (line := heard[known]) is not None)
 
 
 def _refusals(dataset: Dataset, partition: int) -> list[tuple[str, Rejected]]:

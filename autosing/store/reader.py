@@ -6,6 +6,7 @@ Text of other writers that is not UTF-8 is read with replacement characters, so 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from autosing.errors import DataError
 from autosing.store.writer import META_PREFIX
 
 _BATCH_BYTES = 16 << 20
+
+
+@dataclass
+class _Stretch:
+    """Neighbouring rows of one row group that are in memory, from row `first` of the table on, and the batches that follow them there."""
+
+    group: int
+    first: int
+    rows: list[dict[str, Any]]
+    rest: Iterator[pa.RecordBatch]
 
 
 class TableReader:
@@ -40,7 +51,7 @@ class TableReader:
         if repeated:
             self.close()
             raise DataError(f"'{self.path}' has the column '{repeated[0]}' more than once; rename or drop the others")
-        self._groups: dict[tuple[str, ...], tuple[int, list[dict[str, Any]]]] = {}
+        self._near: dict[tuple[str, ...], _Stretch] = {}
         self._positions: dict[str, dict[str, list[int]]] = {}
         sizes = [self._file.metadata.row_group(g).num_rows for g in range(self._file.metadata.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -75,10 +86,7 @@ class TableReader:
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The columns in order of rows, a bounded number of bytes at a time."""
         self.require(*columns)
-        with self._damage():
-            yield from self._file.iter_batches(
-                batch_size=self._batch_rows(columns), columns=list(columns), use_threads=False
-            )
+        yield from self._batches(columns, range(self._file.metadata.num_row_groups))
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The rows in order, with these columns."""
@@ -99,17 +107,19 @@ class TableReader:
         return [self.row(position, columns) for position in self._where(by).get(key, ())]
 
     def row(self, position: int, columns: Sequence[str]) -> dict[str, Any]:
-        """The row at `position`, from 0; its row group is kept for its neighbours."""
+        """The row at `position`, from 0. Some of its neighbours are kept, a bounded number of bytes: rows asked for in their order cost one pass,
+        however large a row group another writer made; one that lies before those kept is read from the beginning of its group.
+        """
         self.require(*columns)
         names = tuple(columns)
         group = int(np.searchsorted(self._starts, position, side="right")) - 1
-        cached = self._groups.get(names)
-        if cached is None or cached[0] != group:
-            with self._damage():
-                table = self._file.read_row_group(group, columns=list(columns), use_threads=False)
-            cached = (group, [row for batch in table.to_batches() for row in self._to_rows(batch)])
-            self._groups[names] = cached
-        return dict(cached[1][position - int(self._starts[group])])
+        near = self._near.get(names)
+        if near is None or near.group != group or position < near.first:
+            near = self._near[names] = _Stretch(group, int(self._starts[group]), [], self._batches(names, [group]))
+        while position >= near.first + len(near.rows):
+            near.first += len(near.rows)
+            near.rows = list(self._to_rows(next(near.rest)))
+        return dict(near.rows[position - near.first])
 
     def verify(self) -> None:
         """Read everything once.
@@ -136,15 +146,23 @@ class TableReader:
         for values in zip(*cells, strict=True):
             yield dict(zip(names, values, strict=True))
 
-    def _batch_rows(self, columns: Sequence[str]) -> int:
-        total, rows = 0, max(1, len(self))
+    def _batches(self, columns: Sequence[str], groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        with self._damage():
+            yield from self._file.iter_batches(
+                batch_size=self._batch_rows(columns, groups), row_groups=list(groups), columns=list(columns), use_threads=False
+            )
+
+    def _batch_rows(self, columns: Sequence[str], groups: Sequence[int]) -> int:
+        """Rows that hold about `_BATCH_BYTES` of these columns."""
         meta = self._file.metadata
-        for group in range(meta.num_row_groups):
+        total, rows = 0, 0
+        for group in groups:
+            rows += meta.row_group(group).num_rows
             for i in range(meta.num_columns):
                 column = meta.row_group(group).column(i)
                 if column.path_in_schema.split(".")[0] in columns:
                     total += column.total_uncompressed_size
-        return max(1, min(4096, int(_BATCH_BYTES * rows / max(1, total))))
+        return max(1, min(4096, int(_BATCH_BYTES * max(1, rows) / max(1, total))))
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Tables: whole or absent, checked when read, bounded in memory."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,19 @@ def test_tables_of_other_writers_are_read_in_small_pieces(tmp_path: Path) -> Non
     with TableReader(path) as reader:
         sizes = [batch.num_rows for batch in reader.batches(["id", "audio"])]
         assert sum(sizes) == 40 and max(sizes) <= 9
+
+
+def test_any_row_of_a_large_row_group_is_found_without_reading_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    cells = [bytes([i]) * (1 << 20) for i in range(64)]
+    pq.write_table(pa.table({"id": [str(i) for i in range(64)], "audio": cells}), path, compression="none", use_dictionary=False, row_group_size=48)
+    with TableReader(path) as reader:
+        tracemalloc.start()
+        for position in (0, 1, 30, 29, 47, 48, 63, 5, *range(64)):
+            assert reader.row(position, ["id", "audio"]) == {"id": str(position), "audio": cells[position]}
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 36 << 20  # two batches of 16 rows, one before and one after a step
 
 
 def test_partitions_are_numbers_in_order(tmp_path: Path) -> None:
