@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autosing.config import require_at_least, require_shares
 from autosing.errors import ConfigError, DataError
-from autosing.models.separator import SIZES, SeparatorNet, active_rms, spectrum
+from autosing.models.separator import SIZES, SeparatorNet, active_rms, errors, power, spectrum
 from autosing.song import audio
 from autosing.tokens.specs import Seconds
 from autosing.training import augment
@@ -132,13 +132,11 @@ class SeparatorTask:
             target, rest = spectrum(vocals, self.config), spectrum(accompaniment, self.config)
             mix = target + rest
         estimate = model(mix)
-        error = power(estimate - target)
-        log_error = 10 * torch.log10(error / power(mix).clamp_min(1e-6) + 1e-3)
-        magnitude = (compressed(estimate) - compressed(target)).abs().mean() + (compressed(mix - estimate) - compressed(rest)).abs().mean()
+        log_error, magnitude = errors(estimate, target, rest)
         total = 0.1 * log_error.mean() + self.tunables.magnitude_weight * magnitude
         with torch.no_grad():
             both = (power(target) > 1e-3 * power(mix)) & (power(rest) > 1e-3 * power(mix))
-            gain_db = 10 * torch.log10(power(rest).clamp_min(1e-6) / error.clamp_min(1e-6))
+            gain_db = 10 * torch.log10(power(rest).clamp_min(1e-6) / power(estimate - target).clamp_min(1e-6))
             metrics = {"snr_gain_db": (gain_db * both).sum() / both.sum().clamp_min(1)}
         return Losses(total, {"log_error_db": log_error.mean().detach(), "magnitude": magnitude.detach()}, metrics)
 
@@ -292,16 +290,6 @@ def loud_crop(data: bytes, samples: int, sample_rate: int, rng: np.random.Genera
             return crop, start
     assert best is not None
     return best
-
-
-def power(x: Tensor) -> Tensor:
-    """Mean |x|^2 of each complex example: (B, ...) -> (B,)."""
-    return (x.real.square() + x.imag.square()).flatten(1).mean(1)
-
-
-def compressed(x: Tensor) -> Tensor:
-    """|x|^(1/2) of a complex tensor; flat below about -40 dB of a usual bin, where its slope would drown every other gradient."""
-    return (x.real.square() + x.imag.square() + 0.1).sqrt().sqrt()
 
 
 TASK = SeparatorTask

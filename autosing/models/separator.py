@@ -9,7 +9,7 @@ Letters: B batch, F bins, T frames, C channels. Waveform blocks, levels and samp
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,36 @@ def active_rms(wav: Tensor, sample_rate: int, floor: float = 1e-4, frame_seconds
     power = usable.unflatten(-1, (-1, frame)).square().mean((1, 3))
     loud = power >= power.amax(-1, keepdim=True) * 1e-3
     return ((power * loud).sum(-1) / loud.sum(-1)).sqrt().clamp_min(floor)
+
+
+class Errors(NamedTuple):
+    """How far an estimate is from the truth.
+
+    Attributes:
+        log_error_db: (B,) power of the error over that of the mix; the same for both stems, since accompaniment = mix - vocals.
+        magnitude: () mean distance of compressed magnitudes, both stems together.
+    """
+
+    log_error_db: Tensor
+    magnitude: Tensor
+
+
+def errors(estimate: Tensor, vocals: Tensor, accompaniment: Tensor) -> Errors:
+    """Complex spectra (B, 2, F, T): the vocals that were found and the two true stems."""
+    mix = vocals + accompaniment
+    log_error = 10 * torch.log10(power(estimate - vocals) / power(mix).clamp_min(1e-6) + 1e-3)
+    magnitude = (compressed(estimate) - compressed(vocals)).abs().mean() + (compressed(mix - estimate) - compressed(accompaniment)).abs().mean()
+    return Errors(log_error, magnitude)
+
+
+def power(x: Tensor) -> Tensor:
+    """Mean |x|^2 of each complex example: (B, ...) -> (B,)."""
+    return (x.real.square() + x.imag.square()).flatten(1).mean(1)
+
+
+def compressed(x: Tensor) -> Tensor:
+    """|x|^(1/2) of a complex tensor; flat below about -40 dB of a usual bin, where its slope would drown every other gradient."""
+    return (x.real.square() + x.imag.square() + 0.1).sqrt().sqrt()
 
 
 class _Block(nn.Sequential):
@@ -146,7 +176,7 @@ class SeparatorNet(nn.Module):
         left, right = mix[:, 0, :-1], mix[:, 1, :-1]
         mid, side = (left + right) / 2, (left - right) / 2
         heard = torch.stack([_compress(x) for x in (mid, side, left, right)], 1)
-        filters = [self._squashed(_warped(self._filters(_warped(heard, warp)), 1 / warp), lean) for warp in warps]
+        filters = [self._squashed(_warped(self._filters(_warped(heard, warp)).float(), 1 / warp), lean) for warp in warps]
         to_mid, to_side, from_side, from_mid = torch.stack(filters).mean(0).unbind(1)
         vocals_mid = to_mid * mid + from_side * side
         vocals_side = to_side * side + from_mid * mid

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
-from torch.optim.adam import adam
 
 from autosing.device import quick_matrices
 from autosing.models.recogniser import BLANK, Recogniser
 from autosing.perception.alignment.viterbi import ctc_chain, occupancy
+from autosing.perception.small_steps import Adam
 
 STEPS = 6
 FRONT_RATE, RATE = 1.75e-3, 6e-4
@@ -49,8 +49,8 @@ def adapted(recogniser: Recogniser, spectra: Tensor, log_probs: Tensor, phones: 
     with torch.inference_mode(False), torch.enable_grad():
         student = copy.deepcopy(recogniser).requires_grad_()
         learnt = {name: p for name, p in student.named_parameters() if not name.startswith("frame_head.")}  # CTC reads the other read-out
-        front = _Adam([p for name, p in learnt.items() if name.startswith(FRONT)], FRONT_RATE)
-        rest = _Adam([p for name, p in learnt.items() if not name.startswith(FRONT)], RATE)
+        front = Adam([p for name, p in learnt.items() if name.startswith(FRONT)], FRONT_RATE)
+        rest = Adam([p for name, p in learnt.items() if not name.startswith(FRONT)], RATE)
         believed, chain = log_probs.clone(), ctc_chain(phones, BLANK)
         for step in range(steps):
             blocks = heard_blocks(len(believed), step)
@@ -68,23 +68,6 @@ def adapted(recogniser: Recogniser, spectra: Tensor, log_probs: Tensor, phones: 
             front.step(gradients[: len(front.parameters)])
             rest.step(gradients[len(front.parameters) :])
     return student.requires_grad_(False)
-
-
-class _Adam:
-    """torch's Adam by its function: the class loads torch's compiler the first time, three seconds."""
-
-    def __init__(self, parameters: list[Tensor], rate: float):
-        self.parameters, self.rate = parameters, rate
-        self._first = [torch.zeros_like(p) for p in parameters]
-        self._second = [torch.zeros_like(p) for p in parameters]
-        self._steps = [torch.zeros(()) for _ in parameters]
-
-    @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        adam(
-            self.parameters, list(gradients), self._first, self._second, [], self._steps,
-            amsgrad=False, beta1=0.9, beta2=0.999, lr=self.rate, weight_decay=0.0, eps=1e-8, maximize=False,
-        )  # fmt: skip
 
 
 def _ctc(student: Recogniser, spectra: Tensor) -> Tensor:
