@@ -40,9 +40,9 @@ def mix() -> torch.Tensor:
 
 def test_new_mixtures_of_the_song_are_taken_apart_better(net: SeparatorNet, mix: torch.Tensor) -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    student = adapted(net, mix, LEAN, WARPS)
+    student = adapted(net, mix, 1.0, LEAN, WARPS)
     with torch.inference_mode():
-        voice, band = remixing._found(net, mix, LEAN, WARPS)
+        voice, band = remixing._found(net, mix, 1.0, LEAN, WARPS)
         vocals, rest = (spectrum(part[None, :, shift:][..., : 6 * RATE], net.config) for part, shift in ((voice, 0), (band, 5 * RATE)))
         old, new = (errors(model(vocals + rest, LEAN, WARPS), vocals, rest) for model in (net, student))
     assert new.log_error_db.item() < old.log_error_db.item() - 0.3
@@ -52,9 +52,9 @@ def test_new_mixtures_of_the_song_are_taken_apart_better(net: SeparatorNet, mix:
 
 
 def test_a_song_teaches_the_same_each_time(net: SeparatorNet, mix: torch.Tensor) -> None:
-    first, again = (adapted(net, mix[:, : 6 * RATE], LEAN, WARPS) for _ in range(2))
+    first, again = (adapted(net, mix[:, : 6 * RATE], 1.0, LEAN, WARPS) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-    other = adapted(net, mix[:, 6 * RATE : 12 * RATE], LEAN, WARPS)
+    other = adapted(net, mix[:, 6 * RATE : 12 * RATE], 1.0, LEAN, WARPS)
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
 
@@ -79,7 +79,7 @@ def test_of_a_long_song_pieces_from_its_whole_length_are_heard(monkeypatch: pyte
     net = SeparatorNet(SIZES["tiny"]).eval()
     mix = torch.arange(RATE).float().expand(2, -1) / RATE  # a ramp tells where a piece is from
     with torch.inference_mode():
-        voice, band = remixing._found(net, mix, 0.0, (1.0,))
+        voice, band = remixing._found(net, 2 * mix, 2.0, 0.0, (1.0,))
     begins = (voice + band)[0].split(RATE // 10)
     assert [round(piece[0].item(), 2) for piece in begins] == [0.0, 0.3, 0.6, 0.9]
 

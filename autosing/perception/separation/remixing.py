@@ -34,17 +34,18 @@ _CROP_SECONDS: Seconds = 2.0
 _CROPS, _PLACES = 4, 3
 
 
-def adapted(net: SeparatorNet, mix: Tensor, lean: float, warps: Sequence[float], passes: float = PASSES) -> SeparatorNet:
+def adapted(net: SeparatorNet, mix: Tensor, level: float, lean: float, warps: Sequence[float], passes: float = PASSES) -> SeparatorNet:
     """A copy of the network that has got used to a song, on its device; the same for the same song.
 
     Args:
         net: stays as it is.
-        mix: (2, n) at an RMS near 1, on the network's device.
+        mix: (2, n) on any device.
+        level: the RMS of its loud part (`autosing.models.separator.active_rms`).
         lean, warps: as the copy will be asked (`SeparatorNet.forward`); a step looks once, by one of the warps.
         passes: see `PASSES`.
     """
     with torch.inference_mode():
-        voice, band = _found(net, mix, lean, warps)
+        voice, band = _found(net, mix, level, lean, warps)
         crop = min(int(_CROP_SECONDS * net.config.sample_rate), voice.shape[1])
         voiced, banded = _Places(voice, band, crop), _Places(band, voice, crop)
     pick = torch.Generator().manual_seed(0)
@@ -73,14 +74,15 @@ def _loss(student: SeparatorNet, vocals: Tensor, accompaniment: Tensor, lean: fl
     return 0.1 * error.mean() + MAGNITUDE_WEIGHT * magnitude
 
 
-def _found(net: SeparatorNet, mix: Tensor, lean: float, warps: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """(2, n) -> what the network takes for voice and for band in up to `MOST_SECONDS` of it, each (2, m)."""
+def _found(net: SeparatorNet, mix: Tensor, level: float, lean: float, warps: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """(2, n) -> what the network takes for voice and for band in up to `MOST_SECONDS` of it, each (2, m), on its device, the mix at an RMS near 1."""
     pieces = mix.split(int(_PIECE_SECONDS * net.config.sample_rate), 1)
     most = int(MOST_SECONDS / _PIECE_SECONDS)
     if len(pieces) > most:
         pieces = tuple(pieces[round(i * (len(pieces) - 1) / (most - 1))] for i in range(most))
-    voice = torch.cat([vocals_in(net, piece, lean, warps) for piece in pieces], 1)
-    return voice, torch.cat(pieces, 1) - voice
+    heard = [(piece / level).to(net.rows.device) for piece in pieces]
+    voice = torch.cat([vocals_in(net, piece, lean, warps) for piece in heard], 1)
+    return voice, torch.cat(heard, 1) - voice
 
 
 def vocals_in(net: SeparatorNet, mix: Tensor, lean: float, warps: Sequence[float]) -> Tensor:
