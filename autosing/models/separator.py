@@ -155,7 +155,7 @@ class SeparatorNet(nn.Module):
         )
         narrow = config.waist // config.waist_rows
         self.waist_in = nn.Conv2d(widths[-1], narrow, 1)
-        self.waist = nn.GRU(config.waist, config.waist // 2, bidirectional=True, batch_first=True)
+        self.waist = nn.GRU(config.waist, config.waist // 2, bidirectional=True)
         self.waist_out = nn.Conv2d(narrow, widths[-1], 1)
         self.up = nn.ModuleList(
             _Up(a, b, step) for a, b, step in zip(widths[:0:-1], widths[-2::-1], steps[::-1], strict=True)
@@ -210,9 +210,9 @@ class SeparatorNet(nn.Module):
         """Look along time, all rows at once: (B, C, rows, T) -> the same shape."""
         narrow = self.waist_in(x)
         batch, channels, rows, frames = narrow.shape
-        sequence = narrow.permute(0, 3, 1, 2).reshape(batch, frames, channels * rows)
+        sequence = narrow.permute(3, 0, 1, 2).reshape(frames, batch, channels * rows)
         sequence = sequence + self.waist(sequence)[0]
-        return self.waist_out(sequence.reshape(batch, frames, channels, rows).permute(0, 2, 3, 1))
+        return self.waist_out(sequence.reshape(frames, batch, channels, rows).permute(1, 2, 3, 0))
 
 
 def _warped(x: Tensor, factor: float) -> Tensor:

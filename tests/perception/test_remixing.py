@@ -11,7 +11,7 @@ from autosing.models.separator import SIZES, SeparatorNet, active_rms, errors, s
 from autosing.perception import load_separator
 from autosing.perception.separation import remixing
 from autosing.perception.separation.builtin import LEAN, WARPS
-from autosing.perception.separation.remixing import adapted
+from autosing.perception.separation.remixing import PASSES, adapted
 from autosing.song import audio
 
 RATE = SIZES["base"].sample_rate
@@ -87,7 +87,7 @@ def test_of_a_long_song_pieces_from_its_whole_length_are_heard(monkeypatch: pyte
 @pytest.mark.parametrize("samples", [1, 300, RATE])
 def test_a_song_too_short_to_learn_from_is_separated_as_ever(samples: int) -> None:
     mix = sum(two_parts(2))[:, :samples]
-    plain, used = (load_separator("builtin", passes=passes).separate(mix) for passes in (0.0, 2.0))
+    plain, used = (load_separator("builtin", passes=passes).separate(mix) for passes in (0.0, PASSES))
     assert torch.equal(plain.vocals, used.vocals)
 
 
@@ -101,5 +101,5 @@ def test_passes_that_are_no_number_of_passes_are_refused() -> None:
 def test_a_real_voice_comes_out_of_its_band_better(shared: Path) -> None:
     pair = next(pair for pair in cc0_pairs(shared) if "Sodium" in pair.name)
     vocals, rest = (audio.resample(stem, pair.sample_rate, RATE) for stem in (pair.vocals, pair.accompaniment))
-    plain, used = (si_sdr(load_separator("builtin", passes=passes).separate(vocals + rest).vocals, vocals) for passes in (0.0, 2.0))
+    plain, used = (si_sdr(load_separator("builtin", passes=passes).separate(vocals + rest).vocals, vocals) for passes in (0.0, PASSES))
     assert used > plain + 0.2
