@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stream", metavar="FILE", help="also write the mix here as it is sung, from the first seconds on; - = standard output")
     p.add_argument("--strict", action="store_true", help="refuse lyrics of which something cannot be sung")
     p.add_argument("--no-cache", action="store_true", help="do not keep what is heard in recordings for the next time (AUTOSING_CACHE: where)")
-    p.add_argument("--separator", default="builtin", metavar="NAME[:WEIGHTS]", help="builtin, demucs")
+    p.add_argument("--separator", metavar="NAME[:WEIGHTS]", help="builtin, demucs (default: builtin that does not get used to the song first, which is quicker)")
     p.add_argument("--aligner", default="builtin", metavar="NAME[:WEIGHTS]", help="builtin, ctc, whisperx")
     for part in ("codec", "semantic", "voice"):
         p.add_argument(f"--{part}", metavar="NAME:WEIGHTS", help="where the weights lie of the one that the models were trained on")
@@ -101,7 +101,7 @@ def _main(argv: Sequence[str]) -> int:
 
     output, lyrics = Path(options.output_dir), read_lyrics(options.lyrics)
     cache = None if options.no_cache else default_folder()
-    ears = Ears(options.separator, options.aligner, options.codec, options.semantic, options.voice)
+    ears = Ears(options.separator or Ears().separator, options.aligner, options.codec, options.semantic, options.voice)
     if options.replace is not None:
         check_replace(argv)
         return _replace(options, output, lyrics, ears, cache)

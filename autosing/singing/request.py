@@ -18,12 +18,14 @@ from autosing.tokens.specs import Seconds
 SHORTEST_SECONDS: Seconds = 4.0  # less is not sung, and no shorter stretch of a reference is sung over
 DEFAULT_SECONDS: Seconds = 30.0  # of two plain lines
 LONGEST_SECONDS: Seconds = 1800.0  # what may be decoded of a recording
+QUICK_SEPARATOR = 'builtin:{"passes": 0}'
+"""It does not get used to the song, which for half a minute would take as long as separating it."""
 
 
 class Ears(NamedTuple):
     """Choices of backends (`registry.split_choice`). None = what the models were trained on; else that, with the place of its weights."""
 
-    separator: str = "builtin"
+    separator: str = QUICK_SEPARATOR
     aligner: str = "builtin"
     codec: str | None = None
     semantic: str | None = None
