@@ -132,13 +132,13 @@ class SeparatorTask:
             target, rest = spectrum(vocals, self.config), spectrum(accompaniment, self.config)
             mix = target + rest
         estimate = model(mix)
-        log_error, magnitude = errors(estimate, target, rest)
-        total = 0.1 * log_error.mean() + self.tunables.magnitude_weight * magnitude
+        error = errors(estimate, target, rest)
         with torch.no_grad():
             both = (power(target) > 1e-3 * power(mix)) & (power(rest) > 1e-3 * power(mix))
             gain_db = 10 * torch.log10(power(rest).clamp_min(1e-6) / power(estimate - target).clamp_min(1e-6))
             metrics = {"snr_gain_db": (gain_db * both).sum() / both.sum().clamp_min(1)}
-        return Losses(total, {"log_error_db": log_error.mean().detach(), "magnitude": magnitude.detach()}, metrics)
+        parts = {"log_error_db": error.log_error_db.mean().detach(), "magnitude": error.magnitude.detach()}
+        return Losses(error.total(self.tunables.magnitude_weight), parts, metrics)
 
     def plain(self, voice: Tensor, band: Tensor) -> tuple[Tensor, Tensor]:
         """The mixture for validation: the voice in the middle, 3 dB under its band. (B, n), (B, 2, n) -> two (B, 2, n)."""

@@ -85,6 +85,10 @@ class Errors(NamedTuple):
     log_error_db: Tensor
     magnitude: Tensor
 
+    def total(self, magnitude_weight: float) -> Tensor:
+        """What is minimised: a tenth of the mean log error, and the distance of the magnitudes by its weight."""
+        return 0.1 * self.log_error_db.mean() + magnitude_weight * self.magnitude
+
 
 def errors(estimate: Tensor, vocals: Tensor, accompaniment: Tensor) -> Errors:
     """Complex spectra (B, 2, F, T): the vocals that were found and the two true stems."""

@@ -84,7 +84,7 @@ class BuiltinSeparator:
         level = float(active_rms(heard[None], self.sample_rate, floor=0.0)) if samples else 0.0  # as in training
         if level < SILENCE_RMS:
             return Stems(vocals, mix.clone())
-        net = adapted(self.net, heard.expand(2, -1), level, self._lean, self._warps, self._passes) if self._passes else self.net
+        net = adapted(self.net, heard.expand(2, -1), level, self._lean, self._warps, self._passes)
         hop = self.net.config.hop
         fade = int(FADE_SECONDS * self.sample_rate)
         step = max(1, int(self._block_seconds * self.sample_rate) // hop) * hop

@@ -28,7 +28,7 @@ MOST_SECONDS: Seconds = 180.0
 """Of a longer song so much is learnt from, in pieces from its whole length."""
 LEVELS_DB = -6.0, 6.0
 """How much louder a voice gets, drawn evenly between them."""
-MAGNITUDE_WEIGHT = 0.3  # beside a tenth of the log error in dB, as in training
+MAGNITUDE_WEIGHT = 0.3  # `autosing.models.separator.Errors.total`, as in training
 QUICK_SECONDS: Seconds = 2.0
 """Convolutions in bf16 over one or two frames can give numbers from nowhere (PyTorch 2.11 on a CPU)."""
 _PIECE_SECONDS: Seconds = 12.0
@@ -37,7 +37,7 @@ _CROPS, _PLACES = 4, 3
 
 
 def adapted(net: SeparatorNet, mix: Tensor, level: float, lean: float, warps: Sequence[float], passes: float = PASSES) -> SeparatorNet:
-    """A copy of the network that has got used to a song, on its device; the same for the same song.
+    """A copy of the network that has got used to a song, on its device; the same for the same song. The network itself where it is too short for a step.
 
     Args:
         net: stays as it is.
@@ -46,6 +46,8 @@ def adapted(net: SeparatorNet, mix: Tensor, level: float, lean: float, warps: Se
         lean, warps: as the copy will be asked (`SeparatorNet.forward`); a step looks once, by one of the warps.
         passes: see `PASSES`.
     """
+    if not round(passes * mix.shape[1] / (_CROPS * _CROP_SECONDS * net.config.sample_rate)):
+        return net
     with torch.inference_mode():
         voice, band = _found(net, mix, level, lean, warps)
         crop = min(int(_CROP_SECONDS * net.config.sample_rate), voice.shape[1])
@@ -72,11 +74,10 @@ def adapted(net: SeparatorNet, mix: Tensor, level: float, lean: float, warps: Se
 
 
 def _loss(student: SeparatorNet, vocals: Tensor, accompaniment: Tensor, lean: float, warp: float) -> Tensor:
-    """As in training (tasks/separator.py), of complex spectra (B, 2, F, T)."""
+    """As in training, of complex spectra (B, 2, F, T)."""
     with quick_matrices(vocals.device):
         estimate = student(vocals + accompaniment, lean, (warp,))
-    error, magnitude = errors(estimate, vocals, accompaniment)
-    return 0.1 * error.mean() + MAGNITUDE_WEIGHT * magnitude
+    return errors(estimate, vocals, accompaniment).total(MAGNITUDE_WEIGHT)
 
 
 def _found(net: SeparatorNet, mix: Tensor, level: float, lean: float, warps: Sequence[float]) -> tuple[Tensor, Tensor]:
