@@ -260,9 +260,9 @@ def _train(argv: Sequence[str]) -> int:
         unused = [f"--{flag} is not used: {why}" for flag, why in UNUSED.items() if flag in given]
         for line in (*describe(trainer), *search, *notes, *advice, *unused, f"run folder: {folder}"):
             progress.line(line)
-        reduced = PRECISIONS[trainer.precision]
+        reduced = PRECISIONS[trainer.learner.precision]
         if device.type == "cpu" and reduced is not None and not has_matrix_units(reduced):
-            progress.line(f"precision {trainer.precision} is far slower than 32 on this processor, which has no matrix units for it")
+            progress.line(f"precision {trainer.learner.precision} is far slower than 32 on this processor, which has no matrix units for it")
         result = trainer.fit(resume=resume, allow_changed=given.get("allow_changed", False), validate_first=begun_elsewhere)
         dist.wait(ranks)
     dist.stop(ranks)

@@ -104,7 +104,7 @@ def estimate(trainer: Trainer, validate_first: bool = False, done: int = 0, seco
     if settings.minutes is not None:
         bound = max(0.0, 60 * settings.minutes - seconds_before)
         seconds = min(seconds, bound) if steps is not None else bound
-    trained = sum(p.numel() for p in trainer.parameters)
+    trained = sum(p.numel() for p in trainer.learner.parameters)
     return Estimate(
         trained, sum(p.numel() for p in trainer.model.parameters()) - trained, len(trainer.data.train), steps, done, tokens, step_seconds,
         validation_seconds, validations, save_seconds, saves, seconds, memory, capacity, held,
@@ -156,11 +156,11 @@ def _wait_for(device: torch.device) -> None:
 def held_bytes(trainer: Trainer) -> int:
     """Bytes that a rank holds whatever its batch: its part of weights, gradients, both moments, the moving average."""
     state = trainer.model.state_dict().values()
-    trained, everything = sum(own(p).nbytes for p in trainer.parameters), sum(own(t).nbytes for t in state)
+    trained, everything = sum(own(p).nbytes for p in trainer.learner.parameters), sum(own(t).nbytes for t in state)
     snapshot = 0  # whole, on the first rank; where that trains in the process's memory it lies there too
     if trainer.device.type != "cuda":
-        snapshot = sum(t.nbytes for t in state) + 2 * sum(p.nbytes for p in trainer.parameters)
-    return everything + (4 if trainer.ema is not None else 3) * trained + snapshot
+        snapshot = sum(t.nbytes for t in state) + 2 * sum(p.nbytes for p in trainer.learner.parameters)
+    return everything + (4 if trainer.learner.ema is not None else 3) * trained + snapshot
 
 
 def peak_memory(device: torch.device) -> int:
@@ -190,7 +190,7 @@ def _does_not_fit(trainer: Trainer, memory: int | None, capacity: int, fixed: in
     needs = f"{memory / GIB:.3g} GiB a rank" if memory is not None else "more memory"
     found = f"--plan: this run needs {needs}, {trainer.device} has {capacity / GIB:.3g} GiB; "
     if fixed >= capacity:
-        return ConfigError(found + "no batch is small enough: take a smaller \"size\" in --task-args" + (", or leave out --ema" if trainer.ema else ""))
+        return ConfigError(found + "no batch is small enough: take a smaller \"size\" in --task-args" + (", or leave out --ema" if trainer.learner.ema else ""))
     world = trainer.ranks.world
     share = 0.5 if memory is None else (capacity - fixed) / max(1, memory - fixed)
     fitting = [n for n in range(world, settings.batch_size, world) if settings.batch_size % n == 0 and n <= share * settings.batch_size]

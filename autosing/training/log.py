@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,6 +18,9 @@ from torch import Tensor
 
 from autosing.errors import ConfigError, one_line
 from autosing.store import atomic_path
+from autosing.training.saving import saving
+
+PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often
 
 
 class Meter:
@@ -261,6 +264,58 @@ class Wandb:
     def _give_up(self, error: Exception) -> None:
         self._run = None
         sys.stderr.write(f"Weights & Biases failed ({one_line(error)}); going on without it, metrics.jsonl has everything\n")
+
+
+class RunLog:
+    """What a run tells of its course: `metrics.jsonl` and `loss.png` in its folder, TensorBoard, Weights & Biases. Only a run's first rank writes the former.
+
+    Attributes:
+        records: what metrics.jsonl holds.
+    """
+
+    def __init__(self, folder: Path, title: str, wandb: Wandb | None, tensorboard: TensorBoard | None):
+        self._folder, self._title, self._tensorboard = folder, title, tensorboard
+        self._wandb = wandb or Wandb("off", folder, "", "", {})
+        self._file: MetricsFile | None = None
+        self._drawn = -math.inf
+
+    @property
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return self._file.records if self._file is not None else ()
+
+    def open(self, resumed_at: int | None) -> None:
+        """Begin metrics.jsonl, or go on with it behind step `resumed_at`."""
+        self._file = MetricsFile(self._folder / "metrics.jsonl", resumed_at)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            SaveError: the disk is full, ...
+        """
+        with saving(record["step"], self._folder):
+            if self._file is not None:
+                self._file.write(record)
+            if self._tensorboard is not None:
+                self._tensorboard.write(record)
+        self._wandb.write(record)
+
+    def draw(self, step: int, force: bool = False) -> None:
+        """Draw the losses anew if that is long ago.
+
+        Raises:
+            SaveError: as of `write`.
+        """
+        if self._file is not None and (force or time.monotonic() - self._drawn > PICTURE_SECONDS):
+            with saving(step, self._folder):
+                draw_losses(self._file.records, self._folder / "loss.png", self._title)
+            self._drawn = time.monotonic()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._wandb.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
 
 def hashed_name(folder: Path) -> str:

@@ -1,10 +1,8 @@
 """The train loop: a task, a model and rows in; checkpoints, metrics and a saved state out. It knows no task names.
 
-One optimiser step: `accumulate` micro-batches -> losses -> finite check -> backward -> clip -> AdamW -> moving average. On the CPU the check reads
-every loss before its backward pass. On CUDA nothing waits for the device between log lines: the check stays there, as a flag that makes
-the fused optimiser pass over this update and every later one until the host reads it and stops. Either way the weights stay as they
-were before the first loss that is not finite. In fp16 a gradient that is too large for it is ordinary: the scaler passes over such an update and scales the
-next less, and the run stops where not even the least scale helps.
+One optimiser step: `accumulate` micro-batches -> losses -> finite check -> backward -> clip -> AdamW -> moving average (`learner.py`). On the CPU the
+check reads every loss before its backward pass. On CUDA nothing waits for the device between log lines: the host reads the check then and stops.
+Either way the weights stay as they were before the first loss that is not finite. In fp16 the run stops where not even the least scale helps.
 
 A step depends on (seed, step, rank) and the weights alone: data, augmentation and dropout are seeded from them. So a resumed run repeats
 the losses of one that was never stopped. Runs bounded by the clock (`minutes`) are the exception: their schedule follows time.
@@ -21,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 
 from autosing.config import nearest
 from autosing.errors import ConfigError, DataError
@@ -30,36 +27,27 @@ from autosing.models.io import save_model
 from autosing.song import audio
 from autosing.store import atomic_path
 from autosing.tokens.specs import spec_to_json
-from autosing.training import dist, sharding
+from autosing.training import dist
 from autosing.training.batches import MicroBatch, Plan, TrainBatches, ValidationBatches, step_seed
 from autosing.training.card import model_card
 from autosing.training.checkpoints import SAMPLES, Checkpoints, Snapshot, numbered
+from autosing.training.clock import Pace, RunClock
 from autosing.training.data import TrainingData, fingerprint
-from autosing.training.finite import Check, FiniteWatch, NotFiniteError
+from autosing.training.finite import Check, NotFiniteError
+from autosing.training.learner import Learner
 from autosing.training.loader import prefetch
-from autosing.training.log import Meter, MetricsFile, Progress, TensorBoard, Wandb, draw_losses
-from autosing.training.optim import (
-    AveragedWeights,
-    build_optimizer,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    set_learning_rate,
-)
+from autosing.training.log import Meter, Progress, RunLog, TensorBoard, Wandb
 from autosing.training.run_folder import held, make_folder
 from autosing.training.saving import saving
 from autosing.training.schedule import CLOCK_STEPS, lr_factor, warmup_steps
-from autosing.training.settings import PRECISIONS, Settings
-from autosing.training.spikes import Spike, SpikeWatch
-from autosing.training.state import RunState, load_into, load_state, require_same_run, take
+from autosing.training.settings import Settings
+from autosing.training.spikes import Spike
+from autosing.training.state import RunState, load_state, require_same_run
 from autosing.training.stop import StopRequest
-from autosing.training.task import SPECS, Losses, OptimTunables, Sample, Task
-from autosing.training.validation import Scored, combine
+from autosing.training.task import SPECS, OptimTunables, Sample, Task
+from autosing.training.validation import Interrupted, Validator
 
-VALIDATION_CACHE_BYTES = 256 << 20
-PICTURE_SECONDS = 30.0  # the loss curve is drawn at most this often
-LEAST_SCALE = 1e-4  # of a loss in fp16: a gradient that is not finite at it is so by itself
 SAVE_SECONDS = 300.0  # the state is saved at least this often, however far apart validations are
-_VALIDATION_SEED = 1
 
 
 class Result(NamedTuple):
@@ -69,48 +57,6 @@ class Result(NamedTuple):
     metrics: dict[str, float]
     best: float | None
     stopped_by: int
-
-
-class _Signalled(Exception):
-    """A signal came during a validation before which nothing was saved."""
-
-
-class _Stepper(nn.Module):
-    """A task's losses as one module's forward, so that gradients can be averaged over ranks whatever the task calls on its model."""
-
-    block_methods = ("samples",)
-
-    def __init__(self, task: Task, model: nn.Module):
-        super().__init__()
-        self.task, self.model = task, model
-
-    def forward(self, batch: dict[str, Tensor]) -> Losses:
-        return self.task.losses(self.model, batch)
-
-    def samples(self, batch: dict[str, Tensor]) -> list[Sample]:
-        return self.task.samples(self.model, batch)  # type: ignore[attr-defined] - a Trainer has seen that the task makes some
-
-
-class _Pace:
-    """Of the steps since a mark: rows a second, and the share of the time in which they waited for batches.
-
-    Attributes:
-        waited: seconds, added to by whoever waits.
-    """
-
-    def __init__(self, step: int, rows_a_step: int):
-        self._rows_a_step = rows_a_step
-        self.begin(step)
-
-    def begin(self, step: int) -> None:
-        self._time, self._step, self.waited = time.monotonic(), step, 0.0
-
-    def take(self, step: int) -> tuple[float, float]:
-        """Both, from the mark to `step`, where the next mark is."""
-        time_before, step_before, waited = self._time, self._step, self.waited
-        self.begin(step)
-        seconds = max(self._time - time_before, 1e-9)
-        return (step - step_before) * self._rows_a_step / seconds, waited / seconds
 
 
 class Trainer:
@@ -160,10 +106,6 @@ class Trainer:
         self.ranks = ranks or dist.Ranks()
         dist.require_divisible(settings.batch_size, self.ranks)
         self.progress = progress or Progress(1, quiet=True)
-        self.wandb = wandb or Wandb("off", folder, "", "", {})
-        self.precision = settings.precision_on(device)
-        self.dtype = PRECISIONS[self.precision]
-        self.tensorboard = tensorboard
         self._config_text = config_text
         self._faults = faults or Faults()
         self.checkpoints = Checkpoints(
@@ -176,24 +118,9 @@ class Trainer:
             writes=self.ranks.first,
         )
         self._draw_sample = draw_sample
-        self.model = model.to(device).train()
-        if self.precision == "bf16":
-            for parameter in self.model.parameters():
-                parameter.data = parameter.data.bfloat16()
-        self.losses = _Stepper(task, self.model)
-        sharded = settings.strategy == "fsdp" and self.ranks.world > 1
-        if sharded:  # before the optimiser and the average: it replaces the parameters
-            sharding.shard(self.losses, self.ranks, device)
-        self.optimizer = build_optimizer(model, task.param_rules(model), tunables)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ema = AveragedWeights(model, settings.ema) if settings.ema else None
-        if settings.torch_compile:
-            for part in compiled_parts(self.model):
-                part.compile()
-        self.stepper = self.losses if sharded else dist.parallel(self.losses, self.ranks, device)
-        self.scaler = GradScaler(device.type, enabled=self.dtype is torch.float16)
-        clip = settings.clip_gradient_norm
-        self.clip = tunables.clip_gradient_norm if clip is None else clip
+        self.learner = Learner(task, model, tunables, settings, device, self.ranks)
+        self.model = self.learner.model
+        self.validator = Validator(task, data.validation, settings.batch_size, settings.workers, self.learner)
         self.total = settings.total_steps(len(data.train))
         self.schedule_total = self.total or CLOCK_STEPS
         self.warmup = warmup_steps(tunables.warmup_steps, self.schedule_total)
@@ -201,19 +128,13 @@ class Trainer:
         self.identity = self._identity(identity)
         self.remember = {**(remember or {}), "settings": dataclasses.asdict(settings)}
         self.meter = Meter(device)
-        self.metrics_file: MetricsFile | None = None
-        self._started = time.monotonic()
-        self.step, self.unfit, self.seconds_before = 0, 0, 0.0
+        self.clock = RunClock(settings.minutes, self.ranks, device)
+        self.log = RunLog(folder, f"{task.name} · {folder.name}", wandb, tensorboard)
+        self.step, self.unfit = 0, 0
         self.last_metrics: dict[str, float] = {}
-        self._deferred = device.type == "cuda" or self.ranks.world > 1
-        self._finite = FiniteWatch(device)
         self._spikes: list[Spike] = []  # not yet read from the device
-        self.spike_watch = SpikeWatch(device)
         self._step_ids: tuple[str, ...] = ()
         self._request = StopRequest()
-        self._validation_cache: list[MicroBatch] | None = None
-        self._agreed_minutes = 0.0  # of several ranks, as the first one's clock said last
-        self._drawn = -math.inf
         self._validated_at = -1
         self._not_finite: set[str] = set()  # values of the last validation without a finite case
 
@@ -222,7 +143,7 @@ class Trainer:
         settings, meta = self.settings, self.data.meta
         specs = {name: json.loads(spec_to_json(spec)) for name in SPECS if (spec := getattr(meta, name)) is not None}
         own = {name: getattr(settings, name) for name in Settings.IDENTITY}
-        identity = {**given, **specs, **own, "precision": self.precision, "dataset": fingerprint(self.data.train, meta)}
+        identity = {**given, **specs, **own, "precision": self.learner.precision, "dataset": fingerprint(self.data.train, meta)}
         if settings.skip_gradient_spikes:
             identity["skip_gradient_spikes"] = True
         if settings.deterministic:  # bits depend on these two as well
@@ -261,8 +182,8 @@ class Trainer:
                 if self._config_text:
                     with atomic_path(self.folder / "config.yaml") as path:
                         path.write_text(self._config_text, encoding="utf-8")
-                self.metrics_file = MetricsFile(self.folder / "metrics.jsonl", self.step if resume else None)
-        self._started = time.monotonic()
+                self.log.open(self.step if resume else None)
+        self.clock.start()
         self.checkpoints.begin(self.step)
         with self._request:
             try:
@@ -271,16 +192,12 @@ class Trainer:
                 dist.wait(self.ranks)
             finally:
                 self.checkpoints.wait()
-                if self.metrics_file is not None:
-                    self.metrics_file.close()
-                self.wandb.close()
-                if self.tensorboard is not None:
-                    self.tensorboard.close()
+                self.log.close()
         return Result(self.step, self.last_metrics, self.checkpoints.best, stopped_by)
 
     def _run(self, validate_first: bool) -> int:
         """The signal that stopped the run before its end; 0: none."""
-        self._agree_on_time()
+        self.clock.agree()
         if self._finished():
             if self._validated_at != self.step:  # killed in its last validation
                 self._validate_last()
@@ -290,7 +207,7 @@ class Trainer:
             self._validate_and_save()
             self.checkpoints.finish()  # a process is not forked while a thread writes
         settings, stream = self.settings, self._stream()
-        pace = _Pace(self.step, settings.batch_size * settings.accumulate)
+        pace = Pace(self.step, settings.batch_size * settings.accumulate)
         while not self._finished():
             pace.waited += self.train_step(stream)
             log_due = self.step % settings.log_every == 0
@@ -299,7 +216,7 @@ class Trainer:
             if log_due:
                 self._read_finite()
                 self._read_spikes()
-                self._agree_on_time()
+                self.clock.agree()
                 self._log_training(*pace.take(self.step))
             if (validate_due or save_due) and not self._finished():
                 self._read_finite()
@@ -340,7 +257,7 @@ class Trainer:
 
     def train_step(self, stream: Iterator[MicroBatch]) -> float:
         """One optimiser step on the next batches of `stream`; returns the seconds that it waited for them."""
-        set_learning_rate(self.optimizer, self.tunables.lr0 * self._lr_factor())
+        self.learner.rate = self.tunables.lr0 * self._lr_factor()
         self._step_ids = ()
         waited, last = 0.0, self.settings.accumulate - 1
         for part in range(last + 1):
@@ -360,80 +277,43 @@ class Trainer:
         self._step_ids += batch.ids
         tensors = batch.on(self.device)
         torch.manual_seed(step_seed(self.settings.seed, micro, self.ranks.rank))
-        with sharding.synchronise(self.stepper, last):
-            with self._autocast():
-                losses = self.stepper(tensors)
-            loss = dist.mean_over_ranks(losses.terms, self.ranks) if self.ranks.world > 1 and losses.terms else losses.total
+        with self.learner.part(last):
+            loss, losses = self.learner.forward(tensors)
             self._check(Check(self.step, True, batch.ids, torch.isfinite(loss.detach())))
-            total = loss / self.settings.accumulate
-            if self._deferred and self.scaler.is_enabled():
-                # The scaler passes over an update whose gradients are not finite: keep them so once one loss was not.
-                bad = self._finite.bad
-                total = total * torch.where(bad > 0, torch.full_like(bad, math.nan), torch.ones_like(bad))
-            self.scaler.scale(total).backward()
+            self.learner.backward(loss / self.settings.accumulate)
         self.meter.add({"loss": loss, **losses.parts, **losses.metrics}, len(batch.ids))
 
     def _tell_each_other(self) -> None:
         """One exchange a step between ranks: was a loss not finite, has one been sent a signal?"""
-        bad = self._finite.bad
-        told = torch.stack([bad, torch.full_like(bad, self._request.signal)])
-        self._finite.bad, largest_signal = dist.max_(told, self.ranks)
+        finite = self.learner.finite
+        told = torch.stack([finite.bad, torch.full_like(finite.bad, self._request.signal)])
+        finite.bad, largest_signal = dist.max_(told, self.ranks)
         self._request.agree(largest_signal)
 
     def _update(self) -> None:
         if self.ranks.world > 1:
             self._tell_each_other()
-        self.scaler.unscale_(self.optimizer)
-        norm = self._clip()
+        norm = self.learner.clip()
         over = self._watch(norm)
-        self._step_optimizer(over if self.settings.skip_gradient_spikes else None)
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update(self.step + 1)
+        self.learner.step(self.step + 1, over if self.settings.skip_gradient_spikes else None)
         self.meter.add({"grad_norm": norm}, 1 / self.ranks.world)  # every rank has the same
-
-    def _clip(self) -> Tensor:
-        """Clip the gradient as a whole; the norm that it had, ()."""
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = sharding.whole(torch.nn.utils.get_total_norm(grads))
-        if self.clip:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        return norm
 
     def _watch(self, norm: Tensor) -> Tensor:
         """Note the norm of this update, (), for the log and the finite check; whether it is a spike, () bool."""
-        threshold, over = self.spike_watch.see(norm)
+        threshold, over = self.learner.spike_watch.see(norm)
         self._spikes.append(Spike(self.step + 1, self._step_ids, norm, threshold, over))
-        finite = torch.isfinite(norm)
-        if self.scaler.is_enabled():
-            finite |= self.scaler.scale(torch.ones_like(norm)) > LEAST_SCALE
-        self._check(Check(self.step, False, self._step_ids, finite))
+        self._check(Check(self.step, False, self._step_ids, self.learner.is_finite(norm)))
         return over
-
-    def _step_optimizer(self, over: Tensor | None) -> None:
-        """Move the weights, but where a value was not finite, or where `over`, () bool, is true."""
-        if self.scaler.is_enabled():
-            if over is None or not over.item():  # the scaler has no flag for this: skipping costs it a look at every step
-                self.scaler.step(self.optimizer)
-            self.scaler.update()
-        elif self._deferred:
-            bad = self._finite.bad
-            passed_over = bad if over is None else torch.maximum(bad, over.to(bad.dtype))
-            self.optimizer.found_inf = passed_over  # type: ignore[attr-defined] - the fused kernel passes over the update
-            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
-            self.optimizer.step()
-        elif over is None or not over.item():
-            self.optimizer.step()
 
     def _check(self, check: Check) -> None:
         """Note a finite check; read it at once where no step minds waiting for that."""
-        self._finite.see(check)
-        if not self._deferred:
+        self.learner.finite.see(check)
+        if not self.learner.deferred:
             self._read_finite()
 
     def _read_finite(self) -> None:
         """Stop where a value seen since the last time was not finite. All ranks read at the same step, so that all stop where one must."""
-        found = self._finite.read(self.ranks)
+        found = self.learner.finite.read(self.ranks)
         if found is not None:
             self._stop_not_finite(*found)
 
@@ -460,38 +340,13 @@ class Trainer:
             "check these rows, or lower lr0"
         )
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
-
-    def _averaged(self) -> contextlib.AbstractContextManager[None]:
-        """A block in which the model carries the averaged weights where there are some."""
-        return self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
-
     # ---- where the run stands
 
-    def _elapsed_minutes(self) -> float:
-        """Of several ranks as they last agreed, so that no step waits for the first one's clock."""
-        return self._own_minutes() if self.ranks.world == 1 else self._agreed_minutes
-
-    def _own_minutes(self) -> float:
-        return self._seconds() / 60
-
-    def _seconds(self) -> float:
-        """That the run has taken, before it was resumed too."""
-        return self.seconds_before + time.monotonic() - self._started
-
-    def _agree_on_time(self) -> None:
-        if self.settings.minutes and self.ranks.world > 1:
-            self._agreed_minutes = float(dist.from_first(torch.tensor(self._own_minutes(), device=self.device), self.ranks))
-
-    def _clock_share(self) -> float:
-        return self._elapsed_minutes() / self.settings.minutes if self.settings.minutes else 0.0
-
     def _finished(self) -> bool:
-        return (self.total is not None and self.step >= self.total) or self._clock_share() >= 1
+        return (self.total is not None and self.step >= self.total) or self.clock.share() >= 1
 
     def _lr_factor(self) -> float:
-        position = max(float(self.step) if self.total is not None else 0.0, self._clock_share() * self.schedule_total)
+        position = max(float(self.step) if self.total is not None else 0.0, self.clock.share() * self.schedule_total)
         return lr_factor(self.settings.lr_schedule, position, self.schedule_total, self.warmup)
 
     def _epoch(self) -> float:
@@ -506,7 +361,7 @@ class Trainer:
             self._save()
         try:
             self._validate_and_save(until_signal=self.ranks.world == 1)
-        except _Signalled:
+        except Interrupted:
             self._save()
             self._validate_and_save()
 
@@ -533,8 +388,7 @@ class Trainer:
             self._sample()
 
     def _last_loss(self) -> float | None:
-        records = self.metrics_file.records if self.metrics_file is not None else []
-        last = next((r["loss"] for r in reversed(records) if r.get("loss") is not None), None)
+        last = next((r["loss"] for r in reversed(self.log.records) if r.get("loss") is not None), None)
         return dist.gather(last, self.ranks)[0]
 
     @torch.no_grad()
@@ -547,10 +401,8 @@ class Trainer:
         if not batch.ids:
             return
         tensors = {key: value.to(self.device) for key, value in batch.tensors.items()}
-        self.model.eval()
-        with self._averaged(), sharding.gathered(self.losses), self._autocast():
-            made = self.losses.samples(tensors)
-        self.model.train()
+        with self.learner.at_rest() as losses_of:
+            made = losses_of.samples(tensors)
         for index, (sample, name) in enumerate(zip(made, batch.ids, strict=True) if self.ranks.first else ()):
             with saving(self.step, self.folder):
                 if sample.audio is not None:
@@ -567,48 +419,18 @@ class Trainer:
         the terms of its loss is that of all rows put together, however they lie in batches; other values are means of batches, by their rows.
 
         Raises:
-            _Signalled: `until_signal`, and one has come.
+            Interrupted: `until_signal`, and one has come.
         """
         count = min(len(self.data.validation), self.settings.validation_rows) if rows is None else rows
         self._not_finite = set()
         if not count:
             return {}
-        scored: list[Scored] = []
-        self.model.eval()
-        with self._averaged(), sharding.gathered(self.losses):
-            for index, batch in self._validation_batches(count):
-                if not batch.ids:
-                    continue
-                torch.manual_seed(step_seed(_VALIDATION_SEED, index, 0))
-                with self._autocast():
-                    losses = self.losses(batch.on(self.device))
-                scored.append(Scored(index, len(batch.ids), losses))
-                if until_signal and self._request.signal:
-                    raise _Signalled
-        self.model.train()
-        self.last_metrics, names = combine(scored, self.ranks)
+        # before a fork nothing is in flight, as at the start: a process is not forked while a thread writes
+        self.last_metrics, names = self.validator.score(count, lambda: until_signal and bool(self._request.signal), self.checkpoints.finish)
         self._not_finite = names - set(self.last_metrics)
         if not names:
             self.progress.line(f"none of the {count} validation rows is fit for task {self.task.name}")
         return self.last_metrics
-
-    def _validation_batches(self, count: int) -> Iterator[tuple[int, MicroBatch]]:
-        """This rank's validation batches and their numbers; kept in memory after the first pass when they are small."""
-        batches = ValidationBatches(self.task, self.data.validation, self.settings.batch_size, count)
-        numbers = range(self.ranks.rank, len(batches), self.ranks.world)
-        if self._validation_cache is not None:
-            yield from zip(numbers, self._validation_cache, strict=True)
-            return
-        if self.settings.workers:
-            self.checkpoints.finish()  # as at the start: no fork while a thread writes
-        kept: list[MicroBatch] | None = []
-        size = 0
-        for number, batch in zip(numbers, prefetch(batches, numbers, min(self.settings.workers, 2)), strict=True):
-            if kept is not None:
-                size += sum(t.nbytes for t in batch.tensors.values())
-                kept = [*kept, batch.kept()] if size <= VALIDATION_CACHE_BYTES else None
-            yield number, batch
-        self._validation_cache = kept
 
     def _save(self, *names: str, state: bool = True) -> None:
         """Write checkpoints `names`, and with `state` what a save always writes. Every rank gives what it holds."""
@@ -624,64 +446,44 @@ class Trainer:
             "identity": self.identity,
             "metrics": dict(self.last_metrics),
             "rows": len(self.data.train),
-            "weights": f"moving average {self.settings.ema}" if self.ema else "as trained",
+            "weights": f"moving average {self.settings.ema}" if self.learner.ema else "as trained",
         }
         meta = {**self.task.checkpoint_meta(), "training": trained}
-        return Snapshot(self._weights(full), meta, model_card(self.task.name, trained, self.data.meta), full)
+        return Snapshot(self.learner.weights(full), meta, model_card(self.task.name, trained, self.data.meta), full)
 
     def _save_due(self) -> bool:
         due = torch.tensor(float(time.monotonic() - self.checkpoints.time > SAVE_SECONDS))
         return bool(due if self.ranks.world == 1 else dist.from_first(due.to(self.device), self.ranks))
 
-    def _weights(self, state: RunState | None) -> dict[str, Tensor]:
-        """What a checkpoint holds now: the averaged weights where there are, else the model's, taken from `state` where that has them."""
-        if self.ema is None:
-            return take(state.tensors, "model") if state is not None else sharding.whole_state(self.model.state_dict(), self.ranks)
-        return sharding.whole_state(self.ema.state_of(self.model), self.ranks)
-
     def _state(self) -> RunState:
         """A snapshot of everything that a resumed run needs."""
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"optim/{k}": v for k, v in optimizer_tensors(self.model, self.optimizer).items()}
-        if self.ema is not None:
-            tensors |= {f"ema/{k}": v for k, v in self.ema.tensors().items()}
-        tensors["spikes/log_norms"] = self.spike_watch.log_norms
+        state = self.learner.state()
         numbers = {
+            **state.numbers,
             "step": self.step,
-            "seconds": self._seconds(),
+            "seconds": self.clock.seconds(),
             "unfit": self._unfit_rows(),
             "best": self.checkpoints.best,
             "ranking": list(self.checkpoints.ranking),
-            "norms_seen": self.spike_watch.seen,
             "metrics": dict(self.last_metrics),
             "validated": self._validated_at,
             "meter": [sums for members in dist.gather(self.meter.state(), self.ranks) for sums in members],
-            "scaler": self.scaler.state_dict(),
             "identity": self.identity,
             "remember": self.remember,
         }
-        return RunState(sharding.whole_state(tensors, self.ranks), numbers)
+        return RunState(state.tensors, numbers)
 
     def _load(self, allow_changed: bool) -> None:
         state = load_state(self.folder / "state")
         numbers = state.numbers
         if not allow_changed:
             require_same_run(numbers["identity"], self.identity, f"'{self.folder}'")
-        load_into(self.model, take(state.tensors, "model"), f"'{self.folder}'")
-        load_optimizer_tensors(self.model, self.optimizer, take(state.tensors, "optim"))
-        if self.ema is not None and (averaged := take(state.tensors, "ema")):
-            self.ema.load(averaged)
-        elif self.ema is not None:
-            self.ema.restart()
-        if self.scaler.is_enabled() and numbers["scaler"]:
-            self.scaler.load_state_dict(numbers["scaler"])
+        self.learner.load(state.tensors, numbers, f"'{self.folder}'")
         self.step, self.checkpoints.best = numbers["step"], numbers["best"]
         self.unfit = numbers["unfit"] if self.ranks.first else 0  # of all ranks
-        self.last_metrics, self.seconds_before = numbers["metrics"], numbers["seconds"]
+        self.last_metrics, self.clock.before = numbers["metrics"], numbers["seconds"]
         self._validated_at = numbers.get("validated", self.step)
         self.meter.load(numbers["meter"] if self.ranks.first else [])  # of all ranks
-        if "norms_seen" in numbers:
-            self.spike_watch.load(state.tensors["spikes/log_norms"], numbers["norms_seen"])
         self.checkpoints.ranking = [(value, step) for value, step in numbers.get("ranking", [])]
         then, now = numbers.get("remember", {}).get("settings", {}), self.remember["settings"]
         changed = [f"{name} is {now[name]}, was {then[name]}" for name in ("monitored_metric", "monitored_mode") if then.get(name, now[name]) != now[name]]
@@ -697,7 +499,7 @@ class Trainer:
             "step": self.step,
             "epoch": round(self._epoch(), 4),
             **values,
-            "lr": self.tunables.lr0 * self._lr_factor_of_last(),
+            "lr": self.learner.rate,
             "unfit": self._unfit_rows(),
         }
         if rows_per_second is not None:
@@ -705,7 +507,7 @@ class Trainer:
         if self.checkpoints.stalled:
             record["save_stall_seconds"] = round(self.checkpoints.stalled, 4)
             self.checkpoints.stalled = 0.0
-        record["seconds"] = round(self._seconds(), 3)
+        record["seconds"] = round(self.clock.seconds(), 3)
         self._record(record)
         speed = f", {rows_per_second:.3g} rows/s" if rows_per_second else ""
         self.progress.update(self._done(), f"step {self.step}, loss {values.get('loss', math.nan):.4f}, lr {record['lr']:.2e}{speed}")
@@ -714,40 +516,23 @@ class Trainer:
         """How many rows every rank together has passed over."""
         return sum(dist.gather(self.unfit, self.ranks))
 
-    def _lr_factor_of_last(self) -> float:
-        group = self.optimizer.param_groups[0]
-        return group["lr"] / group["lr_scale"] / self.tunables.lr0 if group["lr_scale"] and self.tunables.lr0 else 0.0
-
     def _done(self) -> int:
         """Progress in thousandths."""
         share = self.step / self.total if self.total is not None else 0.0
-        return int(1000 * max(share, min(1.0, self._clock_share())))
+        return int(1000 * max(share, min(1.0, self.clock.share())))
 
     def _record(self, record: Mapping[str, Any]) -> None:
-        with saving(self.step, self.folder):
-            if self.metrics_file is not None:
-                self.metrics_file.write(record)
-            if self.tensorboard is not None:
-                self.tensorboard.write(record)
-        self.wandb.write(record)
+        self.log.write(record)
         self._faults.reach("train", "record")
 
     def _draw(self, force: bool = False) -> None:
-        if self.metrics_file is not None and (force or time.monotonic() - self._drawn > PICTURE_SECONDS):
-            with saving(self.step, self.folder):
-                draw_losses(self.metrics_file.records, self.folder / "loss.png", f"{self.task.name} · {self.folder.name}")
-            self._drawn = time.monotonic()
-
-
-def compiled_parts(model: Any) -> Sequence[nn.Module]:
-    """What `--torch-compile` compiles: the model's own choice where its task calls other methods than `forward`, else the model."""
-    return model.compiled_parts() if hasattr(model, "compiled_parts") else [model]
+        self.log.draw(self.step, force)
 
 
 def describe(trainer: Trainer) -> Sequence[str]:
     """Lines for the start of a run: sizes, bounds, warm-up."""
     model, settings = trainer.model, trainer.settings
-    trainable = sum(p.numel() for p in trainer.parameters)
+    trainable = sum(p.numel() for p in trainer.learner.parameters)
     frozen = sum(p.numel() for p in model.parameters()) - trainable
     bound = f"{trainer.total} steps" if trainer.total is not None else "no bound on steps"
     if settings.minutes:
@@ -758,6 +543,6 @@ def describe(trainer: Trainer) -> Sequence[str]:
     return (
         f"{trainer.task.name}: {trainable:,} parameters{f' (+ {frozen:,} frozen)' if frozen else ''}, "
         f"{len(trainer.data.train):,} rows, {len(trainer.data.validation):,} for validation",
-        f"{bound}, {settings.lr_schedule}, {warmup}, precision {trainer.precision} on {trainer.device}",
+        f"{bound}, {settings.lr_schedule}, {warmup}, precision {trainer.learner.precision} on {trainer.device}",
         *trainer.data.notes,
     )

@@ -1,19 +1,29 @@
-"""What the losses of validation batches come to, over all batches and ranks.
+"""The losses of validation rows, and what they come to over all batches and ranks.
 
-The batches do not depend on the number of ranks, and neither does the order in which they are added up. Which rows are validated, and with
-which weights, is the loop's affair.
+The batches do not depend on the number of ranks, and neither does the order in which they are added up. How many rows are validated, and when, is the
+loop's affair.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 
 from autosing.training import dist
+from autosing.training.batches import MicroBatch, ValidationBatches, step_seed
+from autosing.training.learner import Learner
+from autosing.training.loader import prefetch
 from autosing.training.log import Meter
-from autosing.training.task import Losses
+from autosing.training.task import Losses, Row, Task
+
+CACHE_BYTES = 256 << 20
+_SEED = 1
+
+
+class Interrupted(Exception):
+    """Somebody asked a validation to end before its last batch."""
 
 
 class Scored(NamedTuple):
@@ -31,6 +41,54 @@ class _Read(NamedTuple):
     rows: int
     values: dict[str, float]
     terms: list[tuple[float, float]]
+
+
+class Validator:
+    """Scores validation rows, always in the same batches with the same random numbers."""
+
+    def __init__(self, task: Task, rows: Sequence[Row], batch_size: int, workers: int, learner: Learner):
+        self._task, self._rows, self._batch_size, self._workers, self._learner = task, rows, batch_size, workers, learner
+        self._cache: list[MicroBatch] | None = None
+
+    def score(self, count: int, interrupted: Callable[[], bool], before_fork: Callable[[], None]) -> tuple[dict[str, float], set[str]]:
+        """Of the first `count` rows, what `combine` gives; with averaged weights when there are.
+
+        Args:
+            interrupted: asked after every batch.
+            before_fork: called where worker processes will be begun.
+
+        Raises:
+            Interrupted: so it is.
+        """
+        scored: list[Scored] = []
+        learner = self._learner
+        with learner.at_rest() as losses_of:
+            for index, batch in self._batches(count, before_fork):
+                if not batch.ids:
+                    continue
+                torch.manual_seed(step_seed(_SEED, index, 0))
+                scored.append(Scored(index, len(batch.ids), losses_of(batch.on(learner.device))))
+                if interrupted():
+                    raise Interrupted
+        return combine(scored, learner.ranks)
+
+    def _batches(self, count: int, before_fork: Callable[[], None]) -> Iterator[tuple[int, MicroBatch]]:
+        """This rank's batches and their numbers; kept in memory after the first pass when they are small."""
+        batches, ranks = ValidationBatches(self._task, self._rows, self._batch_size, count), self._learner.ranks
+        numbers = range(ranks.rank, len(batches), ranks.world)
+        if self._cache is not None:
+            yield from zip(numbers, self._cache, strict=True)
+            return
+        if self._workers:
+            before_fork()
+        kept: list[MicroBatch] | None = []
+        size = 0
+        for number, batch in zip(numbers, prefetch(batches, numbers, min(self._workers, 2)), strict=True):
+            if kept is not None:
+                size += sum(t.nbytes for t in batch.tensors.values())
+                kept = [*kept, batch.kept()] if size <= CACHE_BYTES else None
+            yield number, batch
+        self._cache = kept
 
 
 def combine(scored: Sequence[Scored], ranks: dist.Ranks) -> tuple[dict[str, float], set[str]]:

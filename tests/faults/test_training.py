@@ -47,7 +47,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for task in ("t2s", "sm2a"):
         monkeypatch.setattr(f"tasks.{task}.load_codebook", codebook)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    monkeypatch.setattr("autosing.training.loop.draw_losses", lambda *args: None)
+    monkeypatch.setattr("autosing.training.log.draw_losses", lambda *args: None)
 
 
 def codebook(spec: Any) -> torch.Tensor:

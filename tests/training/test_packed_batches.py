@@ -42,7 +42,7 @@ def test_kept_validation_batches_hold_no_open_file(runs, monkeypatch):
 
     def validate(self, plain=Trainer.validate, **kwargs):
         values = plain(self, **kwargs)
-        shared.extend(tensor.is_shared() for batch in self._validation_cache for tensor in (batch.packed.buffer, *batch.tensors.values()))
+        shared.extend(tensor.is_shared() for batch in self.validator._cache for tensor in (batch.packed.buffer, *batch.tensors.values()))
         return values
 
     monkeypatch.setattr(Trainer, "validate", validate)
@@ -70,7 +70,7 @@ def test_no_step_waits_for_the_device(runs, monkeypatch, precision):
     fit = Trainer.fit
 
     def deferring(self, *args, **kwargs):
-        self._deferred = True
+        self.learner.deferred = True
         return fit(self, *args, **kwargs)
 
     def watched(method):

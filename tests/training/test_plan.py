@@ -86,8 +86,8 @@ def test_a_device_that_runs_out_of_memory_says_so_too(runs, capsys, monkeypatch)
 def plan_and_run(folder: Path, size: str, seconds: float, steps: int, clock, capsys, monkeypatch) -> tuple[str, float]:
     """What the plan says of a t2s run, and the seconds that the run took, by this clock."""
     monkeypatch.setattr("tasks.t2s.load_codebook", lambda spec: torch.randn(spec.num_codes, spec.width))
-    monkeypatch.setattr("autosing.training.loop.draw_losses", lambda *args: None)
-    for module in ("loop", "estimate"):
+    monkeypatch.setattr("autosing.training.log.draw_losses", lambda *args: None)
+    for module in ("loop", "clock", "estimate"):
         monkeypatch.setattr(f"autosing.training.{module}.time", SimpleNamespace(monotonic=clock))
     monkeypatch.setattr("autosing.cli.train.TASKS", TASKS)
     dataset = json.dumps({"path": str(write_token_set(folder / "tokens", rows=30, seconds=seconds))})

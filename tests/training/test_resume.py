@@ -174,7 +174,7 @@ def test_a_moving_average_that_a_resume_adds_begins_at_the_loaded_weights(runs, 
     def load(self, allow_changed, plain=Trainer._load):
         plain(self, allow_changed)
         live = self.model.state_dict()
-        equal.extend(torch.equal(value, live[name]) for name, value in self.ema.tensors().items())
+        equal.extend(torch.equal(value, live[name]) for name, value in self.learner.ema.tensors().items())
 
     monkeypatch.setattr(Trainer, "_load", load)
     assert runs("a", "--resume-from", "auto", "--allow-changed", steps=5, ema=0.999) == 0
@@ -272,7 +272,7 @@ def test_a_disk_that_is_full_for_anything_else_is_one_line_too(runs, monkeypatch
         elif name == "metrics.jsonl":
             patch.setattr(MetricsFile, "write", lambda self, record, plain=MetricsFile.write: full() if record["step"] == step else plain(self, record))
         else:
-            patch.setattr("autosing.training.loop.draw_losses", full)
+            patch.setattr("autosing.training.log.draw_losses", full)
         assert runs("a") == 2
     assert f"step {step} could not be saved" in capsys.readouterr().err
     assert runs("a", "--resume-from", "auto") == 0

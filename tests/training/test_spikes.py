@@ -58,14 +58,14 @@ def test_a_spike_is_told_with_its_rows_and_passed_over_when_asked(runs, monkeypa
 
     def watching(self, plain=Trainer._update):
         before = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self._deferred = deferred
+        self.learner.deferred = deferred
         plain(self)
         if self.step == 41:
             now = self.model.state_dict()
             seen[self.folder.name] = [all(torch.equal(before[k], now[k]) for k in before), self._step_ids]
 
     monkeypatch.setattr(Trainer, "_update", watching)
-    monkeypatch.setattr("autosing.training.loop.GradScaler", functools.partial(GradScaler, init_scale=1.0))  # else it is an overflow
+    monkeypatch.setattr("autosing.training.learner.GradScaler", functools.partial(GradScaler, init_scale=1.0))  # else it is an overflow
     for name, flags in (("told", ()), ("skipped", ("--skip-gradient-spikes",))):
         monkeypatch.setattr(ToyTask, "losses", shouting(42))
         assert runs(name, *flags, **values) == 0

@@ -132,7 +132,7 @@ def test_a_check_left_on_the_device_still_stops_before_the_update(runs, capsys, 
     seen, models, fit = [], [], Trainer.fit
 
     def deferring(self, *args, **kwargs):
-        self._deferred = True
+        self.learner.deferred = True
         models.append(self.model)
         return fit(self, *args, **kwargs)
 
@@ -154,7 +154,7 @@ def test_in_fp16_a_gradient_that_stays_not_finite_stops_the_run(runs, capsys, mo
     fit, plain, seen = Trainer.fit, ToyTask.losses, []
 
     def deferring(self, *args, **kwargs):
-        self._deferred = deferred
+        self.learner.deferred = deferred
         return fit(self, *args, **kwargs)
 
     def losses(self, model, batch):
@@ -218,7 +218,7 @@ def test_moving_average_is_what_is_saved(runs):
 
 def test_clock_bounds_a_run(runs, monkeypatch):
     ticks = iter(range(100_000))
-    monkeypatch.setattr("autosing.training.loop.time", SimpleNamespace(monotonic=lambda: next(ticks) / 10))
+    monkeypatch.setattr("autosing.training.clock.time", SimpleNamespace(monotonic=lambda: next(ticks) / 10))
     argv = runs.argv("a", minutes=1.0)
     at = argv.index("--steps")
     assert main(argv[:at] + argv[at + 2 :]) == 0
