@@ -55,8 +55,8 @@ class Losses(NamedTuple):
     """`total` is what is minimised; `parts` and `metrics` are only logged (a metric never adds to the loss). All scalars.
 
     `terms`: the addends of `total`, each with the number of things that it is a mean over. Several ranks weight them by these, so that each
-    becomes the mean over the things of all ranks; without them every rank counts alike. So does a validation with its batches. As many in every
-    batch. What is logged of `parts` and `metrics` is in any case the mean over rows of what each rank's batch gave.
+    becomes the mean over the things of all ranks; without them every rank counts alike. So does a validation with its batches; the micro-batches
+    of one step count alike. As many in every batch. What is logged of `parts` and `metrics` is in any case the mean over rows of what each rank's batch gave.
     """
 
     total: Tensor
