@@ -6,6 +6,7 @@ Reads wav, flac, mp3, ogg and opus from bytes with libsndfile (inside the soundf
 
 import contextlib
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -41,6 +42,7 @@ _WRITES: dict[str, Callable[[int], bool]] = {  # rates a format can hold; beyond
     "wav": lambda rate: True,
 }
 _FALLBACK_RATE = 48_000
+_FLAC_BEGINS = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # the name, and the header of the block of 34 bytes that says what the samples are
 
 
 class Audio(NamedTuple):
@@ -55,8 +57,8 @@ class Audio(NamedTuple):
 
 
 def decode(data: bytes, max_seconds: Seconds = MAX_SECONDS) -> Audio:
-    """Decode a whole recording; more than two channels are averaged to one. Of mp3 or Ogg files joined end to end each is read, and brought to the
-    rate of the first.
+    """Decode a whole recording; more than two channels are averaged to one. Of mp3, FLAC or Ogg files joined end to end each is read, and brought
+    to the rate of the first.
 
     Args:
         data: the bytes of a wav, flac, mp3, ogg or opus file.
@@ -68,12 +70,19 @@ def decode(data: bytes, max_seconds: Seconds = MAX_SECONDS) -> Audio:
     if not data:
         raise AudioError("empty", "the audio cell holds no bytes; give the bytes of a wav, flac, mp3, ogg or opus file")
     parts: list[Audio] = []
-    for piece in _ogg_parts(data) if data[:4] == b"OggS" else mp3.parts(data):
+    for piece in _parts(data):
         parts.append(_decode(piece, max_seconds))
         if len(parts) > 1 and (seconds := sum(part.seconds for part in parts)) > max_seconds:
             raise _too_long(seconds, max_seconds)
     rate, channels = parts[0].sample_rate, max(len(part.samples) for part in parts)
     return Audio(torch.cat([resample(part.samples, part.sample_rate, rate).expand(channels, -1) for part in parts], 1), rate) if parts[1:] else parts[0]
+
+
+def _parts(data: bytes) -> list[bytes]:
+    """The files that a recording was joined of, end to end."""
+    if data[:4] == b"OggS":
+        return _ogg_parts(data)
+    return _flac_parts(data) if data.startswith(b"fLaC", mp3.after_tags(data)) else mp3.parts(data)
 
 
 def _decode(data: bytes, max_seconds: Seconds) -> Audio:
@@ -231,6 +240,12 @@ def _ogg_parts(data: bytes) -> list[bytes]:
         segments = data[position + 26]
         position += 27 + segments + sum(data[position + 27 : position + 27 + segments])
     return [data[begin:end] for begin, end in pairwise([*cuts, len(data)])]
+
+
+def _flac_parts(data: bytes) -> list[bytes]:
+    """The streams that follow one another in a FLAC file, each with the tags after it."""
+    cuts = [0, *(match.start() for match in _FLAC_BEGINS.finditer(data, mp3.after_tags(data) + 1)), len(data)]
+    return [data[begin:end] for begin, end in pairwise(cuts)]
 
 
 def _ends_early(data: bytes) -> bool:

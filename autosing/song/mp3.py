@@ -14,15 +14,43 @@ _KILOBITS = {
 }
 """A second, by the header's index from 1 on: of version 3 (MPEG-1), and of the others."""
 _COUNT = 1  # flag of a Xing header
+_STRAY = 20  # more frames than were promised, half a second: fewer are what encoders count differently
 
 
 def parts(data: bytes) -> list[bytes]:
-    """The files that an mp3 was joined of, each with its tags: those after the first are known by the frame that says how long they are."""
+    """The files that an mp3 was joined of, each with its tags: those after the first are known by the frame that says how long they are, or begin where
+    the frames end that such a one promises."""
     if not (data[:3] == b"ID3" or _frame_bytes(data, 0)):
         return [data]
-    first = _next_frame(data, _after_tags(data))
+    first = _next_frame(data, after_tags(data))
     cuts = [0, *(_before_tags(data, position) for position in _says_length(data, first + 1)), len(data)]
-    return [data[begin:end] for begin, end in pairwise(cuts)]
+    return [part for begin, end in pairwise(cuts) for part in _where_promised(data[begin:end])]
+
+
+def _where_promised(data: bytes) -> list[bytes]:
+    """A file, cut where as many frames end as its first one says if more than `_STRAY` follow."""
+    begin = _next_frame(data, after_tags(data))
+    promised, count, cut = _promised(data, begin), 0, len(data)
+    position = begin + _frame_bytes(data, begin)
+    while promised and (size := _frame_bytes(data, position)):
+        if count == promised:
+            cut = position
+        count, position = count + 1, position + size
+        if not _frame_bytes(data, position):  # a tag between two files that were joined, damage, or the end
+            position = _next_frame(data, position)
+        if count > promised + _STRAY:
+            cut = _before_tags(data, cut)
+            return [data[:cut], data[cut:]]
+    return [data]
+
+
+def _promised(data: bytes, position: int) -> int:
+    """How many frames follow the one that begins there, as it says; 0: it does not."""
+    for name, flag, count in ((b"Xing", 4, 8), (b"Info", 4, 8), (b"VBRI", None, 14)):
+        at = data.find(name, position, position + min(64, _frame_bytes(data, position)))
+        if at >= 0 and (flag is None or data[at + flag + 3] & _COUNT):
+            return int.from_bytes(data[at + count : at + count + 4], "big")
+    return 0
 
 
 def _says_length(data: bytes, begin: int) -> list[int]:
@@ -44,12 +72,12 @@ def _says_length(data: bytes, begin: int) -> list[int]:
 def _before_tags(data: bytes, position: int) -> int:
     """Where the tag begins that ends at `position`, if one does; else `position`."""
     tag = data.rfind(b"ID3", 0, position)
-    return tag if tag >= 0 and tag + _after_tags(data[tag:position]) == position else position
+    return tag if tag >= 0 and tag + after_tags(data[tag:position]) == position else position
 
 
 def with_length(data: bytes) -> bytes:
     """An mp3 of variable bit rate that does not say how many frames it has, with a first frame that does; anything else as it is."""
-    begin = _next_frame(data, _after_tags(data)) if data[:3] == b"ID3" or _frame_bytes(data, 0) else len(data)
+    begin = _next_frame(data, after_tags(data)) if data[:3] == b"ID3" or _frame_bytes(data, 0) else len(data)
     head = data[begin : begin + _frame_bytes(data, begin)]
     if not head or any(name in head for name in (b"Xing", b"Info", b"VBRI")):
         return data
@@ -62,7 +90,8 @@ def with_length(data: bytes) -> bytes:
     return data[:begin] + _first_frame(head, count) + data[begin:] if varies else data
 
 
-def _after_tags(data: bytes) -> int:
+def after_tags(data: bytes) -> int:
+    """Where what follows the tags at the beginning lies."""
     position = 0
     while data[position : position + 3] == b"ID3" and len(data) >= position + 10:
         has_footer = bool(data[position + 5] & 0x10)

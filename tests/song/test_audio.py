@@ -83,7 +83,7 @@ def test_an_mp3_of_constant_bit_rate_is_left_as_it_is():
     assert with_length(data) == data and with_length(b"ID3" + data) == b"ID3" + data and with_length(data[:100]) == data[:100]
 
 
-@pytest.mark.parametrize(("audio_format", "tag"), [("ogg", b""), ("opus", b""), ("mp3", b""), ("mp3", TAG)])
+@pytest.mark.parametrize(("audio_format", "tag"), [("ogg", b""), ("opus", b""), ("mp3", b""), ("mp3", TAG), ("flac", b""), ("flac", TAG)])
 def test_files_joined_end_to_end_are_read_whole(audio_format, tag):
     first, second = audio.encode(tone(0.5, 48000), 48000, audio_format), audio.encode(0.5 * tone(1.0, 24000, 2), 24000, audio_format)
     joined = audio.decode(tag + first + tag + second + first)
@@ -93,6 +93,14 @@ def test_files_joined_end_to_end_are_read_whole(audio_format, tag):
     assert joined.samples.shape[0] == 2 and float(joined.samples[:, at : at + 24000].abs().max()) == pytest.approx(0.25, abs=0.02)
     assert code_of(first + second, max_seconds=1.2) == "too_long"
     assert code_of(first + second[: len(second) // 2]) in ("truncated", "not_audio")
+
+
+@pytest.mark.parametrize("tag", [b"", TAG, b"TAG" + bytes(125)], ids=["bare", "tagged", "tagged at the end"])
+def test_an_mp3_is_read_beyond_the_frames_that_its_first_one_promises(tag):
+    first, rest = audio.encode(tone(2.0, 44100), 44100, "mp3"), mp3_frames(0.5, 0.5 * tone(3.0, 44100))
+    joined = audio.decode(first + tag + rest + first)
+    assert joined.seconds == pytest.approx(7.0, abs=0.2)
+    assert float(joined.samples[:, 3 * 44100 : 4 * 44100].abs().max()) == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize("rate", [1, 11, 999])
