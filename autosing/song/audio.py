@@ -112,7 +112,7 @@ def _decode(data: bytes, max_seconds: Seconds) -> Audio:
         raise AudioError("not_audio", f"cannot be decoded as wav, flac, mp3, ogg or opus ({reason}); convert it") from error
     if not count:
         raise AudioError("no_samples", "the file has a header but no samples; record or export it again")
-    missing = 0 if unknown_length else promised - count
+    missing = 0 if unknown_length or mp3.is_guessed(data) else promised - count
     if missing > max(0.05 * rate, 0.005 * promised) or _ends_early(data):
         raise AudioError("truncated", f"the file ends early: {count / rate:.1f} s decoded of what its header promises")
     samples = torch.from_numpy(np.concatenate(blocks).T.copy())

@@ -77,17 +77,26 @@ def _before_tags(data: bytes, position: int) -> int:
 
 def with_length(data: bytes) -> bytes:
     """An mp3 of variable bit rate that does not say how many frames it has, with a first frame that does; anything else as it is."""
-    begin = _next_frame(data, after_tags(data)) if data[:3] == b"ID3" or _frame_bytes(data, 0) else len(data)
-    head = data[begin : begin + _frame_bytes(data, begin)]
-    if not head or any(name in head for name in (b"Xing", b"Info", b"VBRI")):
-        return data
+    begin, head = _unpromising(data)
     count, position, varies = 0, begin, False
-    while size := _frame_bytes(data, position):
+    while head and (size := _frame_bytes(data, position)):
         varies = varies or data[position + 2] >> 4 != head[2] >> 4
         count, position = count + 1, position + size
         if not _frame_bytes(data, position):  # a tag between two files that were joined, damage, or the end
             position = _next_frame(data, position)
     return data[:begin] + _first_frame(head, count) + data[begin:] if varies else data
+
+
+def is_guessed(data: bytes) -> bool:
+    """Whether how long an mp3 is can only be guessed by its bytes, those of tags among them."""
+    return bool(_unpromising(data)[1])
+
+
+def _unpromising(data: bytes) -> tuple[int, bytes]:
+    """Where the first frame begins, and the frame; nothing where it says how many follow, or where there is none."""
+    begin = _next_frame(data, after_tags(data)) if data[:3] == b"ID3" or _frame_bytes(data, 0) else len(data)
+    head = data[begin : begin + _frame_bytes(data, begin)]
+    return begin, b"" if any(name in head for name in (b"Xing", b"Info", b"VBRI")) else head
 
 
 def after_tags(data: bytes) -> int:

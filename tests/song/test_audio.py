@@ -83,6 +83,12 @@ def test_an_mp3_of_constant_bit_rate_is_left_as_it_is():
     assert with_length(data) == data and with_length(b"ID3" + data) == b"ID3" + data and with_length(data[:100]) == data[:100]
 
 
+def test_a_large_tag_at_the_end_of_an_mp3_is_no_missing_music():
+    data = mp3_frames(0.5, tone(3.0, 44100))
+    cover = b"APETAGEX" + (2000).to_bytes(4, "little") + (8000).to_bytes(4, "little") + bytes(8000)
+    assert audio.decode(data + cover).seconds == pytest.approx(3.0, abs=0.1)
+
+
 @pytest.mark.parametrize(("audio_format", "tag"), [("ogg", b""), ("opus", b""), ("mp3", b""), ("mp3", TAG), ("flac", b""), ("flac", TAG)])
 def test_files_joined_end_to_end_are_read_whole(audio_format, tag):
     first, second = audio.encode(tone(0.5, 48000), 48000, audio_format), audio.encode(0.5 * tone(1.0, 24000, 2), 24000, audio_format)
