@@ -90,15 +90,16 @@ class Hearing:
             AudioError: it cannot be used; names the file.
             DataError: it cannot be read, or too little of it is left.
         """
-        data, song = self._decode(path)
-        if song.seconds - start < SHORTEST_SECONDS - 1e-6:  # what rounding takes off is not missed
+        before = max(0.0, start - CONTEXT_SECONDS)
+        data, song = self._decode(path, before, start + length + CONTEXT_SECONDS)
+        if song.whole - start < SHORTEST_SECONDS - 1e-6:  # what rounding takes off is not missed
             raise DataError(
-                f"--start-time {start:g} leaves less than {SHORTEST_SECONDS:g} s of '{path}', which lasts {song.seconds:.1f} s; "
+                f"--start-time {start:g} leaves less than {SHORTEST_SECONDS:g} s of '{path}', which lasts {song.whole:.1f} s; "
                 "give an earlier start or a longer recording"
             )
-        rate, end = song.sample_rate, min(song.seconds, start + length)
-        before, after = max(0.0, start - CONTEXT_SECONDS), min(song.seconds, end + CONTEXT_SECONDS)
-        wide = song.samples[:, int(before * rate) : int(after * rate)]
+        rate, end = song.sample_rate, min(song.whole, start + length)
+        after = min(song.whole, end + CONTEXT_SECONDS)
+        wide = song.samples[:, int(before * rate) - int(song.start * rate) : int(after * rate) - int(song.start * rate)]
         inner = slice(int((start - before) * rate), int((end - before) * rate))
 
         def listen() -> Tensors:
@@ -135,11 +136,11 @@ class Hearing:
 
     def voice_in(self, path: Path) -> Tensor | None:
         """(D,) whoever is first heard singing in a recording; None where nobody is in its first `SEARCH_SECONDS`."""
-        data, song = self._decode(path)
-        width, rate = int(PIECE_SECONDS * song.sample_rate), song.sample_rate
+        data, song = self._decode(path, 0.0, SEARCH_SECONDS)
+        rate = song.sample_rate
 
         def listen() -> Tensors:
-            for piece in song.samples[:, : int(SEARCH_SECONDS * rate)].split(width, 1):
+            for piece in song.samples.split(int(PIECE_SECONDS * rate), 1):
                 vocals = self.separate(piece, rate)
                 if _is_sung(self._activity(vocals, rate)):
                     return {"voice": self.embed(vocals, rate)}
@@ -150,11 +151,11 @@ class Hearing:
 
     def _singer(self, path: Path) -> tuple[Tensor, bool]:
         """(D,) the voice in the beginning of a recording, or of whoever is first heard singing later; and whether anybody sings."""
-        data, song = self._decode(path)
-        stretch, rate = song.samples[:, : int(VOICE_SECONDS * song.sample_rate)], song.sample_rate
+        data, song = self._decode(path, 0.0, VOICE_SECONDS)
+        rate = song.sample_rate
 
         def listen() -> Tensors:
-            vocals = self.separate(stretch, rate)
+            vocals = self.separate(song.samples, rate)
             return {"voice": self.embed(vocals, rate), "activity": self._activity(vocals, rate)}
 
         heard = self.cache.get(self._key("speaker", data), listen)
@@ -169,7 +170,7 @@ class Hearing:
 
     def vocals_of(self, path: Path, length: Seconds) -> tuple[Tensor, int, bool]:
         """(C, n) the separated first `length` seconds of a recording, their rate, and whether anybody sings in them."""
-        _, song = self._decode(path)
+        _, song = self._decode(path, 0.0, length)
         rate = song.sample_rate
         vocals = self.separate(song.samples[:, : int(length * rate)], rate)
         return vocals, rate, _is_sung(self._activity(vocals, rate))
@@ -193,10 +194,22 @@ class Hearing:
         pieces = [p for p in wav.split(width) if p.shape[0] >= self.voice.spec.sample_rate] or [wav]
         return torch.nn.functional.normalize(torch.stack([self.voice.embed(p[None])[0] for p in pieces]).mean(0), dim=0)
 
-    def _decode(self, path: Path) -> tuple[bytes, audio.Audio]:
-        data, song = decode(path)
+    def _decode(self, path: Path, begin: Seconds, end: Seconds) -> tuple[bytes, audio.Stretch]:
+        """The bytes of a recording, and the whole seconds around a stretch of it, which is not silent as a whole.
+
+        Raises:
+            AudioError: it cannot be used; names the file.
+            DataError: it cannot be read.
+        """
+        try:
+            data = path.read_bytes()
+            song = audio.decode_stretch(data, begin, end)
+        except AudioError as error:
+            raise AudioError(error.code, f"'{path}': {error}") from error
+        except OSError as error:
+            raise DataError(f"'{path}' cannot be read ({error.strerror})") from error
         rate = min(HIGHEST_RATE, max(self.lowest_rate, song.sample_rate))
-        return data, audio.Audio(audio.resample(song.samples, song.sample_rate, rate), rate)
+        return data, song._replace(samples=audio.resample(song.samples, song.sample_rate, rate), sample_rate=rate)
 
     def _key(self, what: str, data: bytes, **settings: object) -> Mapping[str, object]:
         if self._ears is None:
@@ -210,19 +223,3 @@ class Hearing:
 def _is_sung(activity: Tensor) -> bool:
     """Whether somebody sings in it, by (F,) probabilities."""
     return bool(len(activity)) and float((activity > 0.5).float().mean()) >= SINGING_SHARE
-
-
-def decode(path: Path) -> tuple[bytes, audio.Audio]:
-    """The bytes of a recording, and the recording, which is not silent.
-
-    Raises:
-        AudioError: it cannot be used; names the file.
-        DataError: it cannot be read.
-    """
-    try:
-        data = path.read_bytes()
-        return data, audio.require_sound(audio.decode(data))
-    except AudioError as error:
-        raise AudioError(error.code, f"'{path}': {error}") from error
-    except OSError as error:
-        raise DataError(f"'{path}' cannot be read ({error.strerror})") from error

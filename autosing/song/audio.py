@@ -6,6 +6,7 @@ Reads wav, flac, mp3, ogg and opus from bytes with libsndfile (inside the soundf
 
 import contextlib
 import io
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -56,6 +57,24 @@ class Audio(NamedTuple):
         return self.samples.shape[-1] / self.sample_rate
 
 
+class Stretch(NamedTuple):
+    """A stretch of a recording: `samples` (C, n) at `sample_rate` Hz from `start` on. `whole`: how long all of the recording lasts."""
+
+    samples: Tensor
+    sample_rate: int
+    start: Seconds
+    whole: Seconds
+
+
+class _Read(NamedTuple):
+    """What was asked for of a recording, (C, n), and the length and the highest sample of all of it."""
+
+    samples: Tensor
+    sample_rate: int
+    seconds: Seconds
+    peak: float
+
+
 def decode(data: bytes, max_seconds: Seconds = MAX_SECONDS) -> Audio:
     """Decode a whole recording; more than two channels are averaged to one. Of mp3, FLAC or Ogg files joined end to end each is read, and brought
     to the rate of the first.
@@ -67,15 +86,40 @@ def decode(data: bytes, max_seconds: Seconds = MAX_SECONDS) -> Audio:
     Raises:
         AudioError: code `empty`, `not_audio`, `truncated`, `too_long`, `non_finite` or `no_samples`.
     """
+    read = _read(data, max_seconds, 0.0, math.inf)
+    return Audio(read.samples, read.sample_rate)
+
+
+def decode_stretch(data: bytes, begin: Seconds, end: Seconds) -> Stretch:
+    """The whole seconds around `begin` to `end` of a recording, all of which is checked as by `decode` and `require_sound`; memory is taken by the
+    stretch alone.
+
+    Raises:
+        AudioError: as by those two.
+    """
+    start = float(math.floor(begin))
+    read = _read(data, MAX_SECONDS, start, math.ceil(end))
+    _require_peak(read.peak)
+    return Stretch(read.samples, read.sample_rate, start, read.seconds)
+
+
+def _read(data: bytes, max_seconds: Seconds, begin: Seconds, end: Seconds) -> _Read:
+    """`decode` of the stretch from `begin` to `end`."""
     if not data:
         raise AudioError("empty", "the audio cell holds no bytes; give the bytes of a wav, flac, mp3, ogg or opus file")
-    parts: list[Audio] = []
+    parts: list[_Read] = []
+    seconds = 0.0
     for piece in _parts(data):
-        parts.append(_decode(piece, max_seconds))
-        if len(parts) > 1 and (seconds := sum(part.seconds for part in parts)) > max_seconds:
+        parts.append(_decode(piece, max_seconds, begin - seconds, end - seconds))
+        seconds += parts[-1].seconds
+        if len(parts) > 1 and seconds > max_seconds:
             raise _too_long(seconds, max_seconds)
+    if len(parts) == 1:
+        return parts[0]
     rate, channels = parts[0].sample_rate, max(len(part.samples) for part in parts)
-    return Audio(torch.cat([resample(part.samples, part.sample_rate, rate).expand(channels, -1) for part in parts], 1), rate) if parts[1:] else parts[0]
+    asked = [part for part in parts if part.samples.shape[1]] or parts[:1]
+    samples = torch.cat([resample(part.samples, part.sample_rate, rate).expand(channels, -1) for part in asked], 1)
+    return _Read(samples, rate, seconds, max(part.peak for part in parts))
 
 
 def _parts(data: bytes) -> list[bytes]:
@@ -85,8 +129,8 @@ def _parts(data: bytes) -> list[bytes]:
     return _flac_parts(data) if data.startswith(b"fLaC", mp3.after_tags(data)) else mp3.parts(data)
 
 
-def _decode(data: bytes, max_seconds: Seconds) -> Audio:
-    """`decode` of what has one header."""
+def _decode(data: bytes, max_seconds: Seconds, begin: Seconds, end: Seconds) -> _Read:
+    """`_read` of what has one header."""
     try:
         with soundfile.SoundFile(io.BytesIO(mp3.with_length(data))) as file:
             rate, channels, promised = file.samplerate, file.channels, file.frames
@@ -97,16 +141,20 @@ def _decode(data: bytes, max_seconds: Seconds) -> Audio:
             unknown_length = promised <= 0 or promised >= 1 << 60
             if not unknown_length and promised > limit:
                 raise _too_long(promised / rate, max_seconds)
-            blocks: list[np.ndarray] = []
-            count = 0
+            first, last = (round(min(max(0.0, at), max_seconds) * rate) for at in (begin, end))
+            blocks: list[np.ndarray] = [np.zeros((0, 1 if channels > 2 else channels), np.float32)]
+            count, peak = 0, 0.0
             while True:
                 block = file.read(_BLOCK, dtype="float32", always_2d=True)
                 if not len(block):
                     break
-                count += len(block)
+                before, count = count, count + len(block)
                 if count > limit:
                     raise _too_long(count / rate, max_seconds)
-                blocks.append(block.mean(axis=1, keepdims=True) if channels > 2 else block)
+                block = block.mean(axis=1, keepdims=True) if channels > 2 else block
+                peak = np.maximum(peak, np.abs(block).max())  # NaN stays NaN
+                if first < count and before < last:
+                    blocks.append(block[max(0, first - before) : last - before])
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
         reason = getattr(error, "error_string", error)  # without the address of the buffer: equal faults read equal
         raise AudioError("not_audio", f"cannot be decoded as wav, flac, mp3, ogg or opus ({reason}); convert it") from error
@@ -115,10 +163,9 @@ def _decode(data: bytes, max_seconds: Seconds) -> Audio:
     missing = 0 if unknown_length or mp3.is_guessed(data) else promised - count
     if missing > max(0.05 * rate, 0.005 * promised) or _ends_early(data):
         raise AudioError("truncated", f"the file ends early: {count / rate:.1f} s decoded of what its header promises")
-    samples = torch.from_numpy(np.concatenate(blocks).T.copy())
-    if not torch.isfinite(samples).all():
+    if not np.isfinite(peak):
         raise AudioError("non_finite", "the samples hold NaN or infinity; export the file again")
-    return Audio(samples, rate)
+    return _Read(torch.from_numpy(np.concatenate(blocks).T.copy()), rate, count / rate, float(peak))
 
 
 @contextlib.contextmanager
@@ -142,9 +189,13 @@ def require_sound(audio: Audio) -> Audio:
     Raises:
         AudioError: code `silent`.
     """
-    if float(audio.samples.abs().max()) < SILENCE_PEAK:
-        raise AudioError("silent", "the recording never exceeds -60 dBFS; check the file")
+    _require_peak(float(audio.samples.abs().max()))
     return audio
+
+
+def _require_peak(peak: float) -> None:
+    if peak < SILENCE_PEAK:
+        raise AudioError("silent", "the recording never exceeds -60 dBFS; check the file")
 
 
 def encode(samples: Tensor, sample_rate: int, audio_format: str = "flac") -> bytes:
@@ -180,7 +231,7 @@ def encode(samples: Tensor, sample_rate: int, audio_format: str = "flac") -> byt
 
 def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """(..., n) at `from_rate` Hz -> (..., ceil(n * to / from)) at `to_rate` Hz, band-limited (windowed sinc)."""
-    if from_rate == to_rate:
+    if from_rate == to_rate or not samples.shape[-1]:
         return samples
     ratio = Fraction(to_rate, from_rate)
     if ratio > 1:

@@ -141,6 +141,22 @@ def test_four_seconds_are_enough_of_a_reference(singer: Singer, tone: Path) -> N
         singer.hearing.read(tone, 6.01, 30.0)
 
 
+@pytest.mark.parametrize("rate", [22050, 44100])
+def test_of_a_long_reference_the_asked_stretch_is_heard(
+    singer: Singer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int
+) -> None:
+    """Its samples count its tenths of a second."""
+    monkeypatch.setattr(singer.hearing, "separate", lambda wav, rate: torch.zeros_like(wav))
+    tenths = (torch.arange(40 * 10) / 1000).repeat_interleave(rate // 10)[None]
+    (tmp_path / "long.wav").write_bytes(audio.encode(tenths, rate, "wav"))
+    reference = singer.hearing.read(tmp_path / "long.wav", 30.7, 5.2)
+    assert reference.seconds == pytest.approx(5.2, abs=1e-4)
+    middles = reference.band[0, reference.rate // 20 :: reference.rate // 10]
+    assert torch.allclose(middles, torch.arange(307, 359) / 1000, atol=1e-4)
+    with pytest.raises(DataError, match=r"leaves less than 4 s of .* which lasts 40\.0 s"):
+        singer.hearing.read(tmp_path / "long.wav", 3600.0, 5.0)
+
+
 def test_a_singer_is_looked_for_beyond_the_beginning(singer: Singer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loud is sung, as far as these ears are concerned: a minute of soft noise, then ten seconds of loud noise, or not."""
     monkeypatch.setattr(singer.hearing, "separate", lambda wav, rate: wav)

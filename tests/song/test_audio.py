@@ -4,6 +4,7 @@ import io
 import math
 import pickle
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -107,6 +108,32 @@ def test_an_mp3_is_read_beyond_the_frames_that_its_first_one_promises(tag):
     joined = audio.decode(first + tag + rest + first)
     assert joined.seconds == pytest.approx(7.0, abs=0.2)
     assert float(joined.samples[:, 3 * 44100 : 4 * 44100].abs().max()) == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0.0, 1.0), (1.2, 2.7), (2.5, 9.0), (5.0, 6.0)])
+def test_a_stretch_is_what_the_whole_recording_has_there(begin, end):
+    data = audio.encode(tone(2.0, 44100, 2), 44100, "flac") + audio.encode(0.5 * tone(2.0, 44100), 44100, "flac")
+    whole, stretch = audio.decode(data), audio.decode_stretch(data, begin, end)
+    assert (stretch.start, stretch.whole, stretch.sample_rate) == (math.floor(begin), 4.0, 44100)
+    assert torch.equal(stretch.samples, whole.samples[:, math.floor(begin) * 44100 : math.ceil(end) * 44100])
+
+
+def test_a_stretch_takes_memory_for_itself_alone():
+    data = audio.encode(tone(120.0, 44100), 44100, "flac")
+    tracemalloc.start()
+    audio.decode_stretch(data, 100.0, 101.0)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 120 * 44100 * 4 / 2  # bytes: half of what all samples take
+
+
+@pytest.mark.parametrize(("data", "code"), [
+    (lambda: audio.encode(tone(4.0), 24000, "wav")[:-48000], "truncated"), (lambda: audio.encode(torch.zeros(1, 96000), 24000, "wav"), "silent")
+])  # fmt: skip
+def test_all_of_a_recording_is_checked_for_a_stretch_of_it(data, code):
+    with pytest.raises(AudioError) as caught:
+        audio.decode_stretch(data(), 0.0, 1.0)
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize("rate", [1, 11, 999])
