@@ -131,6 +131,7 @@ def _parts(data: bytes) -> list[bytes]:
 
 def _decode(data: bytes, max_seconds: Seconds, begin: Seconds, end: Seconds) -> _Read:
     """`_read` of what has one header."""
+    rate = count = 0
     try:
         with soundfile.SoundFile(io.BytesIO(mp3.with_length(data))) as file:
             rate, channels, promised = file.samplerate, file.channels, file.frames
@@ -143,7 +144,7 @@ def _decode(data: bytes, max_seconds: Seconds, begin: Seconds, end: Seconds) -> 
                 raise _too_long(promised / rate, max_seconds)
             first, last = (round(min(max(0.0, at), max_seconds) * rate) for at in (begin, end))
             blocks: list[np.ndarray] = [np.zeros((0, 1 if channels > 2 else channels), np.float32)]
-            count, peak = 0, 0.0
+            peak = 0.0
             while True:
                 block = file.read(_BLOCK, dtype="float32", always_2d=True)
                 if not len(block):
@@ -157,6 +158,8 @@ def _decode(data: bytes, max_seconds: Seconds, begin: Seconds, end: Seconds) -> 
                     blocks.append(block[max(0, first - before) : last - before])
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
         reason = getattr(error, "error_string", error)  # without the address of the buffer: equal faults read equal
+        if rate:  # its header can be read
+            raise AudioError("truncated", f"the file is damaged or cut off: {count / rate:.1f} s decoded ({reason}); fetch or export it again") from error
         raise AudioError("not_audio", f"cannot be decoded as wav, flac, mp3, ogg or opus ({reason}); convert it") from error
     if not count:
         raise AudioError("no_samples", "the file has a header but no samples; record or export it again")
@@ -311,4 +314,7 @@ def _ends_early(data: bytes) -> bool:
             if data[position : position + 4] == b"data":  # 0 and 2^32 - 1 mean "length unknown" in streams
                 return size not in (0, 0xFFFFFFFF) and position + 8 + size > len(data)
             position += 8 + size + size % 2
+    if data[:4] == b"FORM" and data[8:12] in (b"AIFF", b"AIFC"):
+        size = int.from_bytes(data[4:8], "big")
+        return size < 0x7F000000 and 8 + size > len(data) + 1  # more means "length unknown"; some leave out the last byte, of padding
     return False
