@@ -4,7 +4,8 @@ A reader of `formats/` gives the songs one after the other. Each is known by its
 (so folders brought into one dataset need different names, and `sources.json` remembers which folder each name stands for). Importing
 again adds new songs in new partitions, rewrites only partitions whose songs changed, and otherwise does nothing; what a killed import
 had committed is not done again. A file that has the audio of one that is gone is that song under another name; a song that is gone stays, and
-is named. Audio is stored as it is and not decoded; what is wrong with it is found by the first step.
+is named. Audio is stored as it is and not decoded; what is wrong with it is found by the first step. Only where it would take the place of a
+song's earlier audio is it decoded: a broken copy leaves the song as it was.
 
 An id that the source gives is kept, and refused where another song has it; else the id is the audio's content hash (`audio_hash`: the first
 24 digits of the file's SHA-256). It stays with its song from then on. A song whose audio is in the dataset already is left out. What is
@@ -21,7 +22,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from autosing.errors import ConfigError, DataError
+from autosing.errors import AudioError, ConfigError, DataError
+from autosing.song.audio import decode
 from autosing.store import Dataset, TableReader, TableWriter, locked, writing
 from processing.formats import READERS
 from processing.formats.base import TEXT_COLUMNS, Entry, LeftOut, Options, Reader, Song, Survey, Unusable
@@ -235,6 +237,8 @@ class _Import:
         """
         try:
             song = item.load()
+            if not song.audio:
+                raise Unusable("empty", "holds no bytes; copy or fetch it again")
             row = self._row(item.key, song)
         except Unusable as error:
             self.report.leave_out(LeftOut(item.key, error.code, error.reason))
@@ -330,7 +334,10 @@ class _Import:
             self.unchanged += 1
             return
         same = not new_id and (row["source"], row[AUDIO_HASH], self.known.digest(row)) == (before, old.audio, old.digest)
-        if same or song.left_out:  # a song that cannot be read whole stays as it was
+        fault = None if row[AUDIO_HASH] == old.audio else _damage(row["audio"])
+        if fault is not None:
+            self.report.leave_out(LeftOut(key, fault.code, f"{fault}; the song stays as it was"))
+        if same or song.left_out or fault is not None:  # a song that cannot be read whole stays as it was
             self.unchanged += 1
             self.report.song("unchanged", key, old.id)
             return
@@ -351,6 +358,15 @@ class _Import:
                 self.report.song("changed", key, row["id"])
         self._waiting.clear()
         self._waiting_bytes = 0
+
+
+def _damage(audio: bytes) -> AudioError | None:
+    """What is wrong with audio; nothing, if it is only too long to be decoded."""
+    try:
+        decode(audio)
+    except AudioError as error:
+        return error if error.code != "too_long" else None
+    return None
 
 
 def _rewrite_index(dataset: Dataset, partition: int, changed: Mapping[str, dict[str, Any]], columns: Mapping[str, pa.DataType]) -> None:

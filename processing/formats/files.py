@@ -14,7 +14,10 @@ from autosing.errors import ConfigError
 from processing.formats.base import LeftOut, Unusable
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
-UNREADABLE_SUFFIXES = (".m4a", ".aac", ".wma", ".mp4", ".mka", ".webm")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".3gp")
+UNREADABLE_SUFFIXES = (
+    ".m4a", ".m4b", ".aac", ".wma", ".ape", ".wv", ".alac", ".ac3", ".amr", ".dsf", ".dff", ".mpc", ".tta", ".mp2", ".caf", ".au", ".mka", *VIDEO_SUFFIXES,
+)  # fmt: skip
 MAX_FILE_BYTES = 1 << 30
 """Larger files are left out: a Parquet cell must stay below 2 GiB, and nothing that long is accepted anyway."""
 MAX_TEXT_BYTES = 16 << 20

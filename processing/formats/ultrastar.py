@@ -15,7 +15,7 @@ import pyarrow as pa
 from autosing.song.ultrastar import Sheet, is_sheet, parse_ultrastar
 from processing.formats.base import Entry, LeftOut, Options, Song, Survey, Unusable
 from processing.formats.columns import common
-from processing.formats.files import AUDIO_SUFFIXES, below, inside, read_audio, read_text, walk
+from processing.formats.files import AUDIO_SUFFIXES, VIDEO_SUFFIXES, below, inside, read_audio, read_text, walk
 from processing.formats.folder import Beside, audio_files, survey_folder
 from processing.formats.words import sheet_columns
 
@@ -47,11 +47,10 @@ class UltraStar:
             yield from left_out
             left_out.clear()
             audio, others = audio_files(source, paths)
-            yield from others
+            sheets = [path for path in paths if path.suffix.lower() == ".txt" and _may_be_sheet(path)]
+            yield from (item for item in others if not (sheets and item.path.lower().endswith(VIDEO_SUFFIXES)))  # what a song is shown with
             named: set[Path] = set()
-            for path in paths:
-                if path.suffix.lower() != ".txt" or not _may_be_sheet(path):
-                    continue
+            for path in sheets:
                 try:
                     sheet, text, sure = _read(path, options.encoding)
                 except Unusable as error:

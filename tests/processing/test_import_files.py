@@ -10,7 +10,7 @@ from small_songs import audio_bytes, read, tone
 from autosing.cli.process import main
 from processing.formats.files import decode_text
 
-FLAC, OTHER = audio_bytes(tone(1)), audio_bytes(tone(1, 330))
+FLAC, OTHER, MORE = (audio_bytes(tone(1, frequency)) for frequency in (220, 330, 440))
 
 
 @pytest.fixture
@@ -65,6 +65,34 @@ def test_lyrics_that_cannot_be_read_for_once_are_not_lost(music: Path) -> None:
     lyrics.unlink()
     lyrics.symlink_to(music / "nowhere")
     assert imported(music)["music/good.flac"]["raw_lyrics"] == "la la"
+
+
+@pytest.mark.parametrize("broken", [b"", OTHER[: len(OTHER) // 2], b"<html>404</html>"])
+def test_a_broken_copy_does_not_replace_a_song(music: Path, capsys: pytest.CaptureFixture[str], broken: bytes) -> None:
+    imported(music)
+    (music / "good.flac").write_bytes(broken)
+    (music / "new.flac").write_bytes(OTHER)
+    assert imported(music)["music/good.flac"]["audio"] == FLAC
+    out = capsys.readouterr().out
+    assert "left out good.flac: " in out and "0 changed" in out and "1 files left out" in out
+    (music / "good.flac").write_bytes(MORE)
+    assert imported(music)["music/good.flac"]["audio"] == MORE
+
+
+def test_a_file_without_bytes_is_no_song(music: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.mp3", "b.flac"):
+        (music / name).touch()
+    assert list(imported(music)) == ["music/good.flac"]
+    assert "left out b.flac: holds no bytes; copy or fetch it again" in capsys.readouterr().out
+
+
+def test_other_recordings_and_videos_are_named(music: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("a.ape", "b.wv", "c.mkv", "d.MOV", "e.avi", "f.m4b")
+    for name in names:
+        (music / name).write_bytes(b"..")
+    assert list(imported(music)) == ["music/good.flac"]
+    out = capsys.readouterr().out
+    assert all(f"left out {name}: {name[1:]} cannot be read; convert it to flac, ogg or mp3" in out for name in names)
 
 
 def test_file_names_that_are_not_utf8(music: Path) -> None:

@@ -20,6 +20,8 @@ def test_sheets_and_their_audio(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "Old/x.flac": SOUNDS[2],
         "Gone/song.txt": f"#MP3:gone.mp3\n{NOTES}".encode(),
         "Evil/song.txt": f"#MP3:../../secret.flac\n{NOTES}".encode(),
+        "Old/x.avi": b"what it is shown with",
+        "Plain/video.mkv": b"may be a song",
         "Plain/other.flac": SOUNDS[3],
         "Plain/other.lrc": b"[00:01.00]as in any folder",
         "../secret.flac": SOUNDS[4],
@@ -31,6 +33,7 @@ def test_sheets_and_their_audio(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["import", str(tmp_path / "music"), str(tmp_path / "ds")]) == 0
     out = capsys.readouterr().out
     assert "left out Gone/song.txt: its audio 'gone.mp3' is not in" in out and "left out Evil/song.txt: its audio" in out
+    assert "left out Plain/video.mkv: .mkv cannot be read" in out and "x.avi" not in out
     rows = {row["source"].removeprefix("music/"): row for row in read(tmp_path / "ds" / "0" / "index.parquet")}
     assert set(rows) == {"Duo/audio.flac", "Old/x.flac", "Plain/other.flac"}
     duo = rows["Duo/audio.flac"]
