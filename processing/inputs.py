@@ -1,7 +1,7 @@
 """The tables of the processed partitions that training rows are made from.
 
 `Partition` opens them when they are needed and reads one of them at a time; `same_specs` says which codec, tokenizer, embedder and windows all
-partitions share. What a row is made of them is said in processing/training_rows.py.
+partitions share, `mixed_makers` where they were separated or aligned differently. What a row is made of them is said in processing/training_rows.py.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from autosing.config import nearest
 from autosing.errors import DataError, MismatchError
 from autosing.perception import CODECS
 from autosing.registry import split_choice
-from autosing.store import Dataset, TableReader
+from autosing.store import Dataset, TableReader, ranges_text
 from autosing.tokens.specs import CodecSpec, Seconds, SemanticSpec, VoiceSpec, require_same, spec_from_json
 from processing.atoks import tokens_table
 from processing.index import INDEX
@@ -23,6 +23,8 @@ from processing.quality import QUALITY_TABLE
 from processing.windows import WINDOW_META, WINDOWS_TABLE
 
 DEFAULT_CODEC = "builtin"
+_MAKERS = (("separator", "vocals", "separator"), ("aligner", "alignment", "aligner"), ("align-on", "alignment", "source"))
+"""Flag of autosing-process -> the table whose metadata says with what it was made, and where there."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,10 @@ class Partition:
     """The tables of one input partition, opened when needed."""
 
     def __init__(self, dataset: Dataset, number: int, codec: str):
-        """
-        Raises:
-            DataError: a table is missing.
-        """
+        """All of its tables are there, see `partitions`."""
         self.number, self._dataset = number, dataset
-        self.names = {
-            "stoks": "stoks",
-            "atoks": tokens_table("vocals", codec),
-            "mtoks": tokens_table("no_vocals", codec),
-            "embs": "artist_embs",
-        }
-        self.paths = {t: dataset.table(number, t) for t in (INDEX, WINDOWS_TABLE, *self.names.values())}
-        for table, path in self.paths.items():
-            if not path.is_file():
-                raise DataError(f"partition {number} has no {table}.parquet ('{path}'){_advice(dataset, number, codec)}")
+        self.names = {column: table for table, column in _tables(codec).items() if column}
+        self.paths = {t: dataset.table(number, t) for t in _tables(codec)}
         self.quality = dataset.table(number, QUALITY_TABLE)
         """Not in every dataset: it is younger than the others."""
         self.stale = Manifest(dataset.folder(number), number, FileHashes()).stale((WINDOWS_TABLE, QUALITY_TABLE, *self.names.values()))
@@ -116,6 +107,36 @@ class Partition:
                     yield row["id"], row["song"]
 
 
+def partitions(dataset: Dataset, numbers: Sequence[int], codec: str) -> list[Partition]:
+    """
+    Raises:
+        DataError: tables are missing; names all that are, and the partitions that lack any.
+    """
+    lacking = {n: [t for t in _tables(codec) if not dataset.table(n, t).is_file()] for n in numbers}
+    if any(lacking.values()):
+        which = ranges_text([n for n, tables in lacking.items() if tables])
+        names = ", ".join(f"{table}.parquet" for table in _tables(codec) if any(table in tables for tables in lacking.values()))
+        where = f"partition {which} has" if which.isdecimal() else f"partitions {which} have"
+        raise DataError(f"{where} no {names} ('{dataset.path}'){_advice(dataset, which, codec)}")
+    return [Partition(dataset, n, codec) for n in numbers]
+
+
+def mixed_makers(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
+    """Lines about what partitions were separated and aligned with, where that is not one and the same; tables that are not there say nothing."""
+    said = []
+    for flag, table, key in _MAKERS:
+        found: dict[str, list[int]] = {}
+        for number in numbers:
+            if (path := dataset.table(number, table)).is_file():
+                with TableReader(path) as reader:
+                    if name := reader.meta.get(key):
+                        found.setdefault(name, []).append(number)
+        if len(found) > 1:
+            which = " and ".join(f"{name} in {ranges_text(there)}" for name, there in found.items())
+            said.append(f"partitions were not made with one --{flag} ({which}), so that their rows differ; `autosing-process run {dataset.path}` with one makes them alike")
+    return tuple(said)
+
+
 def same_specs(parts: Sequence[Partition]) -> Specs:
     """What all partitions were made with.
 
@@ -137,10 +158,16 @@ def same_specs(parts: Sequence[Partition]) -> Specs:
     return first
 
 
-def _advice(dataset: Dataset, partition: int, codec: str) -> str:
+def _tables(codec: str) -> dict[str, str]:
+    """Every table that rows are made of -> the column of a row that it holds, if one."""
+    vocals, accompaniment = tokens_table("vocals", codec), tokens_table("no_vocals", codec)
+    return {INDEX: "", WINDOWS_TABLE: "", "stoks": "stoks", vocals: "atoks", accompaniment: "mtoks", "artist_embs": "embs"}
+
+
+def _advice(dataset: Dataset, partitions: str, codec: str) -> str:
     """The command that makes missing tables, or that there is no such codec."""
     name = split_choice(codec)[0]
     if name not in CODECS.names():
         return f"; no codec is called '{name}'{nearest(name, CODECS.names())}"
     chosen = "" if codec == DEFAULT_CODEC else f" --codec {codec}"
-    return f"; run `autosing-process run {dataset.path} --partitions {partition}{chosen}`"
+    return f"; run `autosing-process run {dataset.path} --partitions {partitions}{chosen}`, with the other flags of the first time"

@@ -29,6 +29,10 @@ class FakeSeparator:
         return Stems(vocals, mix - vocals)
 
 
+class OtherSeparator(FakeSeparator):
+    name = "other"
+
+
 class FakeAligner:
     name, sample_rate, stereo = "fake", RATE, False
 
@@ -100,7 +104,7 @@ class FakeVoice:
 
 
 ENTRIES = (
-    (perception.SEPARATORS, {"fake": "fake_ears:FakeSeparator"}),
+    (perception.SEPARATORS, {"fake": "fake_ears:FakeSeparator", "other": "fake_ears:OtherSeparator"}),
     (perception.ALIGNERS, {"fake": "fake_ears:FakeAligner"}),
     (perception.CODECS, {"fake": "fake_ears:FakeCodec", "fake_band": "fake_ears:FakeBandCodec"}),
     (perception.SEMANTIC, {"fake": "fake_ears:FakeSemantic"}),

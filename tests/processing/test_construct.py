@@ -192,7 +192,7 @@ def test_windows_of_another_length_are_refused(processed: Path, tmp_path: Path, 
         (["0"], "num_in must be at least 1"),
         (["2", "--num-out-partitions", "0"], "--num-out-partitions must be at least 1"),
         (["2", "--validation-share", "1"], "--validation-share must be in [0, 1)"),
-        (["2", "--codec", "snac"], "has no atoks_vocals_snac.parquet"),
+        (["2", "--codec", "snac"], "partitions 0-1 have no atoks_vocals_snac.parquet, atoks_no_vocals_snac.parquet"),
     ],
 )
 def test_mistakes_are_one_line(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str) -> None:
@@ -203,9 +203,29 @@ def test_mistakes_are_one_line(processed: Path, tmp_path: Path, capsys: pytest.C
 def test_a_codec_that_was_not_made_is_made_by_the_advice(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(processed), "2", str(tmp_path / "out"), "--codec", "fake_band"]) == 2
     said = capsys.readouterr().err
-    assert f"run `autosing-process run {processed} --partitions 0 --codec fake_band`" in said
+    assert f"run `autosing-process run {processed} --partitions 0-1 --codec fake_band`" in said
     assert main([str(processed), "2", str(tmp_path / "out"), "--codec", "fake_bnd"]) == 2
     assert "no codec is called 'fake_bnd'; did you mean 'fake_band'?" in capsys.readouterr().err
+
+
+def test_all_missing_tables_are_named_at_once(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("0/stoks", "1/stoks", "1/artist_embs"):
+        (processed / f"{name}.parquet").unlink()
+    assert main([str(processed), "2", str(tmp_path / "out"), *CODEC]) == 2
+    said = capsys.readouterr().err
+    assert "partitions 0-1 have no stoks.parquet, artist_embs.parquet" in said and "--partitions 0-1 --codec fake`" in said
+
+
+def test_partitions_separated_or_aligned_differently_are_told(processed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    construct(processed, tmp_path / "out", "--num-out-partitions", "1")
+    assert "made with one" not in capsys.readouterr().out
+    assert process(["run", str(processed), "1", *SMALL, "--separator", "other", "--align-on", "mixture"]) == 0
+    construct(processed, tmp_path / "out", "--num-out-partitions", "1")
+    out = capsys.readouterr().out
+    assert "note: partitions were not made with one --separator (fake in 0 and other in 1)" in out
+    assert "note: partitions were not made with one --align-on (vocals in 0 and mixture in 1)" in out
+    assert process(["check", str(processed)]) == 0
+    assert "not made with one --separator (fake in 0 and other in 1)" in capsys.readouterr().out
 
 
 def test_a_disk_that_may_not_be_written_is_one_line(
