@@ -1,10 +1,13 @@
 """Demucs behind our Protocol gives what Demucs itself gives, and says in one line what is missing or wrong."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
 
 from autosing.errors import ConfigError, WeightsError
 from autosing.perception import SEPARATORS, load_separator
@@ -95,6 +98,19 @@ def test_a_network_cut_off_or_of_another_project_is_one_line(tmp_path: Path) -> 
         with pytest.raises(WeightsError, match=r"separator 'demucs': '.*net0.safetensors' is damaged or holds another model") as said:
             load_separator(f"demucs:{tmp_path}")
         assert "\n" not in str(said.value)
+
+
+def test_a_quantised_network_names_the_package_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Demucs itself would end the process."""
+    write_demucs(tmp_path)
+    monkeypatch.setitem(sys.modules, "diffq", None)
+    file = tmp_path / "net0.safetensors"
+    with safe_open(file, "pt") as tensors:
+        metadata = {**tensors.metadata(), "structure": json.dumps({"_dict": [["__quantized", True]]})}
+    save_file(load_file(file), file, metadata)
+    with pytest.raises(ConfigError, match=r"net0.safetensors' cannot be loaded \(Trying to use DiffQ.*\): pip install 'demucs\[quantized\]'") as said:
+        load_separator(f"demucs:{tmp_path}")
+    assert "\n" not in str(said.value) and not capsys.readouterr().err
 
 
 def test_a_hub_id_says_which_model_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,9 @@ networks that are heard in the vocals run: one of the four of `htdemucs_ft`. Acc
 not drawn, so that a song has one answer. Letters: C channels, n samples.
 """
 
+import contextlib
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,9 +80,7 @@ class DemucsSeparator:
         bag = _read_bag(description)
         nets = []
         for file in files:
-            with loading("separator 'demucs'", file):
-                net = load(file)
-            nets.append(net.to(self.device).eval())
+            nets.append(_network(load, file).to(self.device).eval())
         for net, file in zip(nets, files, strict=True):
             if "vocals" not in net.sources:
                 raise WeightsError(f"separator 'demucs': '{file}' separates {', '.join(net.sources)}, no vocals; give another model")
@@ -154,6 +155,21 @@ class DemucsSeparator:
             vocals[:, start : start + count] += ramp[:count] * found
             weight[start : start + count] += ramp[:count]
         return vocals / weight
+
+
+def _network(load: Callable[[Path], Any], file: Path) -> Any:
+    """
+    Raises:
+        ConfigError: it is quantised, and needs a package that is not installed. WeightsError: see `loading`.
+    """
+    said = io.StringIO()
+    try:
+        with loading("separator 'demucs'", file), contextlib.redirect_stderr(said):
+            return load(file)
+    except SystemExit as error:  # Demucs' own way to say so
+        why = said.getvalue().partition("\n")[0].strip().rstrip(".")
+        advice = "pip install 'demucs[quantized]', or give a model whose name does not end in _q"
+        raise ConfigError(f"separator 'demucs': '{file}' cannot be loaded ({why}): {advice}") from error
 
 
 def _read_bag(path: Path) -> dict[str, Any]:
