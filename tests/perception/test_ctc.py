@@ -142,6 +142,15 @@ def test_a_hugging_face_folder_is_read(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.log_probabilities(wav)[:, :-1], theirs, atol=1e-4, rtol=1e-4)
 
 
+def test_a_hugging_face_folder_without_its_letters_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_wav2vec2(tmp_path / "spanish")
+    (tmp_path / "spanish" / "vocab.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    for chosen in (f"ctc:{tmp_path / 'spanish'}", "ctc:spanish", 'ctc:{"model": "./spanish"}', 'ctc:{"model": "spanish"}'):
+        with pytest.raises(WeightsError, match=r"lacks its weights: 'vocab.json' was looked for in '.*spanish'; fetch it: copy it there"):
+            load_aligner(chosen)
+
+
 def test_missing_weights_and_models_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AUTOSING_MODELS", raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

@@ -116,11 +116,9 @@ def find(what: str, model: str | None, weights: str | None) -> tuple[Path, ...]:
     Raises:
         ConfigError: no such bundle. WeightsError: see `outside.Weights.find`.
     """
-    if model is None and weights is not None:
-        folder = Path(weights)
-        if (folder / VOCABULARY_FILE).is_file() or (HUB_ID.fullmatch(weights) and not folder.exists()):
-            model = weights
-    if model is None or not ("/" in model or (Path(model) / VOCABULARY_FILE).is_file()):
+    if model is None and weights is not None and (_is_hugging_face(Path(weights)) or (HUB_ID.fullmatch(weights) and not Path(weights).exists())):
+        model = weights
+    if model is None or not ("/" in model or _is_hugging_face(Path(model))):
         name = _bundle_name(model, weights)
         bundle = _bundle(what, name)
         url = bundle._path if bundle._path.startswith("https") else URL + bundle._path
@@ -129,7 +127,13 @@ def find(what: str, model: str | None, weights: str | None) -> tuple[Path, ...]:
         return Weights(f"{what} ({name})", name, "", (WEIGHTS_FILE,), pickle, fetch).paths(weights)
     files = (CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE)
     given = model if weights is None and Path(model).exists() else weights
-    return Weights(f"{what} ({model})", model.rsplit("/", 1)[-1], model, files, "pytorch_model.bin").paths(given)
+    fetch = "copy it there from where the other files came from" if Path(model).is_dir() else ""
+    return Weights(f"{what} ({model})", model.rsplit("/", 1)[-1], model, files, "pytorch_model.bin", fetch).paths(given)
+
+
+def _is_hugging_face(folder: Path) -> bool:
+    """Whether it holds what a bundle lacks: then a file that is missing there is named."""
+    return any((folder / file).is_file() for file in (VOCABULARY_FILE, CONFIG_FILE))
 
 
 def load(what: str, device: torch.device | str, model: str | None = None, weights: str | None = None) -> LetterNet:
