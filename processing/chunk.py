@@ -12,6 +12,7 @@ listening and for other tools; our own steps cut windows from the song-level ste
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -95,7 +96,7 @@ class ExtractWindows:
         if not slots:
             heard_seconds = sung.sum() / ACTIVITY_RATE
             reason = f"{heard_seconds:.0f} of {mixture.seconds:.0f} s are sung, and no window of {self._length} s holds enough of it"
-            raise AudioError("too_little_singing", reason)
+            raise AudioError("too_little_singing", reason + self._advice(sung, mixture.seconds, alignment))
         artist, lyrics_source = song.row("index").get("artist"), song.row("alignment").get("lyrics_source")
         windows = []
         for slot in slots:
@@ -118,3 +119,10 @@ class ExtractWindows:
                 }
             )
         return Done(song.id, {WINDOWS_TABLE: windows})
+
+    def _advice(self, sung: np.ndarray, seconds: Seconds, alignment: Alignment) -> str:
+        """Which other setting would keep a song without a window."""
+        whole = int(seconds)
+        if 2 <= whole < self._length and pick_windows(sung, seconds, whole, self._min_occupancy, alignment):
+            return f"; --chunk-length {whole} would keep it"
+        return "; a lower --min-occupancy would keep it" if pick_windows(sung, seconds, self._length, 1e-9, alignment) else ""

@@ -143,3 +143,18 @@ def test_a_long_index_needs_little_memory_and_time(tmp_path: Path) -> None:
     write_index(tmp_path / "0", [{"id": f"song {i}", "audio": None} for i in range(20_000)])
     assert main(["src_sep", str(tmp_path), *SMALL]) == 0
     assert len(read(tmp_path / "0" / "rejected.parquet")) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("sung", "length", "advice"),
+    [(6, "20", ["--chunk-length", "6"]), (1.5, "4", ["--min-occupancy", "0.3"]), (0.5, "4", None)],
+)
+def test_a_song_without_a_window_says_what_would_keep_it(tmp_path: Path, sung: float, length: str, advice: list[str] | None) -> None:
+    write_index(tmp_path / "0", [{"id": "a", "audio": audio_bytes(np.concatenate([tone(sung), np.zeros((4 * RATE, 2))])[: 6 * RATE])}])
+    assert main(["run", str(tmp_path), *SMALL, "--chunk-length", length]) == 0
+    reason = read(tmp_path / "0" / "rejected.parquet")[0]["reason"]
+    assert ("would keep it" in reason) == (advice is not None)
+    if advice:
+        assert advice[0] in reason
+        assert main(["run", str(tmp_path), *SMALL, "--chunk-length", length, *advice]) == 0
+        assert read(tmp_path / "0" / "rejected.parquet") == [] and len(read(tmp_path / "0" / "chunked.parquet")) == 1
