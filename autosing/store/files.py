@@ -41,11 +41,13 @@ def writing(path: Path) -> Iterator[None]:
     """What the system says against writing `path` becomes one line.
 
     Raises:
-        DataError: the disk is full, the folder cannot be written, ....
+        DataError: the disk is full, the folder cannot be written, or was removed, ....
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+            raise DataError(f"cannot write '{path}': the folder '{path.parent}' was removed meanwhile; put it back if it is wanted, then run again") from error
         raise DataError(f"cannot write '{path}' ({error}); make room or choose another folder, then run again") from error
 
 

@@ -1,5 +1,6 @@
 """Tables: whole or absent, checked when read, bounded in memory."""
 
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -64,6 +65,13 @@ def test_a_failed_write_leaves_the_old_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not fit the columns"):
         write_table(path, [{"id": "x", "values": ["text"]}], SCHEMA)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_a_folder_removed_meanwhile_is_named(tmp_path: Path) -> None:
+    table = TableWriter(tmp_path / "0" / "t.parquet", SCHEMA)
+    shutil.rmtree(tmp_path / "0")
+    with pytest.raises(DataError, match="0' was removed meanwhile; put it back"):
+        table.finish()
 
 
 def test_any_flipped_bit_of_the_data_is_noticed(tmp_path: Path) -> None:
