@@ -8,7 +8,7 @@ read one after the other: memory grows with the files of one folder, and with th
 import json
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,9 @@ class Folder:
             left_out.clear()
             audio, others = audio_files(source, paths)
             yield from others
+            near = Neighbours(paths)
             for path in audio:
-                yield Entry(below(source, path), lambda path=path, paths=paths: beside.song(source, path, paths))
+                yield Entry(below(source, path), lambda path=path, near=near: beside.song(source, path, near))
         yield from left_out
 
 
@@ -103,6 +104,26 @@ def text_columns(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if record[name] in (None, "") else str(record[name]) for name in TEXT_COLUMNS if name in record}
 
 
+class Neighbours:
+    """The files of one folder that may tell of its songs, by name."""
+
+    def __init__(self, paths: Iterable[Path]):
+        self.texts: list[Path] = []
+        self.songs = 0
+        self._called: dict[str, list[Path]] = defaultdict(list)
+        for path in paths:
+            suffix = path.suffix.lower()
+            self.songs += suffix in AUDIO_SUFFIXES
+            if suffix in LYRICS_SUFFIXES:
+                self.texts.append(path)
+            if suffix in (*LYRICS_SUFFIXES, ".json"):
+                self._called[_stem(path)].append(path)
+
+    def called(self, path: Path, *suffixes: str) -> list[Path]:
+        """Those that have the name of `path` and one of the endings."""
+        return [other for other in self._called.get(_stem(path), ()) if other.suffix.lower() in suffixes]
+
+
 class Beside:
     """Finds what stands beside an audio file, or in the lyrics folder."""
 
@@ -116,30 +137,29 @@ class Beside:
                     if path.suffix.lower() in LYRICS_SUFFIXES:
                         self._elsewhere[_stem(path)].append((decodable(str(path)), path))
 
-    def song(self, source: Path, path: Path, paths: list[Path]) -> Song:
-        """The song of an audio file; `paths` are all files of its folder.
+    def song(self, source: Path, path: Path, near: Neighbours) -> Song:
+        """The song of an audio file.
 
         Raises:
             Unusable: the audio cannot be read.
         """
         audio = read_audio(path)
-        columns, left_out, not_unicode = self.lyrics(source, path, paths)
-        for other in paths:
-            if other.suffix.lower() == ".json" and _stem(other) == _stem(path):
-                try:
-                    record = _object(other)
-                except Unusable as error:
-                    left_out.append(LeftOut(below(source, other), error.code, error.reason))
-                else:
-                    columns |= own_columns(record) | text_columns(record)
+        columns, left_out, not_unicode = self.lyrics(source, path, near)
+        for other in near.called(path, ".json"):
+            try:
+                record = _object(other)
+            except Unusable as error:
+                left_out.append(LeftOut(below(source, other), error.code, error.reason))
+            else:
+                columns |= own_columns(record) | text_columns(record)
         return Song(audio, columns, tuple(left_out), tuple(not_unicode), artist_folder=True)
 
-    def lyrics(self, source: Path, path: Path, paths: list[Path]) -> tuple[dict[str, Any], list[LeftOut], list[str]]:
+    def lyrics(self, source: Path, path: Path, near: Neighbours) -> tuple[dict[str, Any], list[LeftOut], list[str]]:
         """-> the lyrics columns, files that could not be read, files that were not Unicode."""
         found: dict[str, str | None] = {"lrc_lyrics": None, "raw_lyrics": None}
         left_out: list[LeftOut] = []
         not_unicode: list[str] = []
-        for name, file in self._texts(source, path, paths):
+        for name, file in self._texts(source, path, near):
             try:
                 text, sure = read_text(file, self._encoding)
             except Unusable as error:
@@ -155,13 +175,12 @@ class Beside:
                 found["raw_lyrics"] = columns["raw_lyrics"] or found["raw_lyrics"]
         return dict(found), left_out, not_unicode
 
-    def _texts(self, source: Path, path: Path, paths: list[Path]) -> list[NamedFile]:
-        texts = [(below(source, p), p) for p in paths if p.suffix.lower() in LYRICS_SUFFIXES]
-        found = [text for text in texts if _stem(text[1]) == _stem(path)] or self._elsewhere.get(_stem(path), [])
-        if not found and sum(p.suffix.lower() in AUDIO_SUFFIXES for p in paths) == 1:
-            stamped = [text for text in texts if text[1].suffix.lower() == ".lrc"]
-            lines = [text for text in texts if text[1].suffix.lower() == ".txt" and text[1].name.lower().startswith("lyrics")]
-            found = [text for lone in (stamped, lines) if len(lone) == 1 for text in lone]
+    def _texts(self, source: Path, path: Path, near: Neighbours) -> list[NamedFile]:
+        found = [(below(source, text), text) for text in near.called(path, *LYRICS_SUFFIXES)] or self._elsewhere.get(_stem(path), [])
+        if not found and near.songs == 1:
+            stamped = [text for text in near.texts if text.suffix.lower() == ".lrc"]
+            lines = [text for text in near.texts if text.suffix.lower() == ".txt" and text.name.lower().startswith("lyrics")]
+            found = [(below(source, text), text) for lone in (stamped, lines) if len(lone) == 1 for text in lone]
         return sorted(found, key=lambda text: text[1])
 
 

@@ -17,7 +17,7 @@ from autosing.errors import ConfigError
 from processing.formats.base import TEXT_COLUMNS, Entry, LeftOut, Options, Song, Survey, Unusable
 from processing.formats.columns import infer, own_name
 from processing.formats.files import MAX_FILE_BYTES, below, encoding_of, inside, read_audio, walk, within
-from processing.formats.folder import Beside
+from processing.formats.folder import Beside, Neighbours
 from processing.formats.records import SUFFIXES, Record, columns_of, records
 from processing.formats.words import lyrics_columns
 
@@ -133,7 +133,7 @@ class Table:
         not_unicode = list(unsure)
         if "lrc_lyrics" not in columns and "raw_lyrics" not in columns:
             siblings = [path.with_suffix(ending) for ending in (".lrc", ".txt") if path.with_suffix(ending).is_file()]
-            found, left_out, more = beside.lyrics(folder.resolve(), path, siblings)
+            found, left_out, more = beside.lyrics(folder.resolve(), path, Neighbours(siblings))
             columns |= found
             not_unicode += more
         return Song(audio, {**own, **columns}, tuple(left_out), tuple(not_unicode))

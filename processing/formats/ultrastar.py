@@ -16,7 +16,7 @@ from autosing.song.ultrastar import Sheet, is_sheet, parse_ultrastar
 from processing.formats.base import Entry, LeftOut, Options, Song, Survey, Unusable
 from processing.formats.columns import common
 from processing.formats.files import AUDIO_SUFFIXES, VIDEO_SUFFIXES, below, inside, read_audio, read_text, walk
-from processing.formats.folder import Beside, audio_files, survey_folder
+from processing.formats.folder import Beside, Neighbours, audio_files, survey_folder
 from processing.formats.words import sheet_columns
 
 _COLUMNS = {"LANGUAGE": "language", "GENRE": "genre", "YEAR": "year", "EDITION": "edition", "CREATOR": "creator", "TAGS": "tags"}
@@ -49,6 +49,7 @@ class UltraStar:
             audio, others = audio_files(source, paths)
             sheets = [path for path in paths if path.suffix.lower() == ".txt" and _may_be_sheet(path)]
             yield from (item for item in others if not (sheets and item.path.lower().endswith(VIDEO_SUFFIXES)))  # what a song is shown with
+            near = Neighbours(paths)
             named: set[Path] = set()
             for path in sheets:
                 try:
@@ -66,7 +67,7 @@ class UltraStar:
                 yield Entry(key, lambda path=path, song=song, made=(sheet, text, sure): _song(source, path, song, *made))
             for path in audio:
                 if path.resolve() not in named:
-                    yield Entry(below(source, path), lambda path=path, paths=paths: beside.song(source, path, paths))
+                    yield Entry(below(source, path), lambda path=path, near=near: beside.song(source, path, near))
         yield from left_out
 
 

@@ -8,6 +8,8 @@ import pytest
 from small_songs import audio_bytes, read, tone
 
 from autosing.cli.process import main
+from processing.formats import folder
+from processing.formats.base import Entry, Options
 from processing.formats.files import decode_text
 
 FLAC, OTHER, MORE = (audio_bytes(tone(1, frequency)) for frequency in (220, 330, 440))
@@ -135,3 +137,21 @@ def test_a_folder_of_files_that_cannot_be_read_says_so(tmp_path: Path, capsys: p
     (tmp_path / "m" / "song.m4a").write_bytes(b"....")
     assert main(["import", str(tmp_path / "m"), str(tmp_path / "ds")]) == 2
     assert "(1 left out, such as 'song.m4a': .m4a cannot be read; convert it to flac, ogg or mp3)" in capsys.readouterr().err
+
+
+def test_a_large_folder_is_not_searched_again_for_each_song(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(200):
+        (tmp_path / f"{number}.flac").write_bytes(FLAC)
+        (tmp_path / f"{number}.txt").write_text(f"la {number}")
+    looks = 0
+    stem = folder._stem
+
+    def counted(path: Path) -> str:
+        nonlocal looks
+        looks += 1
+        return stem(path)
+
+    monkeypatch.setattr(folder, "_stem", counted)
+    songs = [entry.load() for entry in folder.READER.entries(tmp_path, Options()) if isinstance(entry, Entry)]
+    assert {song.columns["raw_lyrics"] for song in songs} == {f"la {number}" for number in range(200)}
+    assert looks < 10 * len(songs)
