@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
+from autosing.cli.arguments import run_command
 from autosing.cli.checkpoints import COMMANDS
 from autosing.cli.run_config import config_text, read_words
 from autosing.config import differences, from_mapping, nearest, parse_json, to_mapping
 from autosing.device import deterministic_algorithms, has_matrix_units, pick_device
-from autosing.errors import AutoSingError, ConfigError, MismatchError, WeightsError
+from autosing.errors import ConfigError, MismatchError, WeightsError
 from autosing.faults import Faults
 from autosing.models.adapters import Adapter, name_base
 from autosing.models.io import load_weights, read_config, resolve, save_adapter, save_model
@@ -68,12 +69,7 @@ other commands:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 2 a mistake of the user, 130, 143 or 138 stopped by SIGINT, SIGTERM or SIGUSR1 with the
     state saved (128 + the signal)."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        return COMMANDS[words[0]](words[1:]) if words and words[0] in COMMANDS else _train(words)
-    except AutoSingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda words: COMMANDS[words[0]](words[1:]) if words and words[0] in COMMANDS else _train(words), argv)
 
 
 def build_parser() -> argparse.ArgumentParser:

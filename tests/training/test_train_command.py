@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
@@ -392,3 +393,15 @@ def test_a_run_that_starts_anew_is_another_one_at_wandb(runs, monkeypatch):
     assert runs("a", "--wandb", "offline", "--resume-from", "auto", "--allow-changed", steps=3) == 0
     assert runs("a", "--wandb", "offline", "--overwrite", steps=2) == 0
     assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_standard_output_that_is_full_or_closed_costs_no_run_and_is_one_line(runs, capsys, monkeypatch):
+    for name, flags in (("a", ()), ("b", ("--plan",))):
+        with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            assert runs(name, *flags, steps=2) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert sum("standard output (No space left on device)" in line for line in said) == 2 and not any("Traceback" in line for line in said)
+    assert (runs.path("a") / "last" / "model.safetensors").exists() and not runs.path("b").exists()
+    monkeypatch.setattr(sys, "stdout", None)
+    assert runs("c", steps=2) == 0
