@@ -28,6 +28,8 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run `main(argv)`; a user's error, and a disk that is full or may not be written, becomes one line on stderr and exit code 2."""
+    if sys.stderr is None:  # it was closed before we began; what is printed there would go to standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     try:
         code = main(sys.argv[1:] if argv is None else argv)
     except AutoSingError as error:

@@ -314,6 +314,14 @@ def test_a_standard_output_that_is_full_or_closed_costs_no_song_and_is_one_line(
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: --stream -: standard output is closed")
 
 
+def test_a_closed_standard_error_costs_no_song_and_is_not_mixed_into_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with open(tmp_path / "heard.wav", "w+") as heard, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", heard)
+        assert command.main(["--tts", "--lyrics", "la", "--output-dir", str(tmp_path / "out"), "--stream", "-"]) == 0
+    assert (tmp_path / "out" / "mix.wav").exists() and (tmp_path / "heard.wav").read_bytes()[:4] == b"RIFF"
+
+
 def test_signs_of_money_are_no_formula(tmp_path: Path) -> None:
     """Neither in the name of the reference nor among the words."""
     assert command.main([str(song(tmp_path, r"for $1_ and $.wav")), "--lyrics", "la", "--output-dir", str(tmp_path / "out")]) == 0
