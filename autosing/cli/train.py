@@ -69,7 +69,11 @@ other commands:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 2 a mistake of the user, 130, 143 or 138 stopped by SIGINT, SIGTERM or SIGUSR1 with the
     state saved (128 + the signal)."""
-    return run_command(lambda words: COMMANDS[words[0]](words[1:]) if words and words[0] in COMMANDS else _train(words), argv)
+    threads = torch.get_num_threads()
+    try:
+        return run_command(lambda words: COMMANDS[words[0]](words[1:]) if words and words[0] in COMMANDS else _train(words), argv)
+    finally:
+        torch.set_num_threads(threads)  # --threads is of the run, not of a notebook that it is started from
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib
 import pytest
 import torch
 
@@ -73,6 +74,12 @@ def test_a_terminal_gets_a_bar(capsys):
 def test_curve_is_a_picture(tmp_path, records):
     draw_losses(records, tmp_path / "loss.png", r"a run called $\no formula$")
     assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_curve_leaves_the_backend_of_a_notebook_alone(tmp_path, monkeypatch):
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "svg")
+    draw_losses([], tmp_path / "loss.png", "a run")
+    assert matplotlib.get_backend() == "svg"
 
 
 class UsageError(Exception):

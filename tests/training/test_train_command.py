@@ -405,3 +405,12 @@ def test_a_standard_output_that_is_full_or_closed_costs_no_run_and_is_one_line(r
     assert (runs.path("a") / "last" / "model.safetensors").exists() and not runs.path("b").exists()
     monkeypatch.setattr(sys, "stdout", None)
     assert runs("c", steps=2) == 0
+
+
+def test_threads_are_those_of_the_run_alone(runs, monkeypatch):
+    seen: list[int] = []
+    train_step = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", lambda self, *given: (seen.append(torch.get_num_threads()), train_step(self, *given))[1])
+    before = torch.get_num_threads()
+    assert runs("a", "--threads", f"{before + 1}", steps=1) == 0
+    assert set(seen) == {before + 1} and torch.get_num_threads() == before
