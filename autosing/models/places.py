@@ -43,8 +43,8 @@ def hub_cache() -> Path:
     names = {"HF_HUB_CACHE": "", "HUGGINGFACE_HUB_CACHE": "", "HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub"}
     for name, below in names.items():
         if os.environ.get(name):
-            return Path(os.path.expandvars(os.environ[name])).expanduser() / below
-    return Path.home() / ".cache" / "huggingface" / "hub"
+            return Path(os.path.expanduser(os.path.expandvars(os.environ[name]))) / below
+    return Path(os.path.expanduser("~/.cache/huggingface/hub"))
 
 
 def snapshot(name: str, revision: str | None = None) -> Path | None:

@@ -125,7 +125,7 @@ class Weights:
                 return [path.parent if path.is_file() else path]
             return [path, snapshot(hub_id["name"], hub_id["revision"]) or hub_cache() / f"models--{hub_id['name'].replace('/', '--')}"]
         models = os.environ.get(MODELS_VARIABLE)
-        places = [Path(models).expanduser() / self.name] if models else []
+        places = [Path(os.path.expanduser(models)) / self.name] if models else []
         if self.hub:
             places.append(snapshot(self.hub) or hub_cache() / f"models--{self.hub.replace('/', '--')}")
         return places
@@ -133,7 +133,7 @@ class Weights:
     def _convert(self, pickle: str, given: str | Path | None) -> str:
         """The command that makes of the pickle what is found next time."""
         models = os.environ.get(MODELS_VARIABLE)
-        out = f"'{Path(models).expanduser() / self.name}'" if models else f"MODELS/{self.name}"
+        out = f"'{Path(os.path.expanduser(models)) / self.name}'" if models else f"MODELS/{self.name}"
         then = f", and give that folder in place of '{given}'" if given is not None else "" if models else f"  (and set {MODELS_VARIABLE}=MODELS)"
         return f"autosing-train convert {pickle} {out}{then}"
 

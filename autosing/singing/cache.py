@@ -25,11 +25,14 @@ _DIGEST_BYTES = 32
 Tensors = dict[str, Tensor]
 
 
-def default_folder() -> Path:
-    """AUTOSING_CACHE, else `autosing` in the user's cache folder."""
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "autosing" / "references"
+def default_folder() -> Path | None:
+    """AUTOSING_CACHE, else `autosing` in the user's cache folder; None where that is below a home folder and there is none."""
+    try:
+        if os.environ.get(VARIABLE):
+            return Path(os.environ[VARIABLE]).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "autosing" / "references"
+    except RuntimeError:  # a user without an entry and without HOME, as in many containers
+        return None
 
 
 class Cache:

@@ -90,3 +90,11 @@ def test_the_environment_says_where_the_cache_is(monkeypatch: pytest.MonkeyPatch
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert hub_cache() == Path(place)
+
+
+def test_what_is_asked_for_without_a_home_folder_is_missing_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    with pytest.raises(WeightsError, match="fetch it: hf download some/where"):
+        resolve("some/where", "t2s")

@@ -91,6 +91,17 @@ def test_the_environment_says_where(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert default_folder() == tmp_path / "autosing" / "references"
 
 
+@pytest.mark.parametrize("set_to", [None, "~nobody-of-that-name/cache"])
+def test_without_a_home_folder_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, set_to: str | None) -> None:
+    """A container may run as a user whom nothing names."""
+    for name in ("AUTOSING_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    if set_to is not None:
+        monkeypatch.setenv("AUTOSING_CACHE", set_to)
+    assert default_folder() is None
+
+
 def test_a_reference_is_heard_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second reading equals the first to the bit, and a third without cache too; another stretch is heard anew."""
     from autosing.singing.pipeline import Singer
