@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from autosing.nn.attention import CrossAttention, Source
 from autosing.nn.blocks import Decoder, Layer
+from autosing.nn.recording import Recorder, Run, recorder_of
 
 Map = Callable[[Tensor], Tensor]
+PLACES_AT_ONCE = 128  # of the caches, that more are read of where steps are recorded
 
 
 def turned(rows: int) -> bool:
@@ -78,18 +80,33 @@ class CrossStep(NamedTuple):
         return CrossStep(weight, map_of(attention.query, rows), map_of(attention.out, rows), keys, values, mask, attention.scale)
 
 
+class Place(NamedTuple):
+    """Where the next step of rows that are each by themselves lies in the caches, and what of them it sees.
+
+    Attributes:
+        place: of its key and value; (1,) on the device where steps are recorded.
+        first, last: places from `first` up to `last` are read.
+        mask: (1, last - first) that is added to the scores; None = all are seen.
+    """
+
+    place: int | Tensor
+    first: int
+    last: int
+    mask: Tensor | None = None
+
+
 class Common(NamedTuple):
-    """Where the cache of a group holds what: M x A places for what its rows took apart, row by row, and S for what they have in common.
+    """Where the cache of a group holds what: M x A places for what its rows took apart, row by row, and then what they have in common.
 
     Attributes:
         size, apart: M and A.
-        shared: steps that they have in common.
-        mask: (M, M A + shared) that is added to the scores: which places each row sees.
+        place: of the A of each row, for the next step; (1,) on the device where steps are recorded.
+        mask: (M, places that are read) that is added to the scores: which places each row sees.
     """
 
     size: int
     apart: int
-    shared: int
+    place: int | Tensor
     mask: Tensor
 
 
@@ -107,13 +124,13 @@ class StepLayer:
         self.heard = [CrossStep.of(*heard, rows) for heard in zip(layer.cross_weights, layer.cross, sources, strict=True)]  # type: ignore[arg-type]
         self.norm_ff, self.up, self.down = norm_of(layer.norm_ff), map_of(layer.feed_forward.up, rows), map_of(layer.feed_forward.down, rows)
 
-    def __call__(self, x: Tensor, step: int, turn: tuple[Tensor, Tensor] | None, common: Common | None) -> Tensor:
+    def __call__(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, seen: Place | Common) -> Tensor:
         """(B, D) -> (B, D)."""
         rows, grouped, turning = self.rows, self.heads != self.kv_heads, self.heads + self.kv_heads
         projected = self.qkv(self.norm_self(x)).view(rows, -1, self.width)
         turned = rotate(projected[:, :turning], turn)
-        attend = self._alone if common is None else partial(self._together, common=common)
-        y = attend(turned[:, : self.heads], turned[:, self.heads :], projected[:, turning:], step)
+        parts = turned[:, : self.heads], turned[:, self.heads :], projected[:, turning:]
+        y = self._alone(*parts, seen) if isinstance(seen, Place) else self._together(*parts, seen)
         x = x + self.out(y.reshape(rows, -1))
         if self.norm_cross is not None:
             asking = self.norm_cross(x)
@@ -123,26 +140,26 @@ class StepLayer:
                 x = torch.add(x, heard.out(y.reshape(rows, -1)), alpha=heard.weight)
         return x + self.down(F.gelu(self.up(self.norm_ff(x))))
 
-    def agree(self, best: Tensor, common: Common, taken: int) -> None:
-        """The next `taken` steps of all rows of a group are those that its row of the (groups,) `best` took apart."""
+    def agree(self, best: Tensor, common: Common, shared: int, taken: int) -> None:
+        """The next `taken` steps of all rows of a group, which have `shared` in common, are those that its row of the (groups,) `best` took apart."""
         group, member = torch.arange(self.groups, device=best.device), best % common.size
         for cache in self.keys, self.values:
-            first = common.size * common.apart + common.shared
+            first = common.size * common.apart + shared
             cache[:, :, first : first + taken] = self._apart_places(cache, common)[group, :, member, :taken]
 
-    def _alone(self, query: Tensor, key: Tensor, value: Tensor, step: int) -> Tensor:
+    def _alone(self, query: Tensor, key: Tensor, value: Tensor, seen: Place) -> Tensor:
         """(B, H or G, E) of a step, each row by itself -> (B, H, E)."""
-        self.keys.select(2, step).copy_(key)
-        self.values.select(2, step).copy_(value)
-        keys, values = (cache[:, :, max(0, step + 1 - self.span) : step + 1] for cache in (self.keys, self.values))
+        _put(self.keys, 2, seen.place, key)
+        _put(self.values, 2, seen.place, value)
+        keys, values = (cache[:, :, seen.first : seen.last] for cache in (self.keys, self.values))
         grouped = self.heads != self.kv_heads
-        return F.scaled_dot_product_attention(query.unsqueeze(2), keys, values, scale=self.scale, enable_gqa=grouped).squeeze(2)
+        return F.scaled_dot_product_attention(query.unsqueeze(2), keys, values, seen.mask, scale=self.scale, enable_gqa=grouped).squeeze(2)
 
-    def _together(self, query: Tensor, key: Tensor, value: Tensor, step: int, common: Common) -> Tensor:
+    def _together(self, query: Tensor, key: Tensor, value: Tensor, common: Common) -> Tensor:
         """The same for rows in groups: all rows of one read its cache at once, and see of it what `common.mask` lets them."""
         query, key, value = (each.unflatten(0, (self.groups, common.size)).transpose(1, 2) for each in (query, key, value))
         for cache, new in (self.keys, key), (self.values, value):
-            self._apart_places(cache, common).select(3, step - common.shared).copy_(new)
+            _put(self._apart_places(cache, common), 3, common.place, new)
         keys, values = (cache[:, :, : common.mask.shape[1]] for cache in (self.keys, self.values))
         grouped = self.heads != self.kv_heads
         y = F.scaled_dot_product_attention(query, keys, values, common.mask[None, None], scale=self.scale, enable_gqa=grouped)
@@ -176,6 +193,14 @@ class StepLayer:
         return projected.unflatten(-1, (-1, self.width)).transpose(1, 2)
 
 
+def _put(cache: Tensor, dim: int, place: int | Tensor, new: Tensor) -> None:
+    """Write what one place of `dim` holds."""
+    if isinstance(place, int):
+        cache.select(dim, place).copy_(new)
+    else:
+        cache.index_copy_(dim, place, new.unsqueeze(dim))
+
+
 def _each(map_: Map, x: Tensor) -> Tensor:
     """A map of (B, in), of each step of (B, P, in)."""
     return map_(x.flatten(0, 1)).unflatten(0, x.shape[:2])
@@ -184,6 +209,9 @@ def _each(map_: Map, x: Tensor) -> Tensor:
 class Stepper:
     """A decoder that has taken no step yet.
 
+    On a GPU a step is recorded and replayed by one launch: it reads as many places of the caches as the next multiple of `PLACES_AT_ONCE`, those that
+    are not filled yet behind a mask, and is recorded anew at each of these.
+
     Args:
         sources: of each layer, from `Decoder.project`, as many rows as `rows` or one.
         rotary: table of the S steps, or None.
@@ -191,33 +219,48 @@ class Stepper:
         capacity: S, the most steps that may be taken.
         size: M, rows of a group, one after the other; those of one hear the same and begin alike.
         apart: A, the most steps that rows of a group may take before they `agree`.
+        record: by which a step is recorded; None = the device's own, if it has one.
     """
 
     def __init__(
-        self, decoder: Decoder, sources: Sequence[Sequence[Source]], rotary: Tensor | None, rows: int, capacity: int, size: int = 1, apart: int = 0
+        self,
+        decoder: Decoder,
+        sources: Sequence[Sequence[Source]],
+        rotary: Tensor | None,
+        rows: int,
+        capacity: int,
+        size: int = 1,
+        apart: int = 0,
+        record: Recorder | None = None,
     ):
         assert rows % size == 0 and (apart or size == 1), "groups are of one size, and rows of one take at least a step apart"
+        weight = decoder.norm.weight
+        self._record = record or recorder_of(weight.device)
         places = capacity if size == 1 else capacity + size * apart
+        if self._record is not None:
+            places = -(-places // PLACES_AT_ONCE) * PLACES_AT_ONCE
         self.layers = [StepLayer(layer, heard, rows, places, rows // size) for layer, heard in zip(decoder.layers, sources, strict=True)]  # type: ignore[arg-type]
         self.norm = norm_of(decoder.norm)
-        self._rotary = None if rotary is None else rotary.to(decoder.norm.weight.dtype)
+        self._rotary = None if rotary is None else rotary.to(weight.dtype)
         self.turns = None if self._rotary is None else list(zip(*self._rotary.unbind(), strict=True))
         self.taken = self.shared = 0  # steps, and of them those that the rows of a group have in common
         self._size, self._apart = size, apart
         self._span = self.layers[0].span if len(self.layers) else capacity
-        self._places: Tensor | None = None
+        self._places = torch.arange(places, device=weight.device)
         if size > 1:
-            device = decoder.norm.weight.device
-            member = torch.arange(size, device=device)
+            member = torch.arange(size, device=weight.device)
             apart_of = member.repeat_interleave(apart) == member[:, None]
-            self._mine = torch.cat([apart_of, torch.ones(size, capacity, dtype=torch.bool, device=device)], 1)
-            self._places = torch.arange(places, device=device)
+            self._mine = torch.cat([apart_of, apart_of.new_ones(size, places - size * apart)], 1)
+        if self._record is not None:
+            self._input, self._output = weight.new_zeros(2, rows, weight.shape[0])
+            self._counts = self._places.new_zeros(2, 1)  # `taken` and `shared`, on the device
+            self._runs: dict[int, Run] = {}  # by the places that are read
 
     def begin(self, x: Tensor) -> Tensor:
         """(B, P, D) inputs of the first P steps, where all are known -> (B, P, D); what as many single steps give, in one."""
         assert not self.taken, "steps were taken already"
         turns = None if self._rotary is None else (self._rotary[0, : x.shape[1]], self._rotary[1, : x.shape[1]])
-        common = self._common()
+        common = self._common() if self._size > 1 else None
         for layer in self.layers:
             x = layer.begin(x, turns, common)
         self.taken = self.shared = x.shape[1]
@@ -225,28 +268,73 @@ class Stepper:
 
     def agree(self, best: Tensor) -> None:
         """All rows of each group go on where its row of the (groups,) `best` is. What they took so far is held, and read, once a group."""
+        assert self._size > 1, "there are no groups"
         common = self._common()
-        assert common is not None, "there are no groups"
         for layer in self.layers:
-            layer.agree(best, common, self.taken - self.shared)
+            layer.agree(best, common, self.shared, self.taken - self.shared)
         self.shared = self.taken
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, D) input of the next step -> (B, D), what `Decoder.forward` gives for it."""
-        turn = None if self.turns is None else self.turns[self.taken]
-        common = self._common()
-        assert common is None or self.taken - self.shared < self._apart, f"rows that took {self._apart} steps apart have to agree"
-        for layer in self.layers:
-            x = layer(x, self.taken, turn, common)
+        assert self._size == 1 or self.taken - self.shared < self._apart, f"rows that took {self._apart} steps apart have to agree"
+        if self._record is not None:
+            y = self._replayed(x, self._record)
+        else:
+            turn = None if self.turns is None else self.turns[self.taken]
+            y = self._through(x, turn, self._alone() if self._size == 1 else self._common())
         self.taken += 1
+        return y
+
+    def _through(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, seen: Place | Common) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, turn, seen)
         return self.norm(x)
 
-    def _common(self) -> Common | None:
-        """Of the next step; None where every row is by itself."""
-        if self._places is None:
-            return None
-        own = self._size * self._apart
-        places = self._places[: own + self.shared]
-        step = torch.where(places < own, self.shared + places % self._apart, places - own)
-        seen = self._mine[:, : own + self.shared] & (step <= self.taken) & (step > self.taken - self._span)
-        return Common(self._size, self._apart, self.shared, torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf))
+    def _alone(self) -> Place:
+        """Of the next step of rows by themselves."""
+        return Place(self.taken, max(0, self.taken + 1 - self._span), self.taken + 1)
+
+    def _common(self) -> Common:
+        """Of the next step of rows in groups."""
+        return self._common_at(self.taken, self.shared, self._size * self._apart + self.shared)
+
+    def _common_at(self, taken: int | Tensor, shared: int | Tensor, read: int) -> Common:
+        """The same where so many steps are taken and shared, and so many places are read."""
+        own, places = self._size * self._apart, self._places[:read]
+        step = torch.where(places < own, shared + places % self._apart, places - own)
+        seen = self._mine[:, :read] & (step <= taken) & (step > taken - self._span) & (places < own + shared)
+        return Common(self._size, self._apart, taken - shared, _added(seen, self.layers[0].keys))
+
+    # ---- recorded steps
+
+    def _replayed(self, x: Tensor, record: Recorder) -> Tensor:
+        """The next step, recorded if it is the first that reads so many places."""
+        self._input.copy_(x)
+        self._counts[0].fill_(self.taken)
+        self._counts[1].fill_(self.shared)
+        filled = self.taken + 1 if self._size == 1 else self._size * self._apart + self.shared
+        read = min(-(-filled // PLACES_AT_ONCE) * PLACES_AT_ONCE, len(self._places))
+        if read not in self._runs:
+            self._runs[read] = record(partial(self._step, read))
+        self._runs[read]()
+        return self._output.clone()
+
+    def _step(self, read: int) -> None:
+        """From `_input` to `_output`, by numbers on the device alone."""
+        taken, shared = self._counts.unbind()
+        turn = None
+        if self._rotary is not None:
+            cosines, sines = self._rotary.index_select(1, taken).squeeze(1).unbind()
+            turn = cosines, sines
+        if self._size == 1:
+            places = self._places[:read]
+            mask = _added((places <= taken) & (places > taken - self._span), self._input)
+            seen: Place | Common = Place(taken, 0, read, mask[None])
+        else:
+            seen = self._common_at(taken, shared, read)
+        self._output.copy_(self._through(self._input, turn, seen))
+
+
+def _added(seen: Tensor, like: Tensor) -> Tensor:
+    """Bool -> 0 where it is true, else minus infinity, in the type of `like`."""
+    return like.new_zeros(seen.shape).masked_fill_(~seen, -torch.inf)
