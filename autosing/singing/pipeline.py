@@ -527,6 +527,9 @@ class Singer:
             blend = request.speaker_alpha * asked + (1 - request.speaker_alpha) * own
         else:
             blend = asked if asked is not None else own
+            if request.speaker_alpha < 1:
+                lacks = "no --spkfile is given" if asked is None else "nobody is heard singing in what is sung over"
+                tell(f"--spk-alpha {request.speaker_alpha:g} blends nothing: {lacks}")
         if blend is None and request.reference is not None and not request.any_voice:
             blend = self.hearing.voice_in(request.reference)  # in another part of the song
             if blend is None:
@@ -569,7 +572,7 @@ def _unbiased_aligner(choice: str, device: torch.device) -> Aligner:
 
 def _voice_source(request: SingRequest, reference: Reference | None) -> str:
     own = reference is not None and reference.has_voice
-    if request.speaker_files:
+    if request.speaker_files and not (own and request.speaker_alpha == 0):
         return "speaker files" if not own or request.speaker_alpha == 1 else "speaker files and reference"
     if request.reference is not None and (own or not request.any_voice):
         return "reference" if own else "another part of the reference"

@@ -22,6 +22,7 @@ from autosing.perception.codec.base import Codec
 from autosing.perception.separation.base import Separator, vocals_of
 from autosing.perception.voice.base import VoiceEmbedder
 from autosing.singing.cache import Cache, Tensors
+from autosing.singing.mix import QUIETEST_VOCALS_DB
 from autosing.singing.request import SHORTEST_SECONDS
 from autosing.song import audio
 from autosing.store import sha256_of
@@ -34,6 +35,8 @@ PIECE_SECONDS: Seconds = 30.0  # a voice is looked for in pieces of this length
 SEARCH_SECONDS: Seconds = 600.0  # and no further
 SINGING_SHARE = 0.15  # below this share of frames with singing, a recording has no voice to copy
 HIGHEST_RATE = 48_000  # nothing of a voice lies above what this rate holds
+_LEAST = [SINGING_SHARE, QUIETEST_VOCALS_DB]
+"""On which it depends whether somebody sings; what is kept of that goes by them."""
 FINE = 16_384  # a stem is kept in steps of 1 / FINE, up to twice full scale
 
 
@@ -111,9 +114,10 @@ class Hearing:
 
         heard = self.cache.get(self._key("reference", data, start=start, end=end), listen)
         vocals = heard["vocals"].float() / FINE
-        sung = _is_sung(heard["activity"])
+        band = wide[:, inner] - vocals
+        sung = _is_sung(heard["activity"], vocals, band)
         voice, codes = heard["voice"] if sung else None, heard["codes"].to(self.device)
-        return Reference(rate, vocals, wide[:, inner] - vocals, sung, heard["activity"].numpy(), voice, codes)
+        return Reference(rate, vocals, band, sung, heard["activity"].numpy(), voice, codes)
 
     def silence(self, length: Seconds) -> Tensor:
         """(1, K, T) codes of no band at all."""
@@ -142,11 +146,11 @@ class Hearing:
         def listen() -> Tensors:
             for piece in song.samples.split(int(PIECE_SECONDS * rate), 1):
                 vocals = self.separate(piece, rate)
-                if _is_sung(self._activity(vocals, rate)):
+                if self._sings(vocals, piece, rate):
                     return {"voice": self.embed(vocals, rate)}
             return {"voice": torch.zeros(0)}
 
-        voice = self.cache.get(self._key("voice", data), listen)["voice"]
+        voice = self.cache.get(self._key("voice", data, least=_LEAST), listen)["voice"]
         return voice if len(voice) else None
 
     def _singer(self, path: Path) -> tuple[Tensor, bool]:
@@ -156,10 +160,10 @@ class Hearing:
 
         def listen() -> Tensors:
             vocals = self.separate(song.samples, rate)
-            return {"voice": self.embed(vocals, rate), "activity": self._activity(vocals, rate)}
+            return {"voice": self.embed(vocals, rate), "is_sung": torch.tensor(self._sings(vocals, song.samples, rate))}
 
-        heard = self.cache.get(self._key("speaker", data), listen)
-        if _is_sung(heard["activity"]):
+        heard = self.cache.get(self._key("speaker", data, least=_LEAST), listen)
+        if heard["is_sung"]:
             return heard["voice"], True
         later = self.voice_in(path)
         return (heard["voice"], False) if later is None else (later, True)
@@ -168,12 +172,17 @@ class Hearing:
         """(C, n) vocals -> (F,) probability of singing."""
         return self.aligner.activity(audio.resample(audio.mono(vocals), rate, self.aligner.sample_rate)).float()
 
+    def _sings(self, vocals: Tensor, mix: Tensor, rate: int) -> bool:
+        """Whether somebody sings in a mix (C, n) with these vocals."""
+        return _is_sung(self._activity(vocals, rate), vocals, mix - vocals)
+
     def vocals_of(self, path: Path, length: Seconds) -> tuple[Tensor, int, bool]:
         """(C, n) the separated first `length` seconds of a recording, their rate, and whether anybody sings in them."""
         _, song = self._decode(path, 0.0, length)
         rate = song.sample_rate
-        vocals = self.separate(song.samples[:, : int(length * rate)], rate)
-        return vocals, rate, _is_sung(self._activity(vocals, rate))
+        stretch = song.samples[:, : int(length * rate)]
+        vocals = self.separate(stretch, rate)
+        return vocals, rate, self._sings(vocals, stretch, rate)
 
     def separate(self, wav: Tensor, rate: int) -> Tensor:
         """(C, n) at `rate` -> its vocals (C, n) at `rate`; what lies above the separator's band stays with the instrumental."""
@@ -220,6 +229,11 @@ class Hearing:
         return {"what": what, "recording": sha256(data).hexdigest(), **settings, **self._ears}
 
 
-def _is_sung(activity: Tensor) -> bool:
-    """Whether somebody sings in it, by (F,) probabilities."""
-    return bool(len(activity)) and float((activity > 0.5).float().mean()) >= SINGING_SHARE
+def _is_sung(activity: Tensor, vocals: Tensor, band: Tensor) -> bool:
+    """Whether somebody sings, by (F,) probabilities; vocals (C, n) that are fainter there than a voice is are what the separator left of the band."""
+    active = activity > 0.5
+    if not len(active) or float(active.float().mean()) < SINGING_SHARE:
+        return False
+    heard = active.repeat_interleave(-(-vocals.shape[-1] // len(active)))[: vocals.shape[-1]]
+    power, other = (float(stem[:, heard].square().mean()) for stem in (vocals, band))
+    return power >= other * 10 ** (QUIETEST_VOCALS_DB / 10)

@@ -13,7 +13,7 @@ import torch
 from autosing.errors import AudioError, ConfigError, DataError, MismatchError
 from autosing.models.io import load_model, save_model
 from autosing.singing.parallel import PASSES
-from autosing.singing.pipeline import Singer
+from autosing.singing.pipeline import Singer, _voice_source
 from autosing.singing.reference import Reference
 from autosing.singing.request import SingRequest
 from autosing.singing.stages import SHARES
@@ -170,6 +170,32 @@ def test_a_singer_is_looked_for_beyond_the_beginning(singer: Singer, tmp_path: P
     assert singer.hearing.singers([tmp_path / "later.wav"], told.append).tolist() == [0, 1] and not told
     assert singer.hearing.singers([tmp_path / "nobody.wav"], told.append).tolist() == [1, 0]
     assert len(told) == 1 and f"nobody is heard singing in '{tmp_path / 'nobody.wav'}'" in told[0]
+
+
+@pytest.mark.parametrize(("share", "is_sung"), [(0.15, False), (0.5, True)])
+def test_what_the_separator_leaves_of_a_band_is_no_singer(
+    singer: Singer, tone: Path, monkeypatch: pytest.MonkeyPatch, share: float, is_sung: bool
+) -> None:
+    """An instrument sounds like a voice to these ears; the separator takes a `share` of it."""
+    monkeypatch.setattr(singer.hearing, "separate", lambda wav, rate: share * wav)
+    monkeypatch.setattr(singer.hearing, "_activity", lambda vocals, rate: torch.ones(vocals.shape[-1] * 50 // rate))
+    told: list[str] = []
+    singer.hearing.singers([tone], told.append)
+    reference = singer.hearing.read(tone, 0.0, 8.0)
+    assert (reference.has_voice, reference.voice is not None, not told) == (is_sung,) * 3
+    assert singer.hearing.vocals_of(tone, 5.0)[2] is is_sung and (singer.hearing.voice_in(tone) is not None) is is_sung
+
+
+def test_an_alpha_that_blends_nothing_is_told(singer: Singer, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(singer.hearing, "_singer", lambda path: (torch.eye(4)[1], True))
+    silence, told = torch.zeros(1, 16000), []
+    sung = Reference(16000, silence, silence, True, np.ones(50), torch.eye(4)[0], torch.zeros(1, 4, 8))
+    request = SingRequest("la", tone, speaker_files=(tone,), speaker_alpha=0.0)
+    voice = singer._voice(request, sung, told.append)
+    assert voice is not None and voice[0, 0].tolist() == [1, 0, 0, 0] and not told and _voice_source(request, sung) == "reference"
+    singer._voice(request, sung._replace(has_voice=False, voice=None), told.append)
+    singer._voice(SingRequest("la", tone, speaker_alpha=0.3), sung, told.append)
+    assert told == ["--spk-alpha 0 blends nothing: nobody is heard singing in what is sung over", "--spk-alpha 0.3 blends nothing: no --spkfile is given"]
 
 
 def test_alpha_is_a_share_however_many_singers_are_asked_for(singer: Singer, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
