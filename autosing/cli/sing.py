@@ -207,10 +207,10 @@ def _replace(options: argparse.Namespace, folder: Path, lyrics: str, ears: "Ears
     check_limits({
         "--temp": options.temp, "--candidates": options.batch_size, "--steps": options.steps, "--repair": options.repair, "--seed": options.seed
     })  # fmt: skip
+    check_writable(folder)
     earlier = Earlier.read(folder)
     begin, end = _passage(options.replace)
     earlier.check(begin, end)
-    check_writable(folder)
     singer = Singer(*earlier.models, pick_device(options.device), ears, cache, options.int8, earlier.report.get("language"))
     changed = replace_passage(
         singer, earlier, begin, end, lyrics, candidates=options.batch_size, temperature=options.temp, seed=options.seed,

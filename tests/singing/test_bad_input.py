@@ -153,7 +153,9 @@ def test_what_only_a_parallel_model_can(refused: Refused, monkeypatch: pytest.Mo
     assert "--repair must lie between 0 and 64" in refused("--tts", "--lyrics", "la", "--repair", -1)
 
 
-def test_a_passage_of_no_song(refused: Refused) -> None:
+def test_a_passage_of_no_song(refused: Refused, tone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--replace", "1-2", "--lyrics", "la", "--output-dir", str(tone)]) == 2
+    assert f"'{tone}' is a file, not a folder" in capsys.readouterr().err
     assert "no song in" in refused("--replace", "1-2", "--lyrics", "la")
     assert "leave --reference out" in refused("--replace", "1-2", "--lyrics", "la", "--reference", "song.mp3")
 
