@@ -81,7 +81,7 @@ class _Export:
             for number, row in enumerate(reader.rows(names)):
                 self._done += 1
                 self._seen(self._done, self._total)
-                if row["audio"] is None:
+                if not row["audio"]:
                     self.without_audio += 1
                     continue
                 columns = {name: row.get(name) or None for name in TEXT_COLUMNS}

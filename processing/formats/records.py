@@ -63,8 +63,8 @@ def _csv(name: str, file: TextIO) -> Iterator[Record | LeftOut]:
     delimiter = max(",;\t|", key=header.count)
     names: list[str] = []
     for i, cell in enumerate(next(csv.reader([header], delimiter=delimiter), [])):
-        name = clean(cell.strip()) or f"column_{i}"
-        names.append(next(n for n in itertools.chain([name], (f"{name}_{k}" for k in itertools.count(2))) if n not in names))
+        column = clean(cell.strip()) or f"column_{i}"
+        names.append(next(n for n in itertools.chain([column], (f"{column}_{k}" for k in itertools.count(2))) if n not in names))
     reader = csv.reader(file, delimiter=delimiter)
     while True:
         place = f"{name}, line {reader.line_num + 2}"

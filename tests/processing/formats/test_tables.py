@@ -59,7 +59,7 @@ def test_broken_records_cost_only_themselves(music: Path, tmp_path: Path) -> Non
     (music / "c.csv").write_bytes('path,artist,n\n0.flac,"Bj\xf6rk, x",7\n1.flac,a,b,c\n\n2.flac'.encode("cp1252"))
     assert main(["import", str(music / "c.csv"), str(tmp_path / "ds")]) == 0
     assert rows(tmp_path / "ds")[0]["artist"] == "Björk, x" and rows(tmp_path / "ds")[0]["n"] == 7
-    assert [line["code"] for line in report(tmp_path / "ds") if "code" in line] == ["bad_csv"]
+    assert [(line["path"], line["code"]) for line in report(tmp_path / "ds") if "code" in line] == [("c.csv, line 3", "bad_csv")]
 
 
 def test_no_column_of_csv_is_lost_to_another_of_its_name(music: Path, tmp_path: Path) -> None:
