@@ -28,7 +28,7 @@ from autosing.tokens.specs import Seconds, spec_to_json
 from processing.filtering import Counted, RowFilter
 from processing.held_out import SPLIT_BY, groups_of, unit, validation_groups
 from processing.index import INDEX
-from processing.inputs import DEFAULT_CODEC, Partition, Specs, mixed_makers, partitions, same_specs
+from processing.inputs import DEFAULT_CODEC, Partition, Specs, left_over, mixed_makers, partitions, same_specs
 from processing.judged import FILLED_BY_QUALITY, JUDGED, duplicates, missing_quality
 from processing.manifest import stale_text
 from processing.quality import QUALITY_TABLE
@@ -160,7 +160,7 @@ def construct(plan: Plan, seen: Callable[[int, int], None] = lambda done, total:
             train_songs=len(songs) - len(held_songs),
             validation_songs=len(held_songs),
             lost=dict(sorted(lost.items())),
-            notes=(*mixed_makers(source, range(plan.num_in)), *_notes(plan, there, lacking, copy_of, validation, refused)),
+            notes=(*left_over(source, range(plan.num_in)), *mixed_makers(source, range(plan.num_in)), *_notes(plan, there, lacking, copy_of, validation, refused)),
             filtered=() if wanted is None else wanted.counts(),
             unfiltered_rows=0 if wanted is None else len(windows),
         )

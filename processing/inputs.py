@@ -1,7 +1,8 @@
 """The tables of the processed partitions that training rows are made from.
 
 `Partition` opens them when they are needed and reads one of them at a time; `same_specs` says which codec, tokenizer, embedder and windows all
-partitions share, `mixed_makers` where they were separated or aligned differently. What a row is made of them is said in processing/training_rows.py.
+partitions share, `mixed_makers` where they were separated or aligned differently, `left_over` which songs were not
+processed. What a row is made of them is said in processing/training_rows.py.
 """
 
 from collections import Counter
@@ -135,6 +136,25 @@ def mixed_makers(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
             which = " and ".join(f"{name} in {ranges_text(there)}" for name, there in found.items())
             said.append(f"partitions were not made with one --{flag} ({which}), so that their rows differ; `autosing-process run {dataset.path}` with one makes them alike")
     return tuple(said)
+
+
+def left_over(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
+    """A line about songs of the index that have neither a window nor a rejection, if there are any, in partitions where windows were made."""
+    left: dict[int, int] = {}
+    for number in numbers:
+        if dataset.table(number, WINDOWS_TABLE).is_file():
+            with TableReader(dataset.table(number, INDEX)) as index, TableReader(dataset.table(number, WINDOWS_TABLE)) as windows:
+                waiting = set(filter(None, index.column("id"))).difference(windows.column("song"))
+            refused = {row.id for rows in Manifest(dataset.folder(number), number, FileHashes()).rejected.values() for row in rows}
+            if count := sum(song not in refused and song[:64] not in refused for song in waiting):  # an id too long is shortened there
+                left[number] = count
+    if not left:
+        return ()
+    which, count = ranges_text(list(left)), sum(left.values())
+    return (
+        f"{count} songs of partition{'s' * (len(left) > 1)} {which} were not looked at yet (--num); "
+        f"`autosing-process run {dataset.path} --partitions {which}`, with the other flags of the first time, does them",
+    )
 
 
 def same_specs(parts: Sequence[Partition]) -> Specs:

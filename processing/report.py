@@ -20,7 +20,7 @@ from autosing.song.alignment import Alignment
 from autosing.store import Dataset, TableReader
 from autosing.tokens.specs import Seconds
 from processing.index import open_index
-from processing.inputs import mixed_makers
+from processing.inputs import left_over, mixed_makers
 from processing.judged import duplicates, judged, missing_quality
 from processing.lines import TYPICAL_LINES, AlignedLine, Line, aligned_lines, heard_lines, typical_lines, worst_lines
 from processing.manifest import FileHashes, Manifest, stale_text
@@ -230,7 +230,7 @@ def _median(values: Iterator[float | None]) -> float | None:
 
 
 def _to_do(dataset: Dataset, partitions: Sequence[int]) -> tuple[str, ...]:
-    """What is not done: steps without an entry in a partition's manifest, tables older than what they were made from, partitions made
+    """What is not done: steps without an entry in a partition's manifest, songs that no step looked at, tables older than what they were made from, partitions made
     differently, rows without what the step `quality` says."""
     said = []
     manifests = {partition: Manifest(dataset.folder(partition), partition, FileHashes()) for partition in partitions}
@@ -244,7 +244,7 @@ def _to_do(dataset: Dataset, partitions: Sequence[int]) -> tuple[str, ...]:
             said.append(f"{step} was done {which}; `autosing-process run {dataset.path}` does every step that is due")
     if stale := {partition: found for partition, manifest in manifests.items() if (found := manifest.stale())}:
         said.append(stale_text(dataset.path, stale))
-    said += mixed_makers(dataset, partitions)
+    said += [*left_over(dataset, partitions), *mixed_makers(dataset, partitions)]
     windowed = [partition for partition in partitions if dataset.table(partition, WINDOWS_TABLE).is_file()]
     lacking = missing_quality(dataset, windowed) if windowed else None
     return (*said, lacking) if lacking else tuple(said)

@@ -15,6 +15,7 @@ from autosing.cli.process import main as process
 from autosing.store import Dataset
 from autosing.tokens.specs import CodecSpec, spec_from_json
 from processing.held_out import validation_groups
+from processing.inputs import left_over
 from processing.judged import duplicates
 from processing.shuffle import share
 from processing.training_rows import _half_codes
@@ -226,6 +227,16 @@ def test_partitions_separated_or_aligned_differently_are_told(processed: Path, t
     assert "note: partitions were not made with one --align-on (vocals in 0 and mixture in 1)" in out
     assert process(["check", str(processed)]) == 0
     assert "not made with one --separator (fake in 0 and other in 1)" in capsys.readouterr().out
+
+
+def test_songs_that_were_not_processed_are_told(songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert process(["run", str(songs), *SMALL, "--num", "1"]) == 0
+    construct(songs, tmp_path / "out", "--num-out-partitions", "1")
+    assert process(["check", str(songs), "--lines", "0"]) == 0
+    told = f"note: 2 songs of partitions 0-1 were not looked at yet (--num); `autosing-process run {songs} --partitions 0-1`"
+    assert capsys.readouterr().out.count(told) == 2
+    assert process(["run", str(songs), *SMALL]) == 0
+    assert left_over(Dataset(songs), (0, 1)) == ()
 
 
 def test_a_disk_that_may_not_be_written_is_one_line(
