@@ -1,6 +1,6 @@
 """A Hugging Face AudioFolder: `metadata.csv`, `.jsonl` or `.parquet` with `file_name`, beside audio files or above them.
 
-Splits are subfolders with a table each; files that no table names are no songs. An AudioFolder without a table is a plain folder. What
+Splits are subfolders with a table each; files that no table names are no songs, and are named. An AudioFolder without a table is a plain folder. What
 is written is `metadata.jsonl` above `audio/<partition>/`.
 """
 

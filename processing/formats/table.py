@@ -16,7 +16,7 @@ from autosing.config import nearest
 from autosing.errors import ConfigError
 from processing.formats.base import TEXT_COLUMNS, Entry, LeftOut, Options, Song, Survey, Unusable
 from processing.formats.columns import infer, own_name
-from processing.formats.files import MAX_FILE_BYTES, below, encoding_of, inside, read_audio, walk, within
+from processing.formats.files import AUDIO_SUFFIXES, MAX_FILE_BYTES, below, encoding_of, inside, read_audio, walk, within
 from processing.formats.folder import Beside, Neighbours
 from processing.formats.records import SUFFIXES, Record, columns_of, records
 from processing.formats.words import lyrics_columns
@@ -96,6 +96,7 @@ class Table:
         left_out: list[LeftOut] = list(beside.left_out)
         tables = self._tables(source, left_out)
         yield from left_out
+        named: set[int] = set()  # hashes of paths: smaller than these
         for table, root in tables:
             top = source if source.is_dir() else root
             unsure = () if table.suffix == ".parquet" or encoding_of(table, options.encoding)[1] else (below(top, table),)
@@ -104,12 +105,16 @@ class Table:
                 if isinstance(record, LeftOut):
                     yield record
                     continue
-                entry = self._entry(record, folder, top, options, beside, unsure)
+                entry = self._entry(record, folder, top, options, beside, unsure, named)
                 unsure = () if isinstance(entry, Entry) else unsure  # told once a table
                 yield entry
+        for _, paths in walk(source, []) if source.is_dir() else ():
+            for path in paths:
+                if path.suffix.lower() in AUDIO_SUFFIXES and hash(path.resolve()) not in named:
+                    yield LeftOut(below(source, path), "no_row", "no table names it as a song; --format folder takes every audio file for one")
 
     def _entry(
-        self, record: Record, folder: Path, top: Path, options: Options, beside: Beside, unsure: tuple[str, ...]
+        self, record: Record, folder: Path, top: Path, options: Options, beside: Beside, unsure: tuple[str, ...], named: set[int]
     ) -> Entry | LeftOut:
         ours, own = self._split(record.values, options)
         audio = ours.get(AUDIO)
@@ -118,6 +123,7 @@ class Table:
             if data is not None:
                 return Entry(name or record.place, lambda: Song(data, own | self._columns_of(ours), (), unsure))
             path = inside(folder, name)
+            named.add(hash(path))
         except Unusable as error:
             return LeftOut(audio[:500] if isinstance(audio, str) and audio else record.place, error.code, error.reason)
         place = path.relative_to(folder.resolve())

@@ -141,3 +141,14 @@ def test_nothing_that_can_be_used_is_an_error_with_a_report(music: Path, tmp_pat
     assert "no song of" in capsys.readouterr().err and report(tmp_path / "ds")[0]["code"] == "missing_audio"
     (music / "b.csv").write_text("")
     assert main(["import", str(music / "b.csv"), str(tmp_path / "ds")]) == 2
+
+
+def test_songs_beside_a_table_that_does_not_name_them_are_named(music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (music / "album").mkdir()
+    (music / "0.flac").rename(music / "album" / "0.flac")
+    (music / "album" / "metadata.csv").write_text("file_name,mood\n0.flac,happy\n")
+    assert main(["import", str(music), str(tmp_path / "ds")]) == 0
+    assert [row["mood"] for row in rows(tmp_path / "ds")] == ["happy"]
+    left_out = [(line["path"], line["code"]) for line in report(tmp_path / "ds") if "code" in line]
+    assert left_out == [(path.name, "no_row") for path in sorted(music.glob("*.flac"))] and left_out
+    assert "left out 1.flac: no table names it as a song; --format folder" in capsys.readouterr().out
