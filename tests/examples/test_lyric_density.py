@@ -76,6 +76,16 @@ def test_a_song_without_lyrics_is_unfit() -> None:
     assert own.example({**toy_row(1), "alignment": None}, rng) is None
 
 
+def test_a_file_that_was_changed_is_the_task_as_it_stands_now(tmp_path: Path) -> None:
+    """As in a notebook that trains, and trains again after an edit."""
+    file = tmp_path / "edited.py"
+    file.write_text(FILE.read_text())
+    before = find_task(str(file))
+    assert find_task(str(file)) is before and before.Args().width == 64
+    file.write_text(FILE.read_text().replace("width: int = 64", "width: int = 32"))
+    assert find_task(str(file)).Args().width == 32
+
+
 @pytest.mark.parametrize("name", ["token.py", "tasks.py", "my.task.py"])
 def test_a_file_of_any_name_is_a_task_in_every_process(tmp_path: Path, dataset: Path, name: str) -> None:
     """Also in one that was not forked from this one, as loader workers are on other systems."""
