@@ -40,7 +40,7 @@ class Cache:
 
     def __init__(self, folder: Path | None, most_bytes: int = MOST_BYTES):
         """`folder` None: nothing is kept."""
-        self.folder, self.most_bytes = folder, most_bytes
+        self.folder, self.most_bytes = None if folder is None else Path(folder), most_bytes
         self.hits = self.misses = 0
 
     def get(self, key: Mapping[str, object], make: Callable[[], Tensors]) -> Tensors:

@@ -73,7 +73,7 @@ class SingRequest:
     """New words over a reference's instrumental.
 
     Attributes:
-        reference: recording whose instrumental is sung over; None only with `tts`.
+        reference: recording whose instrumental is sung over; None only with `tts`. Paths may be given as texts.
         lyrics: the words, as LRC or as plain lines. Of two plain lines the first governs the first half of the time and the other the
             rest, each on a phrase that is sung there in the reference; more of them are laid over its phrases (`plan.py`), stamped ones stay
             where their stamps say.
@@ -117,6 +117,10 @@ class SingRequest:
     stream: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("reference", "semantic_file"):  # a notebook gives texts
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        object.__setattr__(self, "speaker_files", tuple(Path(path) for path in self.speaker_files))
         if self.reference is None and not self.tts:
             raise ConfigError("--reference is missing; give a recording to sing over, or --tts to sing without one")
         for what, path in (("--reference", self.reference), ("--semfile", self.semantic_file)):

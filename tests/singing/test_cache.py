@@ -24,6 +24,7 @@ def test_a_second_time_nothing_is_made(tmp_path: Path) -> None:
     again = cache.get({"x": 1}, never)
     assert all(torch.equal(first[name], again[name]) for name in ("a", "b")) and (cache.hits, cache.misses) == (1, 0)
     assert torch.equal(cache.get({"x": 2}, lambda: made(2.0))["a"], made(2.0)["a"])
+    assert torch.equal(Cache(str(tmp_path)).get({"x": 2}, never)["a"], made(2.0)["a"])
     assert not list(tmp_path.glob(".*"))
 
 

@@ -47,6 +47,11 @@ def test_missing_files_are_named(song, tmp_path):
             SingRequest(**{"lyrics": "la la", "reference": song, **settings})
 
 
+def test_recordings_may_be_named_by_texts(song):
+    texts = SingRequest("la la", str(song), semantic_file=str(song), speaker_files=[str(song)])
+    assert texts == SingRequest("la la", song, semantic_file=song, speaker_files=(song,))
+
+
 def test_one_or_two_plain_lines_govern_halves(song):
     assert halves(["one"]) == (("one",), ()) and halves(["one", "two"]) == (("one",), ("two",))
     assert SingRequest("one", song).in_halves and SingRequest("[verse]\none\\ntwo", song).in_halves
