@@ -21,6 +21,7 @@ from torch import Tensor
 
 from autosing.config import to_mapping
 from autosing.errors import ConfigError, WeightsError
+from autosing.models import KINDS
 from autosing.models.averaging import average
 from autosing.models.convert import convert as converted
 from autosing.models.io import MODEL_FILE, load_model, read_adapter, read_kind, resolve, save_model
@@ -66,7 +67,7 @@ def merge(argv: Sequence[str]) -> int:
     parser.add_argument("out", type=Path, help="folder to write")
     options = parser.parse_args(argv)
     folder = resolve(options.adapter, "adapter")
-    kind = read_kind(folder)
+    kind = _own_kind(folder)
     adapter = read_adapter(folder, kind)
     if adapter is None:
         raise ConfigError(f"'{folder}' holds a whole {kind} model, no adapter: there is nothing to merge")
@@ -96,7 +97,7 @@ def blend(argv: Sequence[str]) -> int:
         raise ConfigError(f"--share must lie between 0 and 1, found {options.share:g}")
     require_new(options.out)
     folder = resolve(options.checkpoint, "checkpoint")
-    kind = read_kind(folder)
+    kind = _own_kind(folder)
     model, (meta, _) = average(kind, [folder, options.base], [options.share, 1 - options.share])
     meta = {**meta, "blend": without_folders({"base": options.base, "share": options.share})}
     with writing(options.out):
@@ -179,6 +180,18 @@ def read_apart(file: Path, trusted: bool) -> tuple[dict[str, Any], dict[str, Ten
             raise WeightsError(f"'{file}' cannot be read: {lines[-1]}")
         with safe_open(out, framework="pt") as read:
             return json.loads(read.metadata()["values"]), {name: read.get_tensor(name) for name in read.keys()}  # noqa: SIM118 - not a mapping
+
+
+def _own_kind(folder: Path) -> str:
+    """The kind of a checkpoint, which is one of this project's.
+
+    Raises:
+        ConfigError: it is a model of the user's own task.
+    """
+    kind = read_kind(folder)
+    if kind not in KINDS.names():
+        raise ConfigError(f"'{folder}' holds a model of your own task ({kind}), which this command cannot build; load it in Python: load_model('{folder}', YOUR_CLASS)")
+    return kind
 
 
 def require_new(folder: Path) -> None:

@@ -138,16 +138,19 @@ def _read_json(folder: Path) -> dict[str, Any]:
     return values
 
 
-def load_model(name: str | Path, kind: str, device: torch.device | str = "cpu") -> tuple[Any, dict[str, Any]]:
+def load_model(name: str | Path, kind: str | type, device: torch.device | str = "cpu") -> tuple[Any, dict[str, Any]]:
     """Load a checkpoint as (model in eval mode on `device`, float32; meta).
+
+    Args:
+        kind: a row of `models.KINDS`, or the class of a model of one's own.
 
     Raises:
         WeightsError: missing or damaged files.
         MismatchError: another kind of model.
     """
-    folder = resolve(name, kind)
-    values = read_config(folder, kind)
-    cls = KINDS.get(kind)
+    cls: Any = KINDS.get(kind) if isinstance(kind, str) else kind
+    folder = resolve(name, cls.kind)
+    values = read_config(folder, cls.kind)
     model = cls(from_mapping(cls.Config, values["config"], f"'{folder / CONFIG_FILE}'"))
     load_weights(model, folder)
     return model.to(device).eval(), values.get("meta", {})

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from autosing.cli.train import find_task, main
+from autosing.models.io import load_model, save_model
 from autosing.rendering.tokens import MAIN
 from autosing.song.alignment import Alignment, Word
 from autosing.training.batches import Plan, TrainBatches
@@ -84,6 +86,18 @@ def test_a_file_that_was_changed_is_the_task_as_it_stands_now(tmp_path: Path) ->
     assert find_task(str(file)) is before and before.Args().width == 64
     file.write_text(FILE.read_text().replace("width: int = 64", "width: int = 32"))
     assert find_task(str(file)).Args().width == 32
+
+
+def test_its_model_is_loaded_by_its_class_and_merge_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = find_task(str(FILE))
+    model = task(task.Args(width=8), task.Tunables(), toy_meta()).build_model().eval()
+    save_model(model, tmp_path / "run", {"task": "lyric_density"})
+    loaded, meta = load_model(tmp_path / "run", type(model))
+    codes = torch.arange(20)[None]
+    assert loaded.config == model.config and torch.equal(loaded(codes), model(codes)) and meta == {"task": "lyric_density"}
+    for command in (["merge"], ["blend", "--share", "0.5"]):
+        assert main([*command, str(tmp_path / "run"), str(tmp_path / "out")]) == 2
+        assert "holds a model of your own task (lyric_density)" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["token.py", "tasks.py", "my.task.py"])
