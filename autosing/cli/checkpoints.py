@@ -190,7 +190,9 @@ def _own_kind(folder: Path) -> str:
     """
     kind = read_kind(folder)
     if kind not in KINDS.names():
-        raise ConfigError(f"'{folder}' holds a model of your own task ({kind}), which this command cannot build; load it in Python: load_model('{folder}', YOUR_CLASS)")
+        raise ConfigError(
+            f"'{folder}' holds a model of your own task ({kind}), which this command cannot build; load it in Python: load_model('{folder}', YOUR_CLASS)"
+        )
     return kind
 
 
