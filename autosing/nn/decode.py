@@ -198,7 +198,7 @@ def _put(cache: Tensor, dim: int, place: int | Tensor, new: Tensor) -> None:
     if isinstance(place, int):
         cache.select(dim, place).copy_(new)
     else:
-        cache.index_copy_(dim, place, new.unsqueeze(dim))
+        cache.index_copy_(dim, place, new.unsqueeze(dim).to(cache.dtype))
 
 
 def _each(map_: Map, x: Tensor) -> Tensor:

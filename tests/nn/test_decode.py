@@ -140,6 +140,19 @@ def test_rows_have_to_agree_in_time() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [1, 2])
+def test_steps_are_recorded_in_the_precision_around_them(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As samples are sung while a model trains in bf16."""
+    monkeypatch.setattr(decode, "PLACES_AT_ONCE", 8)
+    decoder = decoder_of()
+    sources, x, table = sources_of(decoder, 1), torch.randn(2, STEPS, 128), rotary_table(torch.arange(STEPS), 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        steppers = [Stepper(decoder, sources, table, 2, STEPS, size, STEPS, record) for record in (None, taped)]
+        plain, replayed = (torch.stack([stepper(x[:, step]) for step in range(STEPS)]) for stepper in steppers)
+    torch.testing.assert_close(replayed, plain, atol=0.05, rtol=0.05)
+
+
+@torch.no_grad()
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("size", [1, 3])
 def test_on_a_gpu_steps_are_replayed(size: int, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
