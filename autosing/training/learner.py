@@ -147,10 +147,10 @@ class Learner:
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[TaskLosses]:
-        """The task's losses with the averaged weights where there are some, without dropout; each rank may call them as often as it likes."""
+        """The task's losses with the averaged weights where there are some, without dropout and gradients; each rank may call them as often as it likes."""
         self.model.eval()
         try:
-            with self._averaged(), sharding.gathered(self._losses), self._autocast():
+            with torch.no_grad(), self._averaged(), sharding.gathered(self._losses), self._autocast():
                 yield self._losses
         finally:
             self.model.train()

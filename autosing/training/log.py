@@ -162,11 +162,9 @@ def progress_of(text: str) -> Callable[[int, int], None]:
 
 def draw_losses(records: list[dict[str, Any]], path: Path, title: str) -> None:
     """The training and validation loss over steps as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for key, style in (("loss", {"lw": 1, "alpha": 0.8}), ("val_loss", {"lw": 2, "marker": "o", "ms": 3})):
         points = [(r["step"], r[key]) for r in records if r.get(key) is not None]

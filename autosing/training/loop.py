@@ -391,7 +391,6 @@ class Trainer:
         last = next((r["loss"] for r in reversed(self.log.records) if r.get("loss") is not None), None)
         return dist.gather(last, self.ranks)[0]
 
-    @torch.no_grad()
     def _sample(self) -> None:
         """Let the task sing the first validation rows (training rows where there are none), and write what that sounds and looks like."""
         count, folder = self.settings.samples, self.folder / SAMPLES / numbered(self.step)
@@ -411,7 +410,6 @@ class Trainer:
                 if self._draw_sample is not None:
                     self._draw_sample(folder / f"{index}.png", dataclasses.replace(sample, title=f"{sample.title} - {name}, step {self.step}"))
 
-    @torch.no_grad()
     def validate(self, rows: int | None = None, until_signal: bool = False) -> dict[str, float]:
         """Means over the fixed validation rows (or `rows` of them), each name with `val_` before it; with averaged weights when there are.
 
