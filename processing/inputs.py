@@ -24,8 +24,8 @@ from processing.quality import QUALITY_TABLE
 from processing.windows import WINDOW_META, WINDOWS_TABLE
 
 DEFAULT_CODEC = "builtin"
-_MAKERS = (("separator", "vocals", "separator"), ("aligner", "alignment", "aligner"), ("align-on", "alignment", "source"))
-"""Flag of autosing-process -> the table whose metadata says with what it was made, and where there."""
+_MAKERS = {"vocals": {"separator": "separator"}, "alignment": {"aligner": "aligner", "align-on": "source"}}
+"""Table whose metadata says with what it was made -> flag of autosing-process -> where there."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +124,18 @@ def partitions(dataset: Dataset, numbers: Sequence[int], codec: str) -> list[Par
 
 def mixed_makers(dataset: Dataset, numbers: Sequence[int]) -> tuple[str, ...]:
     """Lines about what partitions were separated and aligned with, where that is not one and the same; tables that are not there say nothing."""
-    said = []
-    for flag, table, key in _MAKERS:
-        found: dict[str, list[int]] = {}
+    found: dict[str, dict[str, list[int]]] = {flag: {} for flags in _MAKERS.values() for flag in flags}
+    for table, flags in _MAKERS.items():
         for number in numbers:
             if (path := dataset.table(number, table)).is_file():
                 with TableReader(path) as reader:
-                    if name := reader.meta.get(key):
-                        found.setdefault(name, []).append(number)
-        if len(found) > 1:
-            which = " and ".join(f"{name} in {ranges_text(there)}" for name, there in found.items())
+                    for flag, key in flags.items():
+                        if name := reader.meta.get(key):
+                            found[flag].setdefault(name, []).append(number)
+    said = []
+    for flag, makers in found.items():
+        if len(makers) > 1:
+            which = " and ".join(f"{name} in {ranges_text(there)}" for name, there in makers.items())
             said.append(f"partitions were not made with one --{flag} ({which}), so that their rows differ; `autosing-process run {dataset.path}` with one makes them alike")
     return tuple(said)
 

@@ -230,8 +230,8 @@ def _median(values: Iterator[float | None]) -> float | None:
 
 
 def _to_do(dataset: Dataset, partitions: Sequence[int]) -> tuple[str, ...]:
-    """What is not done: steps without an entry in a partition's manifest, songs that no step looked at, tables older than what they were made from, partitions made
-    differently, rows without what the step `quality` says."""
+    """What is not done: steps without an entry in a partition's manifest, songs that no step looked at, tables older than
+    what they were made from, partitions made differently, rows without what the step `quality` says."""
     said = []
     manifests = {partition: Manifest(dataset.folder(partition), partition, FileHashes()) for partition in partitions}
     for step in ORDER:

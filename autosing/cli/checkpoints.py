@@ -67,7 +67,7 @@ def merge(argv: Sequence[str]) -> int:
     parser.add_argument("out", type=Path, help="folder to write")
     options = parser.parse_args(argv)
     folder = resolve(options.adapter, "adapter")
-    kind = _own_kind(folder)
+    kind = _known_kind(folder)
     adapter = read_adapter(folder, kind)
     if adapter is None:
         raise ConfigError(f"'{folder}' holds a whole {kind} model, no adapter: there is nothing to merge")
@@ -97,7 +97,7 @@ def blend(argv: Sequence[str]) -> int:
         raise ConfigError(f"--share must lie between 0 and 1, found {options.share:g}")
     require_new(options.out)
     folder = resolve(options.checkpoint, "checkpoint")
-    kind = _own_kind(folder)
+    kind = _known_kind(folder)
     model, (meta, _) = average(kind, [folder, options.base], [options.share, 1 - options.share])
     meta = {**meta, "blend": without_folders({"base": options.base, "share": options.share})}
     with writing(options.out):
@@ -182,7 +182,7 @@ def read_apart(file: Path, trusted: bool) -> tuple[dict[str, Any], dict[str, Ten
             return json.loads(read.metadata()["values"]), {name: read.get_tensor(name) for name in read.keys()}  # noqa: SIM118 - not a mapping
 
 
-def _own_kind(folder: Path) -> str:
+def _known_kind(folder: Path) -> str:
     """The kind of a checkpoint, which is one of this project's.
 
     Raises:
